@@ -1,0 +1,210 @@
+"""Everything a user writes: sampling parameters and pool files. Imports neither torch nor ray."""
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_SEED = (1 << 64) - 1
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class UserModel(BaseModel):
+    """Unknown fields are refused, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingParams(UserModel):
+    """How one request's tokens are drawn. Names and meanings are OpenAI's and vLLM's."""
+
+    max_tokens: int = Field(default=16, ge=1)
+    """Most tokens to generate."""
+    min_tokens: int = Field(default=0, ge=0)
+    """EOS and stop ids cannot be drawn before this many."""
+    temperature: Finite = Field(default=1.0, ge=0.0, le=100.0)
+    """0 is greedy."""
+    top_p: Finite = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=-1)
+    """0 and -1 mean all."""
+    min_p: Finite = Field(default=0.0, ge=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """Key of the noise; with the prompt and the target it determines the text."""
+    repetition_penalty: Finite = Field(default=1.0, gt=0.0, le=100.0)
+    presence_penalty: Finite = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: Finite = Field(default=0.0, ge=-2.0, le=2.0)
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]] = (
+        Field(default_factory=dict)
+    )
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), max_length=16)
+    stop_token_ids: tuple[TokenId, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """None: no log-probabilities; n: those of the token and of the n likeliest."""
+
+    @model_validator(mode="after")
+    def _min_tokens_below_max_tokens(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens ({self.min_tokens}) must not be above max_tokens ({self.max_tokens})"
+            )
+        return self
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every draw is the argmax."""
+        return self.temperature == 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the logits depend on which tokens are present."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+
+class EdgeKnobs(UserModel):
+    """How the stage at the lower end of an edge treats its upstream (DESIGN: section 3)."""
+
+    window: int = Field(default=8, ge=1, le=1024)
+    """How many tokens upstream may draft beyond this stage's stream."""
+    burst: int = Field(default=8, ge=1, le=1024)
+    """Most proposals fed in one verify."""
+    patience: int = Field(default=8, ge=0, le=1024)
+    """Fewest proposals to start one."""
+    patience_ms: Finite = Field(default=50.0, gt=0.0)
+    """How long to wait for them."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.patience <= self.burst <= self.window:
+            raise ValueError(
+                "0 <= patience <= burst <= window must hold, got "
+                f"patience={self.patience}, burst={self.burst}, window={self.window}"
+            )
+        return self
+
+
+class Plan(UserModel):
+    """A chain of members, drafter first and target last, and the knobs of its edges."""
+
+    number: int = Field(default=0, ge=0)
+    """Newer plans have higher numbers; older ones are ignored."""
+    chain: tuple[str, ...] = Field(min_length=1)
+    edges: tuple[EdgeKnobs, ...] = ()
+    """``edges[i]`` joins ``chain[i]`` to ``chain[i + 1]``."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of each of the chain's forwards."""
+
+    @model_validator(mode="after")
+    def _one_edge_between_neighbours(self) -> Self:
+        if len(self.edges) != len(self.chain) - 1:
+            raise ValueError(
+                f"a chain of {len(self.chain)} members has {len(self.chain) - 1} edges, "
+                f"got {len(self.edges)}"
+            )
+        if len(set(self.chain)) != len(self.chain):
+            raise ValueError(f"a chain names each member once, got {list(self.chain)}")
+        return self
+
+
+class Dtype(StrEnum):
+    """Number format of weights, activations and KV cache."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class ModelMember(UserModel):
+    """A member that is a causal language model."""
+
+    kind: Literal["model"] = "model"
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Literal["target", "drafter"]
+    """``target``: the one whose output is promised. Drafters may also verify in between."""
+    model: str
+    """A directory (relative to the pool file) or a hub name."""
+    revision: str | None = None
+    engine: Literal["auto", "fast", "general"] = "auto"
+    """``fast``: our decoder for the Llama family; ``general``: any transformers model."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    num_gpus: Finite = Field(default=0.0, ge=0.0)
+    """Share of GPUs that Ray reserves; fractions let members share one."""
+    num_cpus: Finite = Field(default=0.0, ge=0.0)
+    """CPUs that Ray reserves."""
+    resources: dict[str, Finite] = Field(default_factory=dict)
+    """Further Ray resources, e.g. ``{"accelerator_type:L4": 0.001}``."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Ray node labels that the member's node must carry."""
+    dtype: Dtype = Dtype.BF16
+    context_tokens: int | None = Field(default=None, ge=16)
+    """Longest sequence; None: what the model allows."""
+    kv_tokens: int = Field(default=32768, ge=64)
+    """KV cache size, in tokens over all sessions."""
+    max_sessions: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _device_fits_gpus(self) -> Self:
+        if (self.device == "cuda") != (self.num_gpus > 0):
+            raise ValueError(
+                f"member {self.name!r}: device 'cuda' goes with num_gpus > 0 and 'cpu' with 0, "
+                f"got device={self.device!r}, num_gpus={self.num_gpus}"
+            )
+        return self
+
+
+class LookupMember(UserModel):
+    """A proposer that continues the longest match found in the prompt and the output."""
+
+    kind: Literal["lookup"]
+    name: str = Field(default="lookup", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Literal["drafter"] = "drafter"
+    min_match_tokens: int = Field(default=2, ge=1, le=32)
+    max_match_tokens: int = Field(default=8, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.min_match_tokens > self.max_match_tokens:
+            raise ValueError(
+                f"member {self.name!r}: min_match_tokens must not be above max_match_tokens"
+            )
+        return self
+
+
+Member = Annotated[ModelMember | LookupMember, Field(discriminator="kind")]
+
+
+class PoolConfig(UserModel):
+    """A pool file: the members that chains are made of."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    exact: bool = True
+    """Exact mode: fixed shapes, so that the text does not depend on the batch or the chain."""
+    members: tuple[Member, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_target_and_distinct_names(self) -> Self:
+        targets = [m.name for m in self.members if m.role == "target"]
+        if len(targets) != 1:
+            raise ValueError(
+                f"members: exactly one has role 'target', got {targets or 'none'}"
+            )
+        names = [m.name for m in self.members]
+        doubled = sorted({n for n in names if names.count(n) > 1})
+        if doubled:
+            raise ValueError(f"members: names must differ, these occur twice: {doubled}")
+        return self
+
+    @property
+    def target(self) -> ModelMember:
+        """The member whose output is promised."""
+        return next(m for m in self.members if isinstance(m, ModelMember) and m.role == "target")
+
+    def member(self, name: str) -> ModelMember | LookupMember:
+        """The member of that name; ``StopIteration`` never: callers check chains first."""
+        return next(m for m in self.members if m.name == name)

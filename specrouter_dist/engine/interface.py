@@ -1,0 +1,92 @@
+"""What a stage's worker asks of a model, whatever runs it."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from specrouter_dist.config import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the rest of the system needs to know of a loaded member."""
+
+    vocab_size: int
+    context_tokens: int
+    """Longest sequence the model and its KV cache can hold."""
+    num_parameters: int
+    weight_bytes: int
+    kv_bytes: int
+    """Size of the whole KV cache, allocated once."""
+    max_sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One session's part of a ragged batch.
+
+    ``tokens`` are fed at positions ``[start, start + len(tokens))``. What the cache held from
+    ``start`` on is no longer valid: giving a smaller ``start`` *is* the rollback.
+    """
+
+    slot: int
+    start: int
+    tokens: array[int]
+    num_picks: int
+    """The model's own tokens are wanted after each of the last ``num_picks`` fed tokens."""
+    num_drafts: int = 0
+    """Further tokens to draw one after the other behind the last pick, each fed in turn but the
+    last. Fewer come back when one of them is a stop token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position, of the model's law before temperature (natural log)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The likeliest ids, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``."""
+
+    tokens: array[int]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Empty unless the session's sampling parameters ask for them."""
+
+
+class Engine(Protocol):
+    """One member on one device. Called from one thread only."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def open(self, sampling: SamplingParams, prompt_tokens: int, max_total_tokens: int) -> int:
+        """Reserves a slot and KV blocks for up to ``max_total_tokens`` positions.
+
+        ``prompt_tokens`` says where the output begins (presence and frequency penalties).
+
+        Raises:
+            NoRoomError: slots or blocks are used up.
+        """
+        ...
+
+    def extend(self, batch: Sequence[Extension]) -> list[Picks]:
+        """Feeds every session's tokens in one forward and returns the picks, in order."""
+        ...
+
+    def fork(self, slot: int, length: int) -> int:
+        """A new slot that shares the first ``length`` positions of ``slot``'s cache."""
+        ...
+
+    def close(self, slot: int) -> None:
+        """Frees the slot and its blocks."""
+        ...
+
+    def set_threads(self, num_threads: int) -> None:
+        """How many CPU threads the next forwards use."""
+        ...

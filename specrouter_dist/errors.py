@@ -1,0 +1,57 @@
+"""Every error the system raises on purpose.
+
+SpecRouterError
+├── InputError              the user wrote something wrong; exit code 2, HTTP 400
+│   ├── ConfigError         a pool file or a setting
+│   ├── RequestError        one request's fields
+│   └── NotFoundError       a pool, member or model that does not exist; HTTP 404
+├── NoRoomError             slots or KV blocks are used up; HTTP 429, or a shorter chain
+├── UnavailableError        the target is lost and not back yet; HTTP 503
+├── LinkError               a link is closed or broken
+│   └── FrameError          bytes that are no frame of ours
+└── EngineError             a model cannot be run as asked (unsupported architecture)
+"""
+
+
+class SpecRouterError(Exception):
+    """Root of every error raised on purpose."""
+
+
+class InputError(SpecRouterError):
+    """The user's input is wrong; the message names the field and the accepted values."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ConfigError(InputError):
+    """A pool file or a setting is wrong."""
+
+
+class RequestError(InputError):
+    """One request's field is wrong."""
+
+
+class NotFoundError(InputError):
+    """A pool, member or model that does not exist was named."""
+
+
+class NoRoomError(SpecRouterError):
+    """Session slots or KV blocks are used up; try again later or go without this member."""
+
+
+class UnavailableError(SpecRouterError):
+    """The target cannot be reached now."""
+
+
+class LinkError(SpecRouterError):
+    """A link is closed or broken."""
+
+
+class FrameError(LinkError):
+    """Bytes that are no valid frame of ours; the link is closed, no session is touched."""
+
+
+class EngineError(SpecRouterError):
+    """A model cannot be run as asked."""
