@@ -1,11 +1,11 @@
 """What a stage's worker asks of a model, whatever runs it."""
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from specrouter_dist.config import SamplingParams
+from specrouter_dist.speculation.messages import TokenArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Extension:
 
     slot: int
     start: int
-    tokens: array[int]
+    tokens: TokenArray
     num_picks: int
     """The model's own tokens are wanted after each of the last ``num_picks`` fed tokens."""
     num_drafts: int = 0
@@ -54,7 +54,7 @@ class TokenLogprobs:
 class Picks:
     """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``."""
 
-    tokens: array[int]
+    tokens: TokenArray
     logprobs: tuple[TokenLogprobs, ...] = ()
     """Empty unless the session's sampling parameters ask for them."""
 

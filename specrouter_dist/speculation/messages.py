@@ -6,10 +6,13 @@ raw bytes are what travels.
 
 from array import array
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 TOKEN_TYPECODE = "I"
 """``array`` type of token ids: unsigned, 4 bytes."""
+
+TokenArray: TypeAlias = "array[int]"
+"""Token ids. An alias, because Python 3.11 cannot subscript ``array`` at run time."""
 
 
 class EdgeId(NamedTuple):
@@ -39,7 +42,7 @@ class Proposals:
     """Position of ``tokens[0]``."""
     prefix_hash: int
     """64-bit rolling hash of the sender's stream before ``start``."""
-    tokens: array[int]
+    tokens: TokenArray
     more: bool
     """False: nothing follows until the next Truth (EOS, context end, no lookup match)."""
 
@@ -52,7 +55,7 @@ class Truth:
     version: int
     base: int
     """Position of ``tokens[0]``; not after the last acknowledged position."""
-    tokens: array[int]
+    tokens: TokenArray
     limit: int
     """Position up to which the receiver may draft: the only credit there is."""
 

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 _MASK64 = (1 << 64) - 1
 _HASH_SEED = 0x9E3779B97F4A7C15
@@ -47,7 +47,7 @@ class TokenBuffer:
             raise IndexError(position)
         return self._tokens[position]
 
-    def slice(self, start: int, stop: int) -> array[int]:
+    def slice(self, start: int, stop: int) -> TokenArray:
         """A copy of the tokens at positions ``[start, min(stop, len))``."""
         return self._tokens[start : min(stop, self._length)]
 
