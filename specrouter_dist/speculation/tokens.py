@@ -34,8 +34,8 @@ class TokenBuffer:
     __slots__ = ("_hashes", "_length", "_tokens")
 
     def __init__(self, tokens: Sequence[int] = ()) -> None:
-        self._tokens: Tokens = array(TOKEN_TYPECODE)
-        self._hashes: Tokens = array("Q", [_HASH_SEED])
+        self._tokens: array[int] = array(TOKEN_TYPECODE)
+        self._hashes: array[int] = array("Q", [_HASH_SEED])
         self._length = 0
         self.append(tokens)
 
