@@ -1,0 +1,47 @@
+"""One forward of a stage, and the counts of what forwards achieved."""
+
+from dataclasses import dataclass, field
+
+from specrouter_dist.speculation.messages import TokenArray
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A forward to be made: the snapshot of what it was asked on."""
+
+    start: int
+    tokens: TokenArray
+    """Fed at positions ``[start, start + len(tokens))``: the un-cached tail, then proposals."""
+    num_picks: int
+    num_proposals: int
+    num_drafts: int
+    """Tokens to draw autoregressively behind the last pick."""
+
+
+@dataclass(slots=True)
+class StageCounts:
+    """What happened at a stage, as verifier of its upstream. Counts only grow."""
+
+    rounds: int = 0
+    """Forwards with picks."""
+    verify_rounds: int = 0
+    """Of these, with at least one proposal."""
+    proposed: int = 0
+    accepted: int = 0
+    truncations: int = 0
+    """Rounds in which a proposal was rejected."""
+    accepted_histogram: list[int] = field(default_factory=list)
+    """Index k: verify rounds that accepted k proposals."""
+
+    def add_round(self, proposed: int, accepted: int, rejected: bool) -> None:
+        """Counts one forward with picks."""
+        self.rounds += 1
+        if not proposed:
+            return
+        self.verify_rounds += 1
+        self.proposed += proposed
+        self.accepted += accepted
+        self.truncations += rejected
+        missing = accepted + 1 - len(self.accepted_histogram)
+        self.accepted_histogram.extend([0] * missing)
+        self.accepted_histogram[accepted] += 1
