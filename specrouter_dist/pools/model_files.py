@@ -1,0 +1,163 @@
+"""What a model directory says about its model, read without loading the weights.
+
+A directory is in Hugging Face format: config.json, tokenizer.json, and the weights in
+safetensors files (one, or shards with an index) or in PyTorch's zip format.
+"""
+
+import json
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specrouter_dist.errors import ConfigError
+
+_MAX_HEADER_BYTES = 100_000_000
+_RELEVANT_SUFFIXES = (".json", ".jinja", ".safetensors", ".bin", ".model")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes in a config.json that memory and context depend on."""
+
+    model_type: str
+    vocab_size: int
+    """Rows of the head; may be padded beyond the tokenizer's ids."""
+    context_tokens: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    def kv_bytes_per_token(self, element_bytes: int) -> int:
+        """Keys and values of one position in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+
+
+def relevant_files(directory: Path) -> list[Path]:
+    """The files that decide what the model computes and says, sorted by name."""
+    return sorted(p for p in directory.iterdir() if p.suffix in _RELEVANT_SUFFIXES)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        ConfigError: it is missing, is no JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: missing; a model directory holds one") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as problem:
+        raise ConfigError(f"{path}: no valid JSON ({problem})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_shape(directory: Path) -> ModelShape:
+    """The model's sizes from its config.json."""
+    path = directory / "config.json"
+    config = read_json(path)
+    num_heads = _positive(config, "num_attention_heads", path)
+    head_dim = config.get("head_dim") or _positive(config, "hidden_size", path) // num_heads
+    return ModelShape(
+        model_type=str(config.get("model_type")),
+        vocab_size=_positive(config, "vocab_size", path),
+        context_tokens=_positive(config, "max_position_embeddings", path),
+        num_layers=_positive(config, "num_hidden_layers", path),
+        num_kv_heads=config.get("num_key_value_heads") or num_heads,
+        head_dim=head_dim,
+    )
+
+
+def read_eos_ids(directory: Path) -> frozenset[int]:
+    """Ids that end a text: those of generation_config.json and of config.json together."""
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        if name == "generation_config.json" and not path.exists():
+            continue
+        value = read_json(path).get("eos_token_id")
+        found = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(i) is int and i >= 0 for i in found):
+            raise ConfigError(f"{path}: eos_token_id: ids are integers >= 0, got {value!r}")
+        ids.update(found)
+    return frozenset(ids)
+
+
+def count_parameters(directory: Path) -> int | None:
+    """Number of weights, from the headers; None for PyTorch files, whose headers need torch.
+
+    Raises:
+        ConfigError: a weight file is missing, truncated or no weight file.
+    """
+    files = weight_files(directory)
+    if files[0].suffix == ".bin":
+        for path in files:
+            if not zipfile.is_zipfile(path):
+                raise ConfigError(f"{path}: truncated or no PyTorch file; fetch it again")
+        return None
+    return sum(_count_in_safetensors(path) for path in files)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights.
+
+    Raises:
+        ConfigError: there are none, or the index names one that is missing.
+    """
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        single = directory / f"{stem}.{suffix}"
+        index = directory / f"{stem}.{suffix}.index.json"
+        if single.exists():
+            return [single]
+        if index.exists():
+            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            missing = [name for name in names if not (directory / name).exists()]
+            if missing or not names:
+                raise ConfigError(
+                    f"{index}: names weight files that are missing: {', '.join(missing) or 'none'}"
+                )
+            return [directory / name for name in names]
+    raise ConfigError(
+        f"{directory}: no weight file; accepted: model.safetensors, or shards with "
+        "model.safetensors.index.json"
+    )
+
+
+def _count_in_safetensors(path: Path) -> int:
+    """Number of weights in one file whose size must be what its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER_BYTES + 1
+        if header_bytes > min(size, _MAX_HEADER_BYTES):
+            raise ConfigError(f"{path}: truncated or no safetensors file ({size} bytes)")
+        try:
+            header = json.loads(file.read(header_bytes))
+        except ValueError:
+            raise ConfigError(f"{path}: its header is no JSON; fetch it again") from None
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    expected = 8 + header_bytes + max((t["data_offsets"][1] for t in tensors), default=0)
+    if size != expected:
+        raise ConfigError(
+            f"{path}: has {size} bytes, its header says {expected}; it is truncated or damaged: "
+            "fetch it again"
+        )
+    return sum(_product(t["shape"]) for t in tensors)
+
+
+def _product(shape: list[int]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
+
+
+def _positive(config: dict[str, Any], field: str, path: Path) -> int:
+    value = config.get(field)
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{path}: {field}: an integer >= 1 is needed, got {value!r}", field=field)
+    return value
