@@ -52,7 +52,9 @@ def describe(problem: ValidationError, model: type[BaseModel]) -> tuple[str, str
         line = str(context["error"])
     else:
         line = f"{first['msg'][:1].lower()}{first['msg'][1:]}, got {_shown(first['input'])}"
-    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    # A collection with a wrong element is also reported as a whole (too short): not one more.
+    others = [f for f in findings[1:] if f["loc"] != location[: len(f["loc"])]]
+    more = f" (and {len(others)} more)" if others else ""
     return path, " ".join(f"{path}: {line}{more}".removeprefix(": ").split())
 
 
@@ -77,7 +79,8 @@ def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str,
 
     pydantic puts a union's tag into its locations; no user wrote it, so it is left out.
     """
-    path, here = "", model
+    path = ""
+    here: Any = model
     for part in location:
         options = _options(here)
         if isinstance(part, int):

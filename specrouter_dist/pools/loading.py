@@ -1,0 +1,182 @@
+"""Pool files: found, read, checked field by field, and identified by content."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from specrouter_dist import __version__
+from specrouter_dist.config import Dtype, LookupMember, ModelMember, PoolConfig
+from specrouter_dist.errors import ConfigError, NotFoundError, RequestError
+from specrouter_dist.pools import hub
+from specrouter_dist.pools.model_files import relevant_files
+from specrouter_dist.validation import did_you_mean, one_of, validated
+
+POOLS_DIRECTORY = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool file that was read, and where its models lie."""
+
+    config: PoolConfig
+    file: Path
+    directories: Mapping[str, Path]
+    """Model directories by member. Without the members that name a hub model, until
+    :func:`resolve_directories` has fetched them; lookup members have none."""
+    config_hash: str
+    """Equal for two pools exactly when members, settings, model files and version are equal, so
+    it decides whether a running pool is the wanted one."""
+
+
+def available_pools() -> list[str]:
+    """Names of the pools that come with the package."""
+    return sorted(path.stem for path in POOLS_DIRECTORY.glob("*.yaml"))
+
+
+def load_pool(name_or_path: str, *, dtype: Dtype | None = None) -> Pool:
+    """The pool of that name, or of that file (anything with a slash or ending in .yaml).
+
+    ``dtype`` replaces that of every member.
+
+    Raises:
+        NotFoundError: no such pool or file.
+        ConfigError: the file is wrong; one line with file, field and what would be right.
+    """
+    file = _find(name_or_path)
+    config = validated(PoolConfig, _read_yaml(file), error=ConfigError, where=str(file))
+    if dtype is not None:
+        config = _with_dtype(config, dtype)
+    directories = {
+        member.name: path
+        for member in config.members
+        if isinstance(member, ModelMember) and (path := local_directory(file, member.model))
+    }
+    return Pool(config, file, directories, _hash(config, directories))
+
+
+def resolve_directories(pool: Pool) -> Pool:
+    """The pool with every model's directory; models named by hub name are fetched.
+
+    Raises:
+        NotFoundError: a model is neither a directory nor to be had from the hub.
+    """
+    directories = dict(pool.directories)
+    for member in pool.config.members:
+        if isinstance(member, ModelMember) and member.name not in directories:
+            expected = pool.file.parent / member.model
+            directories[member.name] = hub.fetch(member, expected_directory=expected)
+    return Pool(pool.config, pool.file, directories, _hash(pool.config, directories))
+
+
+def local_directory(file: Path, model: str) -> Path | None:
+    """The directory that ``model`` names, relative to the pool file; None if it is none."""
+    directory = (file.parent / Path(model).expanduser()).resolve()
+    return directory if directory.is_dir() else None
+
+
+def parse_chain(pool: Pool, text: str) -> tuple[str, ...]:
+    """Member names, drafter first and target last, from ``name,name,...``.
+
+    Raises:
+        NotFoundError: a member that the pool does not have.
+        RequestError: empty, doubled, not ending in the target, or a lookup behind a model.
+    """
+    chain = tuple(name.strip() for name in text.split(","))
+    members = {member.name: member for member in pool.config.members}
+    target = pool.config.target.name
+    right = f"a chain is 'auto' or drafters, then the target {target!r}, joined by commas"
+    for name in chain:
+        if not name:
+            raise RequestError(f"chain: a name is empty in {text!r}; {right}", field="chain")
+        if name not in members:
+            raise NotFoundError(
+                f"chain: pool {pool.config.name!r} has no member {name!r}"
+                f"{did_you_mean(name, members)}; {one_of(members)}",
+                field="chain",
+            )
+    doubled = sorted({name for name in chain if chain.count(name) > 1})
+    if doubled:
+        raise RequestError(
+            f"chain: {doubled[0]!r} occurs twice in {text!r}; each member at most once",
+            field="chain",
+        )
+    if chain[-1] != target:
+        raise RequestError(f"chain: {text!r} does not end in {target!r}; {right}", field="chain")
+    for name in chain[1:]:
+        if isinstance(members[name], LookupMember):
+            raise RequestError(
+                f"chain: lookup member {name!r} verifies nothing and can only stand first",
+                field="chain",
+            )
+    return chain
+
+
+def _find(name_or_path: str) -> Path:
+    is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+    file = Path(name_or_path) if is_path else POOLS_DIRECTORY / f"{name_or_path}.yaml"
+    if file.is_file():
+        return file.resolve()
+    if is_path:
+        raise NotFoundError(f"pool: no file {name_or_path!r}", field="pool")
+    names = available_pools()
+    raise NotFoundError(
+        f"pool: no pool {name_or_path!r}{did_you_mean(name_or_path, names)}; "
+        f"{one_of(names)}, or the path of a .yaml file",
+        field="pool",
+    )
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                mark = node.value[i][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"{key!r} stands twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except UnicodeDecodeError as problem:
+        raise ConfigError(f"{file}: not UTF-8 at byte {problem.start}") from None
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{file}{where}: no valid YAML: {problem.problem}") from None
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"{file}: no valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{file}: must be a mapping with 'name' and 'members', got {type(content).__name__}"
+        )
+    return content
+
+
+def _with_dtype(config: PoolConfig, dtype: Dtype) -> PoolConfig:
+    members = tuple(
+        member.model_copy(update={"dtype": dtype}) if isinstance(member, ModelMember) else member
+        for member in config.members
+    )
+    return config.model_copy(update={"members": members})
+
+
+def _hash(config: PoolConfig, directories: Mapping[str, Path]) -> str:
+    files = {
+        member: [
+            (path.name, stat.st_size, stat.st_mtime_ns)
+            for path in relevant_files(directory)
+            for stat in [path.stat()]
+        ]
+        for member, directory in directories.items()
+    }
+    content = [__version__, config.model_dump(mode="json"), files]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
