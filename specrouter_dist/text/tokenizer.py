@@ -1,0 +1,133 @@
+"""Text to token ids, as ``transformers`` would do it, and back."""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from specrouter_dist.errors import ConfigError, RequestError
+from specrouter_dist.pools.model_files import read_json
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.text.detokenizer import Detokenizer
+from specrouter_dist.text.token_bytes import build_token_bytes
+
+_GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+ChatMessage = Mapping[str, str]
+"""``role`` and ``content``."""
+
+
+class Tokenizer:
+    """The tokenizer of one model directory. Safe to use from several threads."""
+
+    def __init__(self, backend: Any) -> None:
+        """``backend``: a fast tokenizer of ``transformers``; see :meth:`load`."""
+        self._backend = backend
+        raw = backend.backend_tokenizer
+        vocabulary = {i: token for token, i in raw.get_vocab(with_added_tokens=True).items()}
+        special = frozenset(i for i, t in raw.get_added_tokens_decoder().items() if t.special)
+        decoder = raw.decoder.__getstate__() if raw.decoder is not None else b"null"
+        self._token_bytes, self._strips_space = build_token_bytes(vocabulary, special, decoder)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """The tokenizer in a model directory.
+
+        Raises:
+            ConfigError: there is none, or it is damaged.
+            EngineError: its decoder is of an unsupported kind.
+        """
+        if not (directory / "tokenizer.json").is_file():
+            raise ConfigError(f"{directory / 'tokenizer.json'}: missing; a model directory has one")
+        try:
+            backend = _backend_class(directory).from_pretrained(directory, local_files_only=True)
+        except Exception as problem:  # the library raises bare Exception
+            line = " ".join(str(problem).split())
+            raise ConfigError(f"{directory}: its tokenizer cannot be loaded: {line}") from problem
+        return cls(backend)
+
+    @property
+    def num_ids(self) -> int:
+        """One more than the highest id."""
+        return len(self._token_bytes)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether :meth:`encode_chat` can be called."""
+        return bool(self._backend.chat_template)
+
+    def encode(self, text: str) -> TokenArray:
+        """Ids of a plain prompt, with the special tokens that the tokenizer's own policy adds.
+
+        Raises:
+            RequestError: the text is empty or no Unicode text.
+        """
+        if not text:
+            raise RequestError("prompt: empty; at least one character is needed", field="prompt")
+        _check_unicode(text, "prompt")
+        return array(TOKEN_TYPECODE, self._backend(text)["input_ids"])
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> TokenArray:
+        """Ids of a conversation in the model's chat template, up to the assistant's turn.
+
+        Raises:
+            RequestError: no messages, no template, or messages the template refuses.
+        """
+        if not messages:
+            raise RequestError("messages: empty; at least one is needed", field="messages")
+        if not self.has_chat_template:
+            raise RequestError(
+                "messages: the target has no chat template; send a plain prompt", field="messages"
+            )
+        for i, message in enumerate(messages):
+            _check_unicode(message["content"], f"messages[{i}].content")
+        # Imported here: jinja2 is wanted by conversations only.
+        from jinja2 import TemplateError
+
+        try:
+            text = self._backend.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as problem:
+            raise RequestError(
+                f"messages: the chat template refuses them: {problem}", field="messages"
+            ) from None
+        # The template writes the special tokens itself.
+        return array(TOKEN_TYPECODE, self._backend(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a whole sequence, special tokens left out."""
+        detokenizer = self.detokenizer()
+        text = detokenizer.push(tokens) + detokenizer.finish()
+        return text.removeprefix(" ") if self._strips_space else text
+
+    def detokenizer(self) -> Detokenizer:
+        """A new incremental detokeniser for what follows a prompt."""
+        return Detokenizer(self._token_bytes)
+
+
+def _backend_class(directory: Path) -> Any:
+    """The class that ``AutoTokenizer`` would take.
+
+    Where that is known to be the generic one, it is taken directly: ``AutoTokenizer`` imports
+    torch, which costs seconds and hundreds of MiB in processes that run no model.
+    """
+    config_path = directory / "tokenizer_config.json"
+    declared = read_json(config_path).get("tokenizer_class") if config_path.exists() else None
+    model_type = read_json(directory / "config.json").get("model_type")
+    if declared in _GENERIC_CLASSES and model_type == "llama":
+        from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+        return TokenizersBackend
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
+def _check_unicode(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        raise RequestError(
+            f"{field}: no valid Unicode: a lone surrogate at character {problem.start}", field=field
+        ) from None
