@@ -1,0 +1,144 @@
+"""What is asked of a backend, and what it gives back; the JSON of one result.
+
+The metrics' names and meanings are vLLM's, so that its clients read them; ``levels`` is ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.speculation.messages import TokenArray
+
+FinishReason = Literal["stop", "length"]
+"""``stop``: EOS, a stop id or a stop string; ``length``: max_tokens or the context's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One prompt to continue."""
+
+    prompt_ids: TokenArray
+    sampling: SamplingParams
+    chain: tuple[str, ...] | None = None
+    """Members, drafter first and target last; None lets the router choose."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationMetrics:
+    """How the target's proposals fared. Steps without proposals are not counted."""
+
+    num_draft_tokens: int = 0
+    """Proposals the target verified."""
+    acceptance_histogram: tuple[int, ...] = ()
+    """``[j]``: steps in which exactly j proposals were accepted."""
+
+    @property
+    def num_spec_steps(self) -> int:
+        """Verifying forwards of the target."""
+        return sum(self.acceptance_histogram)
+
+    @property
+    def num_accepted_draft_tokens(self) -> int:
+        """Accepted proposals, bonus tokens not among them."""
+        return sum(j * steps for j, steps in enumerate(self.acceptance_histogram))
+
+    @property
+    def mean_acceptance_length(self) -> float | None:
+        """Tokens per verifying step, the bonus token included; None without steps."""
+        steps = self.num_spec_steps
+        return 1 + self.num_accepted_draft_tokens / steps if steps else None
+
+    @property
+    def draft_acceptance_rate(self) -> float | None:
+        """Accepted share of the proposals; None without proposals."""
+        proposed = self.num_draft_tokens
+        return self.num_accepted_draft_tokens / proposed if proposed else None
+
+    def to_json(self) -> dict[str, Any]:
+        """vLLM's ``metrics.speculative_decoding``."""
+        return {
+            "mean_acceptance_length": self.mean_acceptance_length,
+            "draft_acceptance_rate": self.draft_acceptance_rate,
+            "acceptance_histogram": list(self.acceptance_histogram),
+            "num_spec_steps": self.num_spec_steps,
+            "num_draft_tokens": self.num_draft_tokens,
+            "num_accepted_draft_tokens": self.num_accepted_draft_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LevelMetrics:
+    """One edge of the chain: what ``draft`` proposed to ``verifier``."""
+
+    draft: str
+    verifier: str
+    proposed: int
+    accepted: int
+    rounds: int
+    """Forwards of the verifier that had proposals to check."""
+    truncations: int
+    """How often the drafter's stream was cut back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationMetrics:
+    """One output's times and acceptance."""
+
+    time_to_first_token_ms: float
+    """From the request's start to its first token."""
+    generation_time_ms: float
+    """From the first token to the last."""
+    device_ms_per_token: float | None
+    """Device time of all members per output token; None where it was not measured."""
+    speculation: SpeculationMetrics = SpeculationMetrics()
+    levels: tuple[LevelMetrics, ...] = ()
+    """Edges in chain order, the drafter's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """One output."""
+
+    text: str
+    token_ids: TokenArray
+    """Output ids, with the EOS or stop id that ended it, if one did."""
+    seed: int
+    """Key of the noise; with prompt and target it determines the output."""
+    finish_reason: FinishReason
+    chain: tuple[str, ...]
+    """The chain that served it, drafter first; after re-planning the last one."""
+    metrics: GenerationMetrics
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One entry per token when asked for."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """All output tokens over the time from start to end, prefill included."""
+        total_ms = self.metrics.time_to_first_token_ms + self.metrics.generation_time_ms
+        return len(self.token_ids) / total_ms * 1000 if total_ms > 0 else None
+
+    def to_json(self, carried: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON object of one output; ``carried`` are further keys, which ours win over."""
+        metrics = self.metrics
+        return {
+            **(carried or {}),
+            "text": self.text,
+            "token_ids": self.token_ids.tolist(),
+            "seed": self.seed,
+            "finish_reason": self.finish_reason,
+            "chain": list(self.chain),
+            "metrics": {
+                "time_to_first_token_ms": metrics.time_to_first_token_ms,
+                "generation_time_ms": metrics.generation_time_ms,
+                "tokens_per_second": self.tokens_per_second,
+                "device_ms_per_token": metrics.device_ms_per_token,
+                "speculative_decoding": metrics.speculation.to_json(),
+                "levels": [level.to_json() for level in metrics.levels],
+            },
+        }
