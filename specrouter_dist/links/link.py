@@ -1,0 +1,136 @@
+"""One link: the handshake, then messages both ways, over whatever moves frames."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from specrouter_dist.errors import FrameError, LinkError
+from specrouter_dist.links.address import Peer
+from specrouter_dist.links.control import WireMessage
+from specrouter_dist.links.decoding import decode
+from specrouter_dist.links.hello import MAX_HELLO_BYTES, NONCE_BYTES, Credentials
+from specrouter_dist.links.outbox import Outbox
+
+
+class Pipe(Protocol):
+    """Moves the frames of one link; the engine thread calls it.
+
+    It takes from the link's outbox, and hands what arrives to :meth:`Link.on_frame` and its end
+    to :meth:`Link.on_end`, both on the engine thread.
+    """
+
+    def flush(self) -> None:
+        """The outbox has something new."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything; nothing is handed over afterwards. Idempotent."""
+        ...
+
+
+class Owner(Protocol):
+    """The hub, as a link sees it."""
+
+    def on_up(self, link: "Link") -> None: ...
+
+    def on_messages(self, link: "Link", messages: list[WireMessage]) -> None: ...
+
+    def on_down(self, link: "Link", error: LinkError) -> None: ...
+
+
+class Link:
+    """A duplex link to one peer. Engine thread only."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        credentials: Credentials,
+        outbox: Outbox,
+        *,
+        listener: Peer | None,
+        max_frame_bytes: int,
+        vocab_size: int | None,
+    ) -> None:
+        """``listener``: who was dialled; None on the listener's side."""
+        self.peer = listener
+        """None until the dialler has said who it is."""
+        self.dialled = listener is not None
+        self.up = False
+        self._owner = owner
+        self._credentials = credentials
+        self._outbox = outbox
+        self._max_frame_bytes = max_frame_bytes
+        self._vocab_size = vocab_size
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._pipe: Pipe | None = None
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """Longest frame that may arrive now."""
+        return self._max_frame_bytes if self.up else MAX_HELLO_BYTES
+
+    def start(self, make_pipe: Callable[["Link", Outbox], Pipe]) -> None:
+        """Attaches the pipe; the dialler speaks first."""
+        if self.peer is not None:
+            self._outbox.put_hello(self._credentials.dial(self._nonce, self.peer))
+        self._pipe = make_pipe(self, self._outbox)
+        self._pipe.flush()
+
+    def send(self, messages: Sequence[WireMessage]) -> None:
+        """Queues one frame; it goes at once when the pipe can take it."""
+        if self._pipe is None:
+            return
+        try:
+            self._outbox.put(messages)
+        except FrameError:
+            raise
+        except LinkError as error:
+            self.fail(error)
+            return
+        self._pipe.flush()
+
+    def on_frame(self, payload: bytes | memoryview) -> None:
+        """A whole frame has arrived."""
+        if self._pipe is None:
+            return
+        try:
+            if len(payload) > self.max_frame_bytes:
+                raise FrameError(
+                    f"a frame has at most {self.max_frame_bytes} bytes now, got {len(payload)}"
+                )
+            if self.up:
+                self._owner.on_messages(self, decode(payload, vocab_size=self._vocab_size))
+            else:
+                self._shake_hands(payload)
+        except FrameError as error:
+            self.fail(error)
+
+    def on_end(self, error: LinkError) -> None:
+        """The pipe is broken or at its end."""
+        self.fail(error)
+
+    def fail(self, error: LinkError) -> None:
+        """Closes the link and reports why, once."""
+        if self._pipe is not None:
+            self.close()
+            self._owner.on_down(self, error)
+
+    def close(self) -> None:
+        """Closes the link without a report."""
+        pipe, self._pipe = self._pipe, None
+        self._outbox.close()
+        if pipe is not None:
+            pipe.close()
+
+    def _shake_hands(self, hello: bytes | memoryview) -> None:
+        if self.peer is not None:
+            self._credentials.check_answer(hello, self._nonce, self.peer)
+        else:
+            self.peer, answer = self._credentials.admit(hello)
+            self._outbox.put_hello(answer)
+        self.up = True
+        # Reported first: what the pipe then finds broken belongs to a known peer.
+        self._owner.on_up(self)
+        self._outbox.release()
+        if self._pipe is not None:
+            self._pipe.flush()
