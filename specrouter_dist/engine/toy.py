@@ -184,7 +184,7 @@ class ToyEngine:
         fed, sampling = session.fed, session.sampling
         law = self.law(fed[position - 2] if position > 1 else None, fed[position - 1])
         scores = law
-        if position - session.prompt_tokens < sampling.min_tokens and sampling.stop_token_ids:
+        if sampling.min_tokens and position - session.prompt_tokens < sampling.min_tokens:
             scores = law.copy()
             scores[[t for t in sampling.stop_token_ids if t < self._vocab_size]] = -np.inf
         if not sampling.greedy:
