@@ -1,0 +1,62 @@
+# Everything runs in .venv. Needs Python 3.11 or newer with venv, and make.
+#   make demo     the embedded pool: target alone, then the router's chain, and that both agree
+#   make test     unit, integration, chaos tests; GPU tests where there is a GPU
+#   make check    ruff, mypy --strict, unit tests
+#   make serve    the OpenAI-compatible service on PORT
+# Another build of torch, e.g. a CUDA one:
+#   make demo TORCH=torch==2.13.0+cu130 PIP_ARGS="--extra-index-url <the build's index>"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+POOL ?= tiny
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The name holds the torch build, so that asking for another one installs it.
+STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,_,$(TORCH)))
+TEST_DIRECTORIES := $(wildcard tests/unit tests/integration tests/chaos tests/gpu)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test check format serve clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# torch by itself and first: the build is then chosen by TORCH and PIP_ARGS alone.
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[dev]"
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: setup
+	$(BIN)/specrouter verify --pool $(POOL) --chain auto --backend ray --prompts specrouter_dist/pools/demo.jsonl
+
+test: setup
+	$(BIN)/python -m pytest $(TEST_DIRECTORIES) $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: setup
+	$(BIN)/specrouter serve --pool $(POOL) --port $(PORT)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,50 @@
+"""``specrouter serve``: the OpenAI-compatible service over a pool."""
+
+import socket
+from typing import Annotated
+
+import typer
+
+from specrouter_dist.cli.options import DtypeOption, PoolOption
+from specrouter_dist.errors import ConfigError
+
+
+def serve(
+    pool: PoolOption = "tiny",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Port of the HTTP service.")
+    ] = 8000,
+    dtype: DtypeOption = None,
+) -> None:
+    """Serve a pool over HTTP until interrupted.
+
+    Example: specrouter serve --pool tiny --port 8000
+    """
+    from specrouter_dist.cli.session import open_pool
+
+    check_port_free(host, port)
+    checked, _ = open_pool(pool, dtype=dtype)
+    from deployments.app import run_server
+
+    run_server(checked, host=host, port=port)
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Binds the port for a moment, as the server will.
+
+    Raises:
+        ConfigError: somebody listens there, or the address is none of this machine's.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            # As servers do: connections of an earlier one that are still closing do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as problem:
+        raise ConfigError(
+            f"--port: cannot listen on {host}:{port}: {problem.strerror}; choose another with "
+            "--port or --host",
+            field="port",
+        ) from None

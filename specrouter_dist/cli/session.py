@@ -1,0 +1,90 @@
+"""What the commands that generate do before anything starts: check all input, make requests."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specrouter_dist.cli.options import BackendName
+from specrouter_dist.cli.prompts import PromptRow, read_prompts
+from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.errors import RequestError
+from specrouter_dist.pools.checks import PoolReport, check_pool
+from specrouter_dist.pools.loading import Pool, load_pool, parse_chain, resolve_directories
+from specrouter_dist.serving.results import Backend, GenerateRequest
+from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.noise import derive_seed
+from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.validation import validated
+
+AUTO_CHAIN = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A checked pool and checked prompts; nothing runs yet."""
+
+    pool: Pool
+    report: PoolReport
+    sampling: SamplingParams
+    rows: Sequence[PromptRow]
+    prompt_ids: Sequence[TokenArray]
+
+    def requests(self, chain: str) -> list[GenerateRequest]:
+        """One request per prompt, each with its own seed.
+
+        Raises:
+            InputError: no valid chain.
+        """
+        members = None if chain.strip() == AUTO_CHAIN else parse_chain(self.pool, chain)
+        return [
+            GenerateRequest(
+                prompt_ids=ids,
+                sampling=self.sampling.model_copy(
+                    update={"seed": derive_seed(self.sampling.seed, 0, index)}
+                ),
+                chain=members,
+            )
+            for index, ids in enumerate(self.prompt_ids)
+        ]
+
+
+def open_pool(name: str, *, dtype: Dtype | None) -> tuple[Pool, PoolReport]:
+    """A pool whose models are all here and that can run.
+
+    Raises:
+        InputError: no such pool or model, or a check fails.
+    """
+    pool = resolve_directories(load_pool(name, dtype=dtype))
+    return pool, check_pool(pool)
+
+
+def open_session(
+    pool_name: str,
+    *,
+    dtype: Dtype | None,
+    prompt: str | None,
+    prompts: Path | None,
+    sampling: Mapping[str, Any],
+) -> Session:
+    """Reads and checks everything, the cheap things first.
+
+    Raises:
+        InputError: of the first thing that is wrong.
+    """
+    params = validated(SamplingParams, sampling, error=RequestError)
+    rows = read_prompts(prompt, prompts)
+    pool, report = open_pool(pool_name, dtype=dtype)
+    target = pool.config.target.name
+    tokenizer = Tokenizer.load(pool.directories[target])
+    context_tokens = report.member(target).context_tokens
+    ids = [row.encode(tokenizer, context_tokens=context_tokens) for row in rows]
+    return Session(pool, report, params, rows, ids)
+
+
+def start(pool: Pool, backend: BackendName) -> Backend:
+    """Starts the pool, or finds it running."""
+    # Imported here: this is where torch or Ray come in, and only checked input gets so far.
+    from specrouter_dist.worker.backends import open_backend
+
+    return open_backend(pool, backend.value)
