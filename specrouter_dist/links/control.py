@@ -59,6 +59,32 @@ class Detach:
     """False parks the session with its KV under a lease; True frees it now."""
 
 
+@dataclass(frozen=True, slots=True)
+class LevelCounts:
+    """What ``draft`` proposed to ``verifier`` for one request so far."""
+
+    draft: str
+    verifier: str
+    proposed: int
+    accepted: int
+    rounds: int
+    """Forwards of the verifier that had proposals to check."""
+    truncations: int
+    """Of these, those that rejected one."""
+
+
+# Producer: an upstream stage's worker. Consumer: its downstream's worker.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the request has cost and achieved above the receiver so far; the newest stands."""
+
+    edge: EdgeId
+    levels: tuple[LevelCounts, ...]
+    """The drafter's edge first; the receiver's own is not among them."""
+    device_us: int
+    """Device time of all members above, in microseconds."""
+
+
 # Producer: an ingress. Consumer: the target's worker.
 @dataclass(frozen=True, slots=True)
 class Submit:
@@ -68,7 +94,8 @@ class Submit:
     """64-bit id chosen by the ingress."""
     prompt: TokenArray
     sampling: SamplingParams
-    plan: Plan
+    plan: Plan | None
+    """None: the plan of the target's table, and re-planned with it."""
     output: TokenArray
     """Tokens that the ingress has already received from another target; usually empty."""
 
@@ -90,8 +117,6 @@ class Output:
     start: int
     """Position of ``tokens[0]`` in the output."""
     tokens: TokenArray
-    text: str
-    """What these tokens add to the text; it may lag behind by an unfinished character."""
     finish_reason: FinishReason | None
     """None: more follows."""
     logprobs: tuple[TokenLogprobs, ...]
@@ -112,7 +137,9 @@ class Failed:
     message: str
 
 
-WireMessage = Proposals | Truth | Attach | Refused | Detach | Submit | Cancel | Output | Failed
+WireMessage = (
+    Proposals | Truth | Attach | Refused | Detach | Report | Submit | Cancel | Output | Failed
+)
 """Everything that can be in a frame."""
 
 TAGS: dict[type[WireMessage], int] = {
@@ -125,6 +152,7 @@ TAGS: dict[type[WireMessage], int] = {
     Cancel: 7,
     Output: 8,
     Failed: 9,
+    Report: 10,
 }
 """What a message's array begins with. A number is never used again for something else."""
 

@@ -23,8 +23,10 @@ from specrouter_dist.links.control import (
     Detach,
     Failed,
     FinishReason,
+    LevelCounts,
     Output,
     Refused,
+    Report,
     Submit,
     WireMessage,
 )
@@ -168,15 +170,26 @@ def _detach(raw: _Raw, _: int | None) -> Detach:
     return Detach(EdgeId(*raw[1:4]), raw[4])
 
 
+def _report(raw: _Raw, _: int | None) -> Report:
+    _check_types(Report, raw, (int, *_EDGE, tuple, int))
+    _check_unsigned(Report, min(*raw[:4], raw[5]))
+    level_types = (str, str, int, int, int, int)
+    if not all(_has_types(level, level_types) and min(level[2:]) >= 0 for level in raw[4]):
+        raise FrameError("Report: a level is two names and four counts")
+    levels = tuple(LevelCounts(*level) for level in raw[4])
+    return Report(EdgeId(*raw[1:4]), levels, raw[5])
+
+
 def _submit(raw: _Raw, vocab_size: int | None) -> Submit:
-    _check_types(Submit, raw, (int, int, bytes, dict, dict, bytes))
+    plan_type = dict if len(raw) != 6 or raw[4] is not None else type(None)
+    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes))
     _check_unsigned(Submit, raw[1])
     _, request, prompt, sampling, plan, output = raw
     return Submit(
         request=request,
         prompt=_tokens(prompt, vocab_size),
         sampling=_model(SamplingParams, sampling),
-        plan=_model(Plan, plan),
+        plan=None if plan is None else _model(Plan, plan),
         output=_tokens(output, vocab_size),
     )
 
@@ -188,11 +201,11 @@ def _cancel(raw: _Raw, _: int | None) -> Cancel:
 
 
 def _output(raw: _Raw, vocab_size: int | None) -> Output:
-    finish_reason, stats = (raw[5], raw[7]) if len(raw) == 8 else (None, None)
+    finish_reason, stats = (raw[4], raw[6]) if len(raw) == 7 else (None, None)
     optional = (type(finish_reason), tuple, type(stats))
-    _check_types(Output, raw, (int, int, int, bytes, str, *optional))
+    _check_types(Output, raw, (int, int, int, bytes, *optional))
     _check_unsigned(Output, min(raw[1:3]))
-    _, request, start, tokens, text, _, logprobs, _ = raw
+    _, request, start, tokens, _, logprobs, _ = raw
     if type(finish_reason) not in (str, type(None)) or finish_reason not in _FINISH_REASONS:
         raise FrameError(f"Output: finish_reason is one of {_FINISH_REASONS}")
     if type(stats) not in (dict, type(None)) or not _is_plain(stats, _MAX_STATS_DEPTH):
@@ -201,7 +214,6 @@ def _output(raw: _Raw, vocab_size: int | None) -> Output:
         request=request,
         start=start,
         tokens=_tokens(tokens, vocab_size),
-        text=text,
         finish_reason=finish_reason,
         logprobs=tuple(_logprobs(row) for row in logprobs),
         stats=stats,
@@ -245,4 +257,5 @@ _DECODERS: dict[int, Callable[[_Raw, int | None], WireMessage]] = {
     TAGS[Cancel]: _cancel,
     TAGS[Output]: _output,
     TAGS[Failed]: _failed,
+    TAGS[Report]: _report,
 }

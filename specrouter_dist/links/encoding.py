@@ -7,7 +7,8 @@ validated by the receiver as if a user had written them. All integers lie in [0,
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgpack
 
@@ -21,6 +22,7 @@ from specrouter_dist.links.control import (
     Failed,
     Output,
     Refused,
+    Report,
     Submit,
     WireMessage,
 )
@@ -34,27 +36,9 @@ _packb = msgpack.packb
 
 def encode_message(message: WireMessage) -> bytes:
     """One message, as it stands in a frame. Wrong types raise ``TypeError``."""
-    tag = TAGS[type(message)]
-    match message:
-        case Proposals(edge, seen, ack, start, prefix_hash, tokens, more):
-            return _pack((tag, *edge, seen, ack, start, prefix_hash, tokens.tobytes(), more))
-        case Truth(edge, version, base, tokens, limit):
-            return _pack((tag, *edge, version, base, tokens.tobytes(), limit))
-        case Attach():
-            return _pack((tag, *_attach_fields(message)))
-        case Refused(edge, reason):
-            return _pack((tag, *edge, reason))
-        case Detach(edge, close):
-            return _pack((tag, *edge, close))
-        case Submit(request, prompt, sampling, plan, output):
-            maps = (sampling.model_dump(), plan.model_dump())
-            return _pack((tag, request, prompt.tobytes(), *maps, output.tobytes()))
-        case Cancel(request):
-            return _pack((tag, request))
-        case Output():
-            return _pack((tag, *_output_fields(message)))
-        case Failed(request, kind, text):
-            return _pack((tag, request, kind, text))
+    kind = type(message)
+    packed: bytes = _packb((TAGS[kind], *_FIELDS[kind](message)))
+    return packed
 
 
 def join_messages(packed: Sequence[bytes]) -> bytes:
@@ -71,12 +55,15 @@ def encode(messages: Iterable[WireMessage]) -> bytes:
     return join_messages([encode_message(message) for message in messages])
 
 
-def _pack(fields: tuple[object, ...]) -> bytes:
-    packed: bytes = _packb(fields)
-    return packed
+def _proposals(m: Proposals) -> tuple[object, ...]:
+    return (*m.edge, m.version_seen, m.ack, m.start, m.prefix_hash, m.tokens.tobytes(), m.more)
 
 
-def _attach_fields(m: Attach) -> tuple[object, ...]:
+def _truth(m: Truth) -> tuple[object, ...]:
+    return (*m.edge, m.version, m.base, m.tokens.tobytes(), m.limit)
+
+
+def _attach(m: Attach) -> tuple[object, ...]:
     plan = {
         "number": m.plan_number,
         "chain": m.chain,
@@ -87,7 +74,32 @@ def _attach_fields(m: Attach) -> tuple[object, ...]:
     return (*m.edge, m.version, plan, *stream, m.sampling.model_dump(), m.end, m.limit)
 
 
-def _output_fields(m: Output) -> tuple[object, ...]:
+def _report(m: Report) -> tuple[object, ...]:
+    levels = [
+        (n.draft, n.verifier, n.proposed, n.accepted, n.rounds, n.truncations) for n in m.levels
+    ]
+    return (*m.edge, levels, m.device_us)
+
+
+def _submit(m: Submit) -> tuple[object, ...]:
+    plan = None if m.plan is None else m.plan.model_dump()
+    return (m.request, m.prompt.tobytes(), m.sampling.model_dump(), plan, m.output.tobytes())
+
+
+def _output(m: Output) -> tuple[object, ...]:
     logprobs = [(row.token, row.logprob, row.top) for row in m.logprobs]
-    tokens = m.tokens.tobytes()
-    return (m.request, m.start, tokens, m.text, m.finish_reason, logprobs, m.stats)
+    return (m.request, m.start, m.tokens.tobytes(), m.finish_reason, logprobs, m.stats)
+
+
+_FIELDS: dict[type[WireMessage], Callable[[Any], tuple[object, ...]]] = {
+    Proposals: _proposals,
+    Truth: _truth,
+    Attach: _attach,
+    Refused: lambda m: (*m.edge, m.reason),
+    Detach: lambda m: (*m.edge, m.close),
+    Report: _report,
+    Submit: _submit,
+    Cancel: lambda m: (m.request,),
+    Output: _output,
+    Failed: lambda m: (m.request, m.kind, m.message),
+}
