@@ -15,7 +15,6 @@ EXIT_INTERRUPTED = 130
 app = typer.Typer(
     name="specrouter",
     help="Speculative decoding over chains of models: faster text, the same text.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -50,13 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
 def _exit_code(arguments: list[str] | None) -> int:
     try:
         # Not standalone: usage errors come here too and become one line like all others.
-        return app(arguments, standalone_mode=False) or 0
+        return app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except InputError as problem:
         return _failed(str(problem), EXIT_BAD_INPUT)
     except SpecRouterError as problem:
         return _failed(str(problem), EXIT_FAILED)
     except typer.TyperException as problem:
-        return _failed(problem.format_message(), EXIT_BAD_INPUT)
+        message = problem.format_message().replace("Value error, ", "").rstrip(".")
+        return _failed(f"{message}; see specrouter --help", EXIT_BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
 

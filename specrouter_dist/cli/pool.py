@@ -7,7 +7,7 @@ import typer
 from specrouter_dist.cli.options import DtypeOption, JsonOption
 from specrouter_dist.cli.output import mib, print_json
 
-app = typer.Typer(help="List, show, check and train pools.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check and train pools.")
 
 PoolArgument = Annotated[str, typer.Argument(help="A pool's name, or a pool file (.yaml).")]
 
