@@ -5,14 +5,12 @@ The metrics' names and meanings are vLLM's, so that its clients read them; ``lev
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.links.control import FinishReason
 from specrouter_dist.speculation.messages import TokenArray
-
-FinishReason = Literal["stop", "length"]
-"""``stop``: EOS, a stop id or a stop string; ``length``: max_tokens or the context's end."""
 
 
 @dataclass(frozen=True, slots=True)

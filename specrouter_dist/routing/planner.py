@@ -1,0 +1,106 @@
+"""Which chain, with which draft lengths: the least predicted time per token (DESIGN: section 8).
+
+Lock-step cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
+``tau`` per token: ``tau_i = (g * tau + v_i(g + 1) + hop) / E(g)``, with ``v_i(n)`` the time of a
+forward of n rows and ``E(g)`` the expected tokens of a round. A stage's stream does not depend
+on what is above it, so each level is optimised on its own, drafter first.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from specrouter_dist.config import EdgeKnobs, Plan
+from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.routing.observations import PairKey
+
+MAX_DRAFT_TOKENS = 16
+"""Longest block considered."""
+_LOOKUP_US = 15.0
+"""Time per token of a member without a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A chain with its best draft lengths."""
+
+    chain: tuple[str, ...]
+    num_draft_tokens: tuple[int, ...]
+    """Per edge, the drafter's first."""
+    predicted_us: float
+    """Time per token of the target's stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Ranks the chains of a pool.
+
+    Attributes:
+        members: names of the models; the last is the target.
+        lookups: names of the members without a model.
+        hop_us: what a round pays for crossing from one worker to the next and back.
+    """
+
+    members: tuple[str, ...]
+    lookups: tuple[str, ...]
+    hop_us: float
+    latency: LatencyTable
+    agreement: AgreementTable
+
+    def candidates(self, *, greedy: bool) -> list[Candidate]:
+        """All chains whose members' times are known, best first."""
+        found = [
+            candidate
+            for chain in self._chains()
+            if (candidate := self.evaluate(chain, greedy=greedy)) is not None
+        ]
+        return sorted(found, key=lambda candidate: candidate.predicted_us)
+
+    def evaluate(self, chain: Sequence[str], *, greedy: bool) -> Candidate | None:
+        """The best draft lengths of ``chain``; None if a member's times are unknown."""
+        tau = _LOOKUP_US if chain[0] in self.lookups else self.latency.forward_us(chain[0], 1)
+        lengths = []
+        for draft, verifier in zip(chain, chain[1:], strict=False):
+            if tau is None:
+                return None
+            best = self._best_length(PairKey(draft, verifier, greedy), tau)
+            if best is None:
+                return None
+            tau, length = best
+            lengths.append(length)
+        return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau)
+
+    def _best_length(self, pair: PairKey, tau: float) -> tuple[float, int] | None:
+        if self.latency.forward_us(pair.verifier, 1) is None:
+            return None
+        costs = []
+        hop_us = 0.0 if pair.draft in self.lookups else self.hop_us
+        for length in range(1, MAX_DRAFT_TOKENS + 1):
+            forward_us = self.latency.forward_us(pair.verifier, length + 1)
+            assert forward_us is not None
+            round_us = length * tau + forward_us + hop_us
+            costs.append((round_us / self.agreement.expected_tokens(pair, length), length))
+        return min(costs)
+
+    def _chains(self) -> Iterator[tuple[str, ...]]:
+        target = self.members[-1]
+        known = [m for m in self.members[:-1] if self.latency.forward_us(m, 1) is not None]
+        # A verifier slower than what it drafts for cannot pay; order by speed.
+        known.sort(key=lambda m: self.latency.forward_us(m, 1) or 0.0)
+        for count in range(len(known) + 1):
+            for between in combinations(known, count):
+                yield (*between, target)
+                for lookup in self.lookups:
+                    yield (lookup, *between, target)
+
+
+def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
+    """Lock-step knobs: a stage waits for its block, and takes what its upstream overshoots."""
+    edges: list[EdgeKnobs] = []
+    overshoot = 0
+    for length in candidate.num_draft_tokens:
+        burst = length + overshoot
+        edges.append(EdgeKnobs(window=burst, burst=burst, patience=length))
+        overshoot = length
+    return Plan(number=number, chain=candidate.chain, edges=tuple(edges), threads=threads)

@@ -1,0 +1,76 @@
+"""The router's state and decisions, without the process that it lives in."""
+
+from collections.abc import Sequence
+
+from specrouter_dist.config import Plan
+from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.planner import Candidate, Planner, to_plan
+from specrouter_dist.routing.plans import PlanTable
+
+_HYSTERESIS = 0.05
+"""A chain replaces the present one when it is predicted to be faster by this share."""
+
+
+class Router:
+    """Takes observations, gives plan tables.
+
+    Args:
+        models: names of the members with a model; the last is the target.
+        lookups: names of the members without.
+        hop_us: what a round pays for crossing between two members, there and back.
+        threads: CPU threads of a forward.
+    """
+
+    def __init__(
+        self, models: Sequence[str], lookups: Sequence[str], *, hop_us: float, threads: int = 1
+    ) -> None:
+        self.latency = LatencyTable()
+        self.agreement = AgreementTable()
+        self._planner = Planner(tuple(models), tuple(lookups), hop_us, self.latency, self.agreement)
+        self._threads = threads
+        self._number = 0
+        alone = Plan(chain=(models[-1],), threads=threads)
+        self.table = PlanTable(alone, alone)
+
+    def observe(self, observations: Observations) -> None:
+        """Takes what a worker has measured."""
+        for forward, times in observations.forwards.items():
+            self.latency.record(forward, times)
+        for pair, survival in observations.pairs.items():
+            self.agreement.record(pair, survival)
+
+    def candidates(self, *, greedy: bool) -> list[Candidate]:
+        """All chains with their predicted times, best first."""
+        return self._planner.candidates(greedy=greedy)
+
+    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+        """A plan for a chain that the user has named, with the best draft lengths known."""
+        candidate = self._planner.evaluate(chain, greedy=greedy)
+        if candidate is None:
+            candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
+        return to_plan(candidate, self._number, self._threads)
+
+    def decide(self) -> PlanTable | None:
+        """A new table if a better choice is known than the present one."""
+        greedy = self._choose(self.table.greedy, greedy=True)
+        sampled = self._choose(self.table.sampled, greedy=False)
+        if greedy is None and sampled is None:
+            return None
+        self.table = PlanTable(greedy or self.table.greedy, sampled or self.table.sampled)
+        return self.table
+
+    def _choose(self, present: Plan, *, greedy: bool) -> Plan | None:
+        candidates = self.candidates(greedy=greedy)
+        if not candidates:
+            return None
+        best = candidates[0]
+        ours = next((c for c in candidates if c.chain == present.chain), None)
+        if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
+            best = ours
+        chosen = to_plan(best, self._number + 1, self._threads)
+        if (chosen.chain, chosen.edges) == (present.chain, present.edges):
+            return None
+        self._number += 1
+        return chosen

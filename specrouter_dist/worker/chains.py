@@ -1,0 +1,235 @@
+"""Who drafts for whom: attaching, detaching, losing and finding upstreams (DESIGN: section 3).
+
+Each session only knows its upstream. It attaches it and hands it the rest of the chain, which
+does likewise. Starting, restarting, reconnecting and re-planning are the same act.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+
+from specrouter_dist.config import Plan
+from specrouter_dist.errors import LinkError, NoRoomError
+from specrouter_dist.links.address import Address
+from specrouter_dist.links.control import Attach, Detach, Refused, Report
+from specrouter_dist.links.hub import Hub, Peer
+from specrouter_dist.speculation.ending import StopIds
+from specrouter_dist.speculation.messages import EdgeId, Truth
+from specrouter_dist.worker.member import Member, Opening
+from specrouter_dist.worker.outbox import Outbox
+from specrouter_dist.worker.session import Session
+
+LEASE_S = 5.0
+"""How long a parked session keeps its KV. A re-plan that returns sooner pays nothing; a
+downstream that died holds no memory for longer."""
+
+
+class Chains:
+    """The edges of a worker's sessions."""
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        hub: Hub,
+        outbox: Outbox,
+        touch: Callable[[Session], None],
+    ) -> None:
+        self.sessions: dict[Session, None] = {}
+        """Every open session of this worker, the parked ones too."""
+        self.by_up_edge: dict[EdgeId, Session] = {}
+        self.by_down_edge: dict[EdgeId, Session] = {}
+        self._members = members
+        self._hub = hub
+        self._outbox = outbox
+        self._touch = touch
+        self._directory: dict[str, Address] = {}
+        self._lost: set[Peer] = set()
+        self._parked: dict[tuple[int, str], tuple[Session, float]] = {}
+        self._attach_numbers = itertools.count(1)
+
+    # -- as downstream -------------------------------------------------------------------------
+
+    def want(self, session: Session, plan: Plan) -> None:
+        """Makes ``plan`` the session's chain, unless a newer one or the same already is."""
+        if plan.number < session.plan_number:
+            return
+        session.plan_number, session.threads = plan.number, plan.threads
+        wanted = plan.chain[: plan.chain.index(session.member.name)]
+        if (wanted, plan.edges[: len(wanted)]) == (session.wanted, session.edges):
+            return
+        self.release_upstream(session, close=False)
+        session.wanted, session.edges = wanted, plan.edges[: len(wanted)]
+        session.refused.clear()
+        self.attach_upstream(session)
+
+    def attach_upstream(self, session: Session) -> None:
+        """Attaches the nearest wanted member that can be had; without any the session goes on
+        alone."""
+        for count in range(len(session.wanted), 0, -1):
+            if session.wanted[count - 1] not in session.refused and self._attach(session, count):
+                return
+
+    def release_upstream(self, session: Session, *, close: bool) -> None:
+        """Lets the upstream go; it parks, or frees everything if ``close``."""
+        edge, peer = session.up_edge, session.up_peer
+        if edge is not None:
+            self._forget_upstream(session)
+            self._outbox.put(peer, Detach(edge, close))
+
+    def on_refused(self, message: Refused) -> None:
+        """The upstream has no room: the chain is shorter."""
+        session = self.by_up_edge.get(message.edge)
+        if session is not None and session.upstream is not None:
+            session.refused.add(session.upstream)
+            self._forget_upstream(session)
+            self.attach_upstream(session)
+            self._touch(session)
+
+    def set_directory(self, directory: Mapping[str, Address]) -> None:
+        """Where each member of the pool is now. Shortened chains become whole again."""
+        self._directory = dict(directory)
+        self._lost.clear()
+        for session in self.sessions:
+            if session.num_attached < len(session.wanted):
+                self.release_upstream(session, close=False)
+                session.refused.clear()
+                self.attach_upstream(session)
+                self._touch(session)
+
+    def _attach(self, session: Session, count: int) -> bool:
+        """Whether ``wanted[count - 1]`` could be asked to draft for the session."""
+        name = session.wanted[count - 1]
+        peer: Peer | None = None
+        if name not in self._members:
+            address = self._directory.get(name)
+            if address is None or address.peer in self._lost:
+                return False
+            try:
+                peer = self._hub.connect(address)
+            except LinkError:
+                self._lost.add(address.peer)
+                return False
+        edge = EdgeId(session.id, next(self._attach_numbers), self._hub.address.incarnation)
+        truth = session.drafted_stage.attach_upstream(edge, session.edges[count - 1])
+        session.up_edge, session.up_peer, session.num_attached = edge, peer, count
+        self.by_up_edge[edge] = session
+        message = Attach(
+            edge=edge,
+            version=truth.version,
+            plan_number=session.plan_number,
+            chain=session.wanted[:count],
+            edges=session.edges[: count - 1],
+            threads=session.threads,
+            prompt_tokens=session.prompt_tokens,
+            tokens=truth.tokens,
+            sampling=session.sampling.model_copy(update={"logprobs": None, "stop": ()}),
+            end=session.end,
+            limit=truth.limit,
+        )
+        self._outbox.put(peer, message)
+        return True
+
+    def _forget_upstream(self, session: Session) -> None:
+        if session.up_edge is not None:
+            del self.by_up_edge[session.up_edge]
+        session.up_edge, session.up_peer, session.num_attached = None, None, 0
+        session.drafted_stage.detach_upstream()
+
+    # -- as upstream ---------------------------------------------------------------------------
+
+    def on_attach(self, peer: Peer | None, message: Attach, now: float) -> None:
+        """Opens (or takes from the parked) the session that is to draft for ``message.edge``."""
+        name = message.chain[-1]
+        member = self._members.get(name)
+        session = self._unpark(message.edge.session, name)
+        if session is None:
+            if member is None:
+                self._outbox.put(peer, Refused(message.edge, f"no member {name!r} here"))
+                return
+            try:
+                session = self._open(member, message)
+            except NoRoomError as error:
+                self._outbox.put(peer, Refused(message.edge, str(error)))
+                return
+        session.down_edge, session.down_peer = message.edge, peer
+        self.by_down_edge[message.edge] = session
+        truth = Truth(message.edge, message.version, 0, message.tokens, message.limit)
+        session.stage.attach_downstream(truth, message.end)
+        plan = Plan(
+            number=message.plan_number,
+            chain=message.chain,
+            edges=message.edges,
+            threads=message.threads,
+        )
+        self.want(session, plan)
+        self._touch(session)
+
+    def on_detach(self, message: Detach, now: float) -> None:
+        """The downstream lets go."""
+        session = self.by_down_edge.pop(message.edge, None)
+        if session is None:
+            return
+        if message.close:
+            self.close(session)
+        else:
+            self._park(session, now)
+
+    def on_report(self, message: Report) -> None:
+        """Counts of the levels above."""
+        session = self.by_up_edge.get(message.edge)
+        if session is not None:
+            session.upstream_levels = message.levels
+            session.upstream_device_us = message.device_us
+
+    def on_peer_lost(self, peer: Peer, now: float) -> None:
+        """A worker is gone: its upstreams are replaced, its downstreams' sessions parked."""
+        self._lost.add(peer)
+        for session in [s for s in self.by_up_edge.values() if s.up_peer == peer]:
+            self._forget_upstream(session)
+            self.attach_upstream(session)
+            self._touch(session)
+        for session in [s for s in self.by_down_edge.values() if s.down_peer == peer]:
+            assert session.down_edge is not None
+            del self.by_down_edge[session.down_edge]
+            self._park(session, now)
+
+    def close(self, session: Session) -> None:
+        """Frees the session here and above."""
+        self.release_upstream(session, close=True)
+        if session.down_edge is not None:
+            self.by_down_edge.pop(session.down_edge, None)
+        del self.sessions[session]
+        session.member.close(session)
+
+    def expire(self, now: float) -> float | None:
+        """Closes parked sessions whose lease is over; returns when the next one ends."""
+        for key, (session, lease_end) in list(self._parked.items()):
+            if lease_end <= now:
+                del self._parked[key]
+                self.close(session)
+        return min((lease_end for _, lease_end in self._parked.values()), default=None)
+
+    def _open(self, member: Member, message: Attach) -> Session:
+        opening = Opening(message.tokens, message.prompt_tokens, message.end, message.sampling)
+        stage, slot = member.open(opening, StopIds(message.sampling.stop_token_ids))
+        session = Session(
+            id=message.edge.session,
+            member=member,
+            stage=stage,
+            slot=slot,
+            sampling=message.sampling,
+            prompt_tokens=message.prompt_tokens,
+            end=message.end,
+        )
+        self.sessions[session] = None
+        return session
+
+    def _park(self, session: Session, now: float) -> None:
+        self.release_upstream(session, close=False)
+        session.wanted, session.edges, session.plan_number = (), (), 0
+        session.stage.detach_downstream()
+        session.down_edge, session.down_peer = None, None
+        self._parked[session.id, session.member.name] = (session, now + LEASE_S)
+
+    def _unpark(self, session_id: int, name: str) -> Session | None:
+        parked = self._parked.pop((session_id, name), None)
+        return parked[0] if parked else None

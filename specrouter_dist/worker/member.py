@@ -1,0 +1,163 @@
+"""A member of a worker: its engine, its sessions that may have work, and their forwards."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from specrouter_dist.config import LookupMember, SamplingParams
+from specrouter_dist.engine.interface import Engine, Extension, Picks
+from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey
+from specrouter_dist.speculation.ending import Ending
+from specrouter_dist.speculation.lookup import LookupStage
+from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.stage import Stage
+from specrouter_dist.speculation.steps import Step
+from specrouter_dist.worker.session import Session
+
+MAX_DRAFTS = 16
+"""Most tokens that a drafter draws in one step before it looks at its mail."""
+_LARGEST_TIMED_ROWS = 64
+"""Forwards of more rows are prompts; the planner asks about decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a new session starts from."""
+
+    tokens: Sequence[int]
+    """The stream so far, prompt first."""
+    prompt_tokens: int
+    end: int
+    """No position at or beyond it is wanted."""
+    sampling: SamplingParams
+
+
+class Member(Protocol):
+    """What a worker needs of a member, be it a model or not."""
+
+    name: str
+
+    def open(self, request: Opening, ending: Ending) -> tuple[Stage | LookupStage, int | None]:
+        """A stage, and the engine's slot where there is one.
+
+        Raises:
+            NoRoomError: slots or KV blocks are used up.
+        """
+        ...
+
+    def close(self, session: Session) -> None:
+        """Frees what the session holds here."""
+        ...
+
+
+class ModelHost:
+    """A member that is a model on the worker's device."""
+
+    def __init__(self, name: str, engine: Engine, *, is_target: bool) -> None:
+        self.name = name
+        self.engine = engine
+        self.is_target = is_target
+        self.ready: dict[Session, None] = {}
+        """Sessions that something has happened to since they last had nothing to do."""
+        self._threads = 0
+
+    def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
+        """Reserves a slot. Only drafters draw several tokens in one step."""
+        end = min(request.end, self.engine.info.context_tokens)
+        slot = self.engine.open(request.sampling, request.prompt_tokens, end)
+        stage = Stage(
+            request.tokens,
+            prompt_tokens=request.prompt_tokens,
+            end=end,
+            ending=ending,
+            max_drafts=1 if self.is_target else MAX_DRAFTS,
+        )
+        return stage, slot
+
+    def close(self, session: Session) -> None:
+        """Frees the session's slot and KV blocks."""
+        self.ready.pop(session, None)
+        assert session.slot is not None
+        self.engine.close(session.slot)
+
+    def take_steps(self, now: float) -> list[tuple[Session, Step]]:
+        """Starts a step of every session that has one; the others wait or rest."""
+        batch = []
+        for session in list(self.ready):
+            step = session.stage.next_step()
+            if step is not None:
+                session.deadline = None
+                batch.append((session, step))
+                continue
+            del self.ready[session]
+            wait_ms = session.stage.wait_ms
+            if wait_ms is None:
+                session.deadline = None
+            elif session.deadline is None:
+                session.deadline = now + wait_ms / 1e3
+        return batch
+
+    def forward(
+        self, batch: list[tuple[Session, Step]], observations: Observations
+    ) -> list[tuple[Session, TokenArray, Picks]]:
+        """Runs the steps as one ragged batch; returns by what each stream grew."""
+        threads = max(session.threads for session, _ in batch)
+        if threads != self._threads:
+            self.engine.set_threads(threads)
+            self._threads = threads
+        extensions = [
+            Extension(session.slot, step.start, step.tokens, step.num_picks, step.num_drafts)
+            for session, step in batch
+        ]
+        started = time.perf_counter()
+        all_picks = self.engine.extend(extensions)
+        elapsed_us = (time.perf_counter() - started) * 1e6
+        self._observe_forward(batch, elapsed_us, observations)
+        grown = []
+        for (session, step), picks in zip(batch, all_picks, strict=True):
+            session.device_us += elapsed_us / len(batch)
+            accepted = session.stage.counts.accepted
+            new = session.stage.on_step_done(picks.tokens)
+            accepted = session.stage.counts.accepted - accepted
+            was_judged = len(new) > accepted or accepted == step.num_proposals
+            if step.num_picks and session.upstream and was_judged:
+                key = PairKey(session.upstream, self.name, session.sampling.greedy)
+                observations.add_block(key, step.num_proposals, accepted)
+            grown.append((session, new, picks))
+        return grown
+
+    def _observe_forward(
+        self,
+        batch: list[tuple[Session, Step]],
+        elapsed_us: float,
+        observations: Observations,
+    ) -> None:
+        num_rows = sum(len(step.tokens) for _, step in batch)
+        num_drafts = {step.num_drafts for _, step in batch}
+        if num_rows > _LARGEST_TIMED_ROWS or len(num_drafts) > 1:
+            return
+        key = ForwardKey(self.name, num_rows, len(batch))
+        observations.add_forward(key, elapsed_us / (1 + num_drafts.pop()))
+
+
+class LookupHost:
+    """A member without a model: proposals come from the text itself."""
+
+    def __init__(self, config: LookupMember) -> None:
+        self.name = config.name
+        self._config = config
+
+    def open(self, request: Opening, ending: Ending) -> tuple[LookupStage, None]:
+        """Indexes the text; where it ends is the verifier's business."""
+        stage = LookupStage(
+            request.tokens,
+            prompt_tokens=request.prompt_tokens,
+            end=request.end,
+            min_match_tokens=self._config.min_match_tokens,
+            max_match_tokens=self._config.max_match_tokens,
+        )
+        return stage, None
+
+    def close(self, session: Session) -> None:
+        """There is nothing to free."""

@@ -1,0 +1,87 @@
+"""One session of one member, as its worker keeps it."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from specrouter_dist.config import EdgeKnobs, SamplingParams
+from specrouter_dist.links.control import LevelCounts
+from specrouter_dist.links.hub import Peer
+from specrouter_dist.speculation.lookup import LookupStage
+from specrouter_dist.speculation.messages import EdgeId
+from specrouter_dist.speculation.stage import Stage
+
+if TYPE_CHECKING:
+    from specrouter_dist.worker.member import Member
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """A stage with everything that the stage itself need not know.
+
+    ``peer`` fields are None where the other side is a member of the same worker.
+    """
+
+    id: int
+    """64-bit id of the request."""
+    member: "Member"
+    stage: Stage | LookupStage
+    slot: int | None
+    sampling: SamplingParams
+    prompt_tokens: int
+    end: int
+    """No position at or beyond it is wanted by the request."""
+
+    wanted: tuple[str, ...] = ()
+    """Members above this one, drafter first."""
+    edges: tuple[EdgeKnobs, ...] = ()
+    """``edges[i]`` is below ``wanted[i]``."""
+    plan_number: int = 0
+    threads: int = 1
+
+    up_edge: EdgeId | None = None
+    up_peer: Peer | None = None
+    num_attached: int = 0
+    """The upstream is ``wanted[num_attached - 1]``; 0: none. Below ``len(wanted)`` the chain is
+    shorter than wanted."""
+    refused: set[str] = field(default_factory=set)
+    """Members that had no room for this session."""
+    down_edge: EdgeId | None = None
+    down_peer: Peer | None = None
+
+    deadline: float | None = None
+    """When the present wait for proposals ends, by the worker's clock."""
+    device_us: float = 0.0
+    """Device time spent on this session by this member."""
+    upstream_levels: tuple[LevelCounts, ...] = ()
+    upstream_device_us: int = 0
+    """As last reported by the upstream, over all members above."""
+
+    @property
+    def upstream(self) -> str | None:
+        """Name of the attached upstream member."""
+        return self.wanted[self.num_attached - 1] if self.num_attached else None
+
+    @property
+    def drafted_stage(self) -> Stage:
+        """The stage, of a member that can have an upstream."""
+        assert isinstance(self.stage, Stage)
+        return self.stage
+
+    def levels(self) -> tuple[LevelCounts, ...]:
+        """Counts of every level from the drafter down to this one."""
+        if not isinstance(self.stage, Stage) or not self.stage.counts.verify_rounds:
+            return self.upstream_levels
+        counts = self.stage.counts
+        own = LevelCounts(
+            draft=self.upstream or self.wanted[-1],
+            verifier=self.member.name,
+            proposed=counts.proposed,
+            accepted=counts.accepted,
+            rounds=counts.verify_rounds,
+            truncations=counts.truncations,
+        )
+        return (*self.upstream_levels, own)
+
+    def total_device_us(self) -> int:
+        """Device time over this member and all above, in microseconds."""
+        return int(self.device_us) + self.upstream_device_us

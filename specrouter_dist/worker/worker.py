@@ -1,0 +1,280 @@
+"""The engine thread of a worker: mail in, one forward, mail out, again.
+
+It alone owns stages, block tables and the clock. Everything else reaches it through the hub's
+queue.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from specrouter_dist.links.address import (
+    Address,
+    DialRefused,
+    Event,
+    LinkDown,
+    LinkUp,
+    Peer,
+    Posted,
+    Received,
+)
+from specrouter_dist.links.control import (
+    Attach,
+    Cancel,
+    Detach,
+    Failed,
+    Output,
+    Refused,
+    Report,
+    Submit,
+    WireMessage,
+)
+from specrouter_dist.links.hub import Hub
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.speculation.ending import Ending
+from specrouter_dist.speculation.messages import Proposals, Truth
+from specrouter_dist.worker.chains import Chains
+from specrouter_dist.worker.member import Member, ModelHost
+from specrouter_dist.worker.outbox import Outbox
+from specrouter_dist.worker.requests import Requests
+from specrouter_dist.worker.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SetDirectory:
+    """Posted: where each member of the pool is now."""
+
+    addresses: Mapping[str, Address]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPlans:
+    """Posted: the router's newest choice."""
+
+    table: PlanTable
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Posted: runs on the engine thread, between two forwards."""
+
+    function: Callable[[], None]
+
+
+class Worker:
+    """One device, one engine thread, one or more members.
+
+    Args:
+        members: the members of this worker; the target, if it is here, is among them.
+        hub: its links. The worker closes it when it stops.
+        table: the plans to begin with (used where the target is).
+        make_ending: where a request's text ends (used where the target is).
+        deliver: takes what goes to clients of this process.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        hub: Hub,
+        table: PlanTable,
+        make_ending: Callable[[Submit], Ending],
+        deliver: Callable[[Output | Failed], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.hub = hub
+        self.error: Exception | None = None
+        """What ended the engine thread, if it was not :meth:`stop`."""
+        self._clock = clock
+        self._deliver = deliver
+        self._observations = Observations()
+        self._touched: dict[Session, None] = {}
+        self._closing = False
+        self._outbox = Outbox(hub, self._on_peer_lost)
+        self._chains = Chains({m.name: m for m in members}, hub, self._outbox, self._touch)
+        # The member closest to the client goes first: what it settles decides what the others do.
+        models = [m for m in members if isinstance(m, ModelHost)]
+        self._models = sorted(models, key=lambda model: not model.is_target)
+        self._requests: Requests | None = None
+        if self._models and self._models[0].is_target:
+            self._requests = Requests(
+                self._models[0], self._chains, self._outbox, table, make_ending, self._touch
+            )
+        self._thread = threading.Thread(target=self._run, name=f"engine-{hub.address.worker}")
+
+    # -- from other threads --------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the engine thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the engine thread and closes the links."""
+        self.hub.post(Call(self._close))
+        self._thread.join()
+
+    def submit(self, message: Submit | Cancel) -> None:
+        """Hands over a request of a client of this process."""
+        self.hub.post(message)
+
+    def take_observations(self) -> Observations:
+        """What was measured since the last call. Called on the engine thread (:class:`Call`)."""
+        taken, self._observations = self._observations, Observations()
+        return taken
+
+    @property
+    def num_sessions(self) -> int:
+        """Open sessions of all members, the parked ones too."""
+        return len(self._chains.sessions)
+
+    # -- the engine thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            busy = False
+            while not self._closing:
+                timeout_s = 0.0 if busy else self._idle_s()
+                for event in self.hub.receive(timeout_s):
+                    self._on_event(event)
+                self._settle()
+                busy = self._advance()
+        except Exception as error:
+            # The engine thread is the worker: without it the process is of no use.
+            logger.exception("the engine thread of %s has failed", self.hub.address.worker)
+            self.error = error
+            raise
+        finally:
+            self.hub.close()
+
+    def _close(self) -> None:
+        self._closing = True
+
+    def _touch(self, session: Session) -> None:
+        self._touched[session] = None
+
+    def _idle_s(self) -> float | None:
+        """How long nothing has to be done: until the next deadline or lease ends."""
+        now = self._clock()
+        lease_end = self._chains.expire(now)
+        ends = [lease_end] if lease_end is not None else []
+        for session in self._chains.sessions:
+            if session.deadline is None:
+                continue
+            if session.deadline <= now:
+                session.deadline = None
+                session.drafted_stage.on_deadline()
+                self._touch(session)
+            else:
+                ends.append(session.deadline)
+        if self._touched:
+            return 0.0
+        return max(0.0, min(ends) - now) if ends else None
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Received(peer, messages):
+                for message in messages:
+                    self._on_message(peer, message)
+            case LinkDown(peer, error):
+                logger.info("link to %s is down: %s", peer.worker, error)
+                self._on_peer_lost(peer)
+            case Posted(item):
+                self._on_posted(item)
+            case DialRefused(error):
+                logger.warning("a dial was refused: %s", error)
+            case LinkUp():
+                pass
+
+    def _on_posted(self, item: object) -> None:
+        match item:
+            case Submit() | Cancel():
+                self._on_message(None, item)
+            case SetDirectory(addresses):
+                self._chains.set_directory(addresses)
+            case SetPlans(table) if self._requests is not None:
+                self._requests.set_plans(table)
+            case Call(function):
+                function()
+            case _:
+                raise TypeError(f"nobody posts {type(item).__name__} here")
+
+    def _on_message(self, peer: Peer | None, message: WireMessage) -> None:
+        chains = self._chains
+        match message:
+            case Proposals(edge=edge):
+                if (session := chains.by_up_edge.get(edge)) is not None:
+                    session.drafted_stage.on_proposals(message)
+                    self._touch(session)
+            case Truth(edge=edge):
+                if (session := chains.by_down_edge.get(edge)) is not None:
+                    session.stage.on_truth(message)
+                    self._touch(session)
+            case Report():
+                chains.on_report(message)
+            case Attach():
+                chains.on_attach(peer, message, self._clock())
+            case Refused():
+                chains.on_refused(message)
+            case Detach():
+                chains.on_detach(message, self._clock())
+            case Submit() if self._requests is not None:
+                self._requests.on_submit(peer, message)
+            case Submit():
+                text = f"worker {self.hub.address.worker} does not hold the target"
+                self._outbox.put(peer, Failed(message.request, "UnavailableError", text))
+            case Cancel() if self._requests is not None:
+                self._requests.on_cancel(message)
+            case Output() | Failed() if peer is None:
+                self._deliver(message)
+            case _:
+                logger.warning("%s does not go to workers", type(message).__name__)
+
+    def _on_peer_lost(self, peer: Peer) -> None:
+        self._chains.on_peer_lost(peer, self._clock())
+        if self._requests is not None:
+            self._requests.on_peer_lost(peer)
+
+    def _settle(self) -> None:
+        """Says what is to be said; members of this worker hear it at once."""
+        while self._touched or self._outbox.local:
+            touched, self._touched = self._touched, {}
+            for session in touched:
+                if session not in self._chains.sessions:
+                    continue
+                self._say(session)
+                if isinstance(session.member, ModelHost):
+                    session.member.ready[session] = None
+            while self._outbox.local:
+                self._on_message(None, self._outbox.local.popleft())
+        self._outbox.flush()
+
+    def _say(self, session: Session) -> None:
+        for message in session.stage.flush():
+            if isinstance(message, Truth):
+                self._outbox.put(session.up_peer, message)
+                continue
+            if session.up_edge is not None and session.down_edge is not None:
+                levels, device_us = session.levels(), session.total_device_us()
+                self._outbox.put(session.down_peer, Report(session.down_edge, levels, device_us))
+            self._outbox.put(session.down_peer, message)
+
+    def _advance(self) -> bool:
+        """One forward of the first member that has something to do; whether there was one."""
+        now = self._clock()
+        for model in self._models:
+            batch = model.take_steps(now)
+            if not batch:
+                continue
+            steps = {session: step for session, step in batch}
+            for session, new, picks in model.forward(batch, self._observations):
+                self._touch(session)
+                if model.is_target and self._requests is not None:
+                    self._requests.on_grown(session, steps[session], new, picks)
+            self._settle()
+            return True
+        return False
