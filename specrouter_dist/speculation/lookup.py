@@ -1,0 +1,209 @@
+"""A proposer without a model: it continues the longest match found in the prompt and the output.
+
+Where a text repeats itself (code, quotations, tables) this drafts at no device time at all.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+from specrouter_dist.speculation.edges import DownstreamEdge
+from specrouter_dist.speculation.messages import (
+    TOKEN_TYPECODE,
+    Message,
+    Proposals,
+    TokenArray,
+    Truth,
+)
+from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
+
+MAX_CANDIDATES = 16
+"""Most earlier places that one lookup compares, newest first: a bound on its time."""
+
+
+class NgramIndex:
+    """The places at which each n-gram of a stream ends, newest first.
+
+    One dictionary holds the newest place of each n-gram and one array the place before each
+    place, as in LZ77. Growing and shrinking cost time per token added or removed.
+
+    Args:
+        stream: the indexed stream; it changes through this index alone.
+        num_tokens: length of the n-grams.
+    """
+
+    __slots__ = ("_newest", "_num_tokens", "_older", "_stream")
+
+    def __init__(self, stream: TokenBuffer, num_tokens: int) -> None:
+        self._stream = stream
+        self._num_tokens = num_tokens
+        self._newest: dict[bytes, int] = {}
+        self._older = array("q", [0])
+        self._index(0)
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """The stream grows by ``tokens``."""
+        old_length = len(self._stream)
+        self._stream.append(tokens)
+        self._index(old_length)
+
+    def truncate(self, length: int) -> None:
+        """The stream keeps its first ``length`` tokens."""
+        for end in range(len(self._stream), max(length, self._num_tokens - 1), -1):
+            if self._older[end]:
+                self._newest[self._gram(end)] = self._older[end]
+            else:
+                del self._newest[self._gram(end)]
+        del self._older[length + 1 :]
+        self._stream.truncate(length)
+
+    def older_places(self) -> list[int]:
+        """Where the stream's last n-gram ended before, newest first."""
+        places: list[int] = []
+        place = self._older[len(self._stream)]
+        while place and len(places) < MAX_CANDIDATES:
+            places.append(place)
+            place = self._older[place]
+        return places
+
+    def _index(self, old_length: int) -> None:
+        for end in range(old_length + 1, len(self._stream) + 1):
+            if end < self._num_tokens:
+                self._older.append(0)
+                continue
+            gram = self._gram(end)
+            self._older.append(self._newest.get(gram, 0))
+            self._newest[gram] = end
+
+    def _gram(self, end: int) -> bytes:
+        return self._stream.slice(end - self._num_tokens, end).tobytes()
+
+
+class LookupStage:
+    """One session of the lookup member: the edge interface of a stage that has no upstream.
+
+    Its stream is what downstream has settled. Every Truth is answered with one continuation, up
+    to the limit.
+
+    Args:
+        tokens: the stream to begin with; its first ``prompt_tokens`` are the prompt.
+        prompt_tokens: length of the prompt, at least 1.
+        end: no position at or beyond it is wanted.
+        min_match_tokens: shortest suffix of the stream worth continuing, at least 1.
+        max_match_tokens: longest suffix compared.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        *,
+        prompt_tokens: int,
+        end: int,
+        min_match_tokens: int,
+        max_match_tokens: int,
+    ) -> None:
+        assert 1 <= prompt_tokens <= len(tokens)
+        assert 1 <= min_match_tokens <= max_match_tokens
+        self.tokens = TokenBuffer(tokens)
+        self.down: DownstreamEdge | None = None
+        self._index = NgramIndex(self.tokens, min_match_tokens)
+        self._min_match = min_match_tokens
+        self._max_match = max_match_tokens
+        self._end = end
+        self._limit = 0
+
+    # -- state, as a worker asks for it --------------------------------------------------------
+
+    @property
+    def settled(self) -> int:
+        """How much of the stream downstream has confirmed: all of it."""
+        return len(self.tokens)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing follows: the stream is as long as it may be."""
+        return len(self.tokens) >= self._end
+
+    @property
+    def wait_ms(self) -> None:
+        """There is nothing to wait for."""
+        return None
+
+    def next_step(self) -> None:
+        """There is no model to run."""
+        return None
+
+    # -- downstream: Truths come, proposals go -------------------------------------------------
+
+    def attach_downstream(self, truth: Truth, end: int) -> None:
+        """Begins to draft for ``truth.edge``, whose whole stream ``truth`` is (base 0)."""
+        assert truth.base == 0
+        self.down = DownstreamEdge(truth.edge, version_seen=truth.version - 1)
+        self._end = end
+        self.on_truth(truth)
+
+    def detach_downstream(self) -> None:
+        """Nobody listens: the stage rests with its index until it is attached again."""
+        self.down = None
+        self._limit = 0
+
+    def on_truth(self, truth: Truth) -> None:
+        """Downstream's stream, as of now, becomes ours."""
+        down = self.down
+        if down is None or truth.edge != down.edge or truth.version <= down.version_seen:
+            return
+        if truth.base > len(self.tokens):
+            return
+        down.version_seen = truth.version
+        down.due = True
+        self._limit = truth.limit
+        own = self.tokens.slice(truth.base, len(self.tokens))
+        num_equal = common_prefix(own, truth.tokens)
+        if num_equal < len(own):
+            self._index.truncate(truth.base + num_equal)
+        self._index.append(truth.tokens[num_equal:])
+
+    def flush(self) -> list[Message]:
+        """The answer to the newest Truth, if it has not been given yet."""
+        down = self.down
+        if down is None or not down.due:
+            return []
+        length = len(self.tokens)
+        num_wanted = min(self._limit, self._end) - length
+        tokens = self._continuation(num_wanted)
+        down.due, down.sent = False, length + len(tokens)
+        proposals = Proposals(
+            edge=down.edge,
+            version_seen=down.version_seen,
+            ack=length,
+            start=length,
+            prefix_hash=self.tokens.hash_at(length),
+            tokens=tokens,
+            more=0 < num_wanted == len(tokens),
+        )
+        return [proposals]
+
+    def _continuation(self, num_wanted: int) -> TokenArray:
+        """What followed the longest match; of equally long ones the newest long enough."""
+        if num_wanted < 1:
+            return array(TOKEN_TYPECODE)
+        length = len(self.tokens)
+        best_place, best = 0, (self._min_match, 0)
+        for place in self._index.older_places():
+            match = self._match(place, at_least=best[0])
+            found = match, min(num_wanted, length - place)
+            if found > best:
+                best_place, best = place, found
+                if found == (self._max_match, num_wanted):
+                    break
+        return self.tokens.slice(best_place, best_place + best[1])
+
+    def _match(self, place: int, at_least: int) -> int:
+        """How many tokens before ``place`` equal the stream's last ones; 0 if too few."""
+        tokens, length = self.tokens, len(self.tokens)
+        match, longest = at_least, min(self._max_match, place)
+        suffix = tokens.slice(length - match, length)
+        if match > longest or tokens.slice(place - match, place) != suffix:
+            return 0
+        while match < longest and tokens[place - match - 1] == tokens[length - match - 1]:
+            match += 1
+        return match
