@@ -4,22 +4,17 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from specrouter_dist.errors import ConfigError, FrameError, LinkError
-from specrouter_dist.links.address import (
-    Address,
-    DialRefused,
-    Event,
-    LinkDown,
-    LinkUp,
-    Peer,
-    Posted,
-    Received,
-)
+from specrouter_dist.errors import ConfigError, LinkError
+from specrouter_dist.links.address import Address, Event, Peer, Posted
 from specrouter_dist.links.control import WireMessage
+from specrouter_dist.links.grpc_pipe import Accepted, GrpcListener, dial_grpc
 from specrouter_dist.links.hello import MAX_WORKER_NAME_BYTES, MIN_SECRET_BYTES, Credentials
 from specrouter_dist.links.link import Link, Pipe
 from specrouter_dist.links.outbox import Outbox
+from specrouter_dist.links.pair import PairLink
+from specrouter_dist.links.peers import PeerTable
 from specrouter_dist.links.unix import UnixListener, UnixPipe, dial_unix
 from specrouter_dist.links.wakeup import Mailbox
 
@@ -44,6 +39,7 @@ class Hub:
         node: str,
         secret: bytes,
         *,
+        grpc_host: str | None = None,
         vocab_size: int | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         max_buffered_bytes: int = MAX_BUFFERED_BYTES,
@@ -56,6 +52,7 @@ class Hub:
             incarnation: 64-bit id of this life of it.
             node: workers of the same node share a file system.
             secret: the cluster's, at least 16 bytes.
+            grpc_host: this node's address (IPv6 in brackets) if others shall reach it there.
             vocab_size: token ids of received messages must be below it.
             max_frame_bytes: longest frame sent or accepted.
             max_buffered_bytes: most unsent bytes per link before it is closed.
@@ -63,6 +60,7 @@ class Hub:
 
         Raises:
             ConfigError: the worker's name or the secret has an unusable length.
+            LinkError: ``grpc_host`` is not an address of this node.
         """
         if len(secret) < MIN_SECRET_BYTES:
             raise ConfigError(
@@ -75,22 +73,38 @@ class Hub:
         self._vocab_size = vocab_size
         self._max_frame_bytes = max_frame_bytes
         self._max_buffered_bytes = max_buffered_bytes
-        self._handshake_timeout_s = handshake_timeout_s
+        self._peers = PeerTable(handshake_timeout_s)
         self._selector = selectors.DefaultSelector()
-        self._mailbox: Mailbox[object] = Mailbox(self._selector)
-        self._listener = UnixListener(self._selector, self._accept)
-        self._events: list[Event] = []
-        # The link on which this side sends to a peer, and every link with it.
-        self._sending: dict[Peer, Link] = {}
-        self._links: dict[Peer, list[Link]] = {}
-        # Links that have not proved themselves yet, and until when they may.
-        self._strangers: dict[Link, float] = {}
-        self.address = Address(worker, incarnation, node, self._listener.path, None)
+        self._mailbox: Mailbox[Posted | Callable[[], None]] = Mailbox(self._selector)
+        self._unix = UnixListener(self._selector, self._accept_unix)
+        self._grpc: GrpcListener | None = None
+        if grpc_host is not None:
+            try:
+                self._grpc = self._listen_grpc(grpc_host)
+            except LinkError:
+                self.close()
+                raise
+        grpc_address = None if self._grpc is None else self._grpc.address
+        self.address = Address(worker, incarnation, node, self._unix.path, grpc_address)
+
+    @staticmethod
+    def pair(a: "Hub", b: "Hub") -> None:
+        """Links two hubs of one process; messages pass as they are, without copies.
+
+        To be called while neither hub is used by another thread.
+        """
+        ends = PairLink(a._peers, b._own), PairLink(b._peers, a._own)
+        ends[0].join(ends[1], b._mailbox.put)
+        ends[1].join(ends[0], a._mailbox.put)
+        for hub, end in zip((a, b), ends, strict=True):
+            hub._peers.add(end)
+            hub._peers.on_up(end)
 
     def connect(self, address: Address) -> Peer:
         """The peer at ``address``, dialled unless there is a link with it already.
 
-        What is sent before ``LinkUp`` waits for it. A failed handshake is a ``LinkDown``.
+        Never waits. What is sent before ``LinkUp`` waits for it. Another node that cannot be
+        reached, like a failed handshake, is a ``LinkDown`` soon.
 
         Raises:
             LinkError: nobody listens there, or there is no way to get there.
@@ -98,34 +112,33 @@ class Hub:
         peer = address.peer
         if peer == self._own:
             raise LinkError("a worker has no link with itself")
-        if peer in self._sending:
+        if self._peers.sending(peer) is not None:
             return peer
-        if address.node != self.address.node or address.unix is None:
-            raise LinkError(f"no way from node {self.address.node!r} to {address}")
-        connection = dial_unix(address.unix)
-        link = self._new_link(peer)
-        self._sending[peer] = link
-        self._links.setdefault(peer, []).append(link)
-        link.start(self._unix_pipe(connection))
+        if address.node == self.address.node and address.unix is not None:
+            self._start(peer, self._outbox(), self._unix_pipe(dial_unix(address.unix)))
+        elif address.grpc is not None:
+            dial = partial(dial_grpc, address.grpc, self._max_frame_bytes, self._mailbox.put)
+            self._start(peer, self._outbox(), dial)
+        else:
+            raise LinkError(f"{peer.worker} on node {address.node!r} has no gRPC address")
         return peer
 
     def send(self, peer: Peer, messages: Sequence[WireMessage]) -> None:
         """Sends the messages as one frame, in order, or buffers them; never blocks.
 
-        While the peer does not read, an unsent Truth is replaced by a newer one of its edge. A
-        full buffer closes the link. What is sent between a link's end and its ``LinkDown`` is
-        lost like what was sent just before.
+        While the peer does not read, an unsent Truth is replaced by a newer one of its edge, and
+        what waited goes in as few frames as possible. A full buffer closes the link. What is sent
+        between a link's end and its ``LinkDown`` is lost like what was sent just before.
 
         Raises:
             LinkError: there is no link with ``peer``.
-            FrameError: one message alone is larger than a frame.
+            FrameError: one message alone is larger than a frame; none of them is sent.
         """
-        link = self._sending.get(peer)
+        link = self._peers.sending(peer)
         if link is None:
-            if any(isinstance(event, LinkDown) and event.peer == peer for event in self._events):
-                return
-            raise LinkError(f"no link with {peer}")
-        if messages:
+            if not self._peers.is_ending(peer):
+                raise LinkError(f"no link with {peer}")
+        elif messages:
             link.send(messages)
 
     def receive(self, timeout_s: float | None) -> list[Event]:
@@ -137,100 +150,69 @@ class Hub:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             self._look(self._wait_s(until))
-            if self._events or (until is not None and time.monotonic() >= until):
-                events, self._events = self._events, []
+            events = self._peers.events
+            if events or (until is not None and time.monotonic() >= until):
+                self._peers.events = []
                 return events
 
     def post(self, item: object) -> None:
         """Hands an item to the engine thread, as ``Posted``, and wakes it. Thread-safe."""
-        self._mailbox.put(item)
+        self._mailbox.put(Posted(item))
 
     def close(self) -> None:
         """Closes every link; peers see ``LinkDown``. Idempotent."""
         if self._selector.get_map() is None:
             return
-        for links in list(self._links.values()):
-            for link in list(links):
-                link.close()
-        for link in list(self._strangers):
-            link.close()
-        self._listener.close()
+        self._peers.close()
+        self._unix.close()
+        if self._grpc is not None:
+            self._grpc.close()
         self._mailbox.close()
         self._selector.close()
 
-    # ------------------------------------------------------------------ what links report
-
-    def on_up(self, link: Link) -> None:
-        """The link's peer has proved itself."""
-        peer = link.peer
-        assert peer is not None
-        del self._strangers[link]
-        links = self._links.setdefault(peer, [])
-        if not link.dialled:
-            if any(not other.dialled for other in links):
-                # It dials again only after it has given the old link up.
-                self._drop(peer, LinkError("the peer has dialled again"))
-                links = self._links.setdefault(peer, [])
-            links.append(link)
-            self._sending.setdefault(peer, link)
-        if not any(other.up for other in links if other is not link):
-            self._events.append(LinkUp(peer))
-
-    def on_messages(self, link: Link, messages: list[WireMessage]) -> None:
-        """A frame has arrived."""
-        assert link.peer is not None
-        self._events.append(Received(link.peer, messages))
-
-    def on_down(self, link: Link, error: LinkError) -> None:
-        """The link has closed itself."""
-        self._strangers.pop(link, None)
-        if link.peer is not None and link in self._links.get(link.peer, ()):
-            self._drop(link.peer, error)
-        else:
-            self._events.append(DialRefused(error))
-
-    # ---------------------------------------------------------------------------- inside
-
-    def _drop(self, peer: Peer, error: LinkError) -> None:
-        self._sending.pop(peer, None)
-        for link in self._links.pop(peer):
-            self._strangers.pop(link, None)
-            link.close()
-        self._events.append(LinkDown(peer, error))
-
-    def _new_link(self, listener: Peer | None) -> Link:
+    def _start(
+        self, peer: Peer | None, outbox: Outbox, make_pipe: Callable[[Link, Outbox], Pipe]
+    ) -> None:
         link = Link(
-            self,
+            self._peers,
             self._credentials,
-            Outbox(self._max_frame_bytes, self._max_buffered_bytes),
-            listener=listener,
+            outbox,
+            listener=peer,
             max_frame_bytes=self._max_frame_bytes,
             vocab_size=self._vocab_size,
         )
-        self._strangers[link] = time.monotonic() + self._handshake_timeout_s
-        return link
+        self._peers.add(link)
+        link.start(make_pipe)
+
+    def _outbox(self) -> Outbox:
+        return Outbox(self._max_frame_bytes, self._max_buffered_bytes)
 
     def _unix_pipe(self, connection: socket.socket) -> Callable[[Link, Outbox], Pipe]:
-        return lambda link, outbox: UnixPipe(connection, self._selector, link, outbox)
+        return partial(UnixPipe, connection, self._selector)
 
-    def _accept(self, connection: socket.socket) -> None:
-        self._new_link(None).start(self._unix_pipe(connection))
+    def _accept_unix(self, connection: socket.socket) -> None:
+        self._start(None, self._outbox(), self._unix_pipe(connection))
+
+    def _listen_grpc(self, host: str) -> GrpcListener:
+        def accept(stream: Accepted) -> None:
+            pipe = partial(stream.pipe, self._mailbox.put)
+            self._mailbox.put(partial(self._start, None, stream.outbox, pipe))
+
+        return GrpcListener(host, self._max_frame_bytes, self._outbox, accept)
 
     def _wait_s(self, until: float | None) -> float | None:
-        if self._events or self._mailbox:
+        if self._peers.events or self._mailbox:
             return 0.0
-        deadlines = [*self._strangers.values(), *(() if until is None else (until,))]
+        stranger = self._peers.deadline()
+        deadlines = [at for at in (until, stranger) if at is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _look(self, wait_s: float | None) -> None:
         for key, events in self._selector.select(wait_s):
             key.data(events)
-        while self._mailbox:
-            self._events.append(Posted(self._mailbox.take()))
-        if self._strangers:
-            self._expire(time.monotonic())
-
-    def _expire(self, now: float) -> None:
-        for link, deadline in list(self._strangers.items()):
-            if deadline <= now:
-                link.fail(FrameError(f"no hello within {self._handshake_timeout_s} s"))
+        while (item := self._mailbox.take()) is not None:
+            if isinstance(item, Posted):
+                self._peers.events.append(item)
+            else:
+                item()
+        self._peers.expire()

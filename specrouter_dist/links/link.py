@@ -9,7 +9,7 @@ from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import WireMessage
 from specrouter_dist.links.decoding import decode
 from specrouter_dist.links.hello import MAX_HELLO_BYTES, NONCE_BYTES, Credentials
-from specrouter_dist.links.outbox import Outbox
+from specrouter_dist.links.outbox import Outbox, OutboxFullError
 
 
 class Pipe(Protocol):
@@ -28,18 +28,49 @@ class Pipe(Protocol):
         ...
 
 
+class AnyLink(Protocol):
+    """A duplex link to one peer. Engine thread only."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """None until the dialler has said who it is."""
+        ...
+
+    @property
+    def dialled(self) -> bool:
+        """Whether this side dialled."""
+        ...
+
+    @property
+    def up(self) -> bool:
+        """Whether the peer has proved itself."""
+        ...
+
+    def send(self, messages: Sequence[WireMessage]) -> None:
+        """Queues one frame; it goes at once when it can."""
+        ...
+
+    def fail(self, error: LinkError) -> None:
+        """Closes the link and reports why, once."""
+        ...
+
+    def close(self) -> None:
+        """Closes the link without a report. Idempotent."""
+        ...
+
+
 class Owner(Protocol):
-    """The hub, as a link sees it."""
+    """Whom a link reports to."""
 
-    def on_up(self, link: "Link") -> None: ...
+    def on_up(self, link: AnyLink) -> None: ...
 
-    def on_messages(self, link: "Link", messages: list[WireMessage]) -> None: ...
+    def on_messages(self, link: AnyLink, messages: list[WireMessage]) -> None: ...
 
-    def on_down(self, link: "Link", error: LinkError) -> None: ...
+    def on_down(self, link: AnyLink, error: LinkError) -> None: ...
 
 
 class Link:
-    """A duplex link to one peer. Engine thread only."""
+    """A link whose messages travel as bytes."""
 
     def __init__(
         self,
@@ -53,7 +84,6 @@ class Link:
     ) -> None:
         """``listener``: who was dialled; None on the listener's side."""
         self.peer = listener
-        """None until the dialler has said who it is."""
         self.dialled = listener is not None
         self.up = False
         self._owner = owner
@@ -77,17 +107,15 @@ class Link:
         self._pipe.flush()
 
     def send(self, messages: Sequence[WireMessage]) -> None:
-        """Queues one frame; it goes at once when the pipe can take it."""
+        """Queues one frame. ``FrameError``: one message alone is larger than that."""
         if self._pipe is None:
             return
         try:
             self._outbox.put(messages)
-        except FrameError:
-            raise
-        except LinkError as error:
+        except OutboxFullError as error:
             self.fail(error)
-            return
-        self._pipe.flush()
+        else:
+            self._pipe.flush()
 
     def on_frame(self, payload: bytes | memoryview) -> None:
         """A whole frame has arrived."""
@@ -107,6 +135,8 @@ class Link:
 
     def on_end(self, error: LinkError) -> None:
         """The pipe is broken or at its end."""
+        if not self.up:
+            error = LinkError(f"no handshake: {error}; is the secret the same?")
         self.fail(error)
 
     def fail(self, error: LinkError) -> None:

@@ -15,6 +15,10 @@ _HEADER_BYTES = 4
 _MAX_MESSAGES = MAX_ARRAY_LEN - 1
 
 
+class OutboxFullError(LinkError):
+    """More is unsent than may be kept."""
+
+
 class Outbox:
     """Encoded messages in the order in which they were put, and bounded.
 
@@ -39,7 +43,7 @@ class Outbox:
 
         Raises:
             FrameError: one message alone is larger than a frame; nothing was queued.
-            LinkError: the buffer is full.
+            OutboxFullError: the buffer is full.
         """
         packed = [(self._key(message), encode_message(message)) for message in messages]
         largest = max(len(data) for _, data in packed)
@@ -50,7 +54,7 @@ class Outbox:
                 self._num_bytes += len(data) - len(self._messages.get(key, b""))
                 self._messages[key] = data
             if self._num_bytes > self._max_buffered_bytes:
-                raise LinkError(
+                raise OutboxFullError(
                     f"the peer does not read: {self._num_bytes} bytes unsent, "
                     f"at most {self._max_buffered_bytes} are kept"
                 )
