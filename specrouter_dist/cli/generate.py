@@ -53,7 +53,8 @@ def generate(
 
     Example: specrouter generate --pool tiny --chain small,medium,target --prompt "def add(" --json
     """
-    from specrouter_dist.cli.session import open_session, start
+    from specrouter_dist.cli.backends import open_backend
+    from specrouter_dist.cli.session import open_session
 
     fields: dict[str, Any] = {
         "max_tokens": max_tokens,
@@ -68,7 +69,7 @@ def generate(
     }
     session = open_session(pool, dtype=dtype, prompt=prompt, prompts=prompts, sampling=fields)
     requests = session.requests(chain)
-    with start(session.pool, backend) as running:
+    with open_backend(session.pool, session.report, backend) as running:
         results = running.generate(requests, concurrency=concurrency)
         for row, result in zip(session.rows, results, strict=True):
             if as_json:

@@ -26,14 +26,15 @@ def plan(
 
     Example: specrouter plan --pool tiny --temperature 0.8 --json
     """
-    from specrouter_dist.cli.session import open_pool, start
+    from specrouter_dist.cli.backends import open_backend
+    from specrouter_dist.cli.session import open_pool
     from specrouter_dist.config import SamplingParams
     from specrouter_dist.errors import RequestError
     from specrouter_dist.validation import validated
 
     sampling = validated(SamplingParams, {"temperature": temperature}, error=RequestError)
-    checked, _ = open_pool(pool, dtype=dtype)
-    with start(checked, backend) as running:
+    checked, report = open_pool(pool, dtype=dtype)
+    with open_backend(checked, report, backend) as running:
         explanation = running.plan(sampling)
     if as_json:
         print_json(explanation)

@@ -1,11 +1,13 @@
 """``specrouter pool``: what pools there are, what is in one, whether it can run, and training."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from specrouter_dist.cli.options import DtypeOption, JsonOption
 from specrouter_dist.cli.output import mib, print_json
+from specrouter_dist.errors import ConfigError, NotFoundError
 
 app = typer.Typer(help="List, show, check and train pools.")
 
@@ -100,3 +102,62 @@ def check(
         f"one tokenizer of {report.num_ids} ids; needs {mib(report.required_bytes)} of "
         f"{mib(report.available_bytes)}: ok"
     )
+
+
+@app.command("train")
+def train(
+    data: Annotated[
+        Path, typer.Option("--data", help="Directory with train.jsonl.gz and dev.jsonl.gz.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of the new pool; an interrupted run resumes.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The recipe's settings, as YAML or JSON.")
+    ] = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Pool directory whose target to begin with.")
+    ] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated.")
+    ] = None,
+) -> None:
+    """Train a target and its drafters; write them with a pool file, and print the report.
+
+    Example: specrouter pool train --data data --out mypool --stage medium --stage small
+    """
+    from specrouter_dist.align.config import PoolTrainingConfig
+    from specrouter_dist.pools.yaml_files import read_yaml
+    from specrouter_dist.validation import validated
+
+    for name in ("train.jsonl.gz", "dev.jsonl.gz"):
+        if not (data / name).is_file():
+            raise NotFoundError(f"--data: no file {str(data / name)!r}", field="data")
+    fields = read_yaml(config) if config else {}
+    if init_from is not None:
+        if not (init_from / "target").is_dir():
+            raise NotFoundError(
+                f"--init-from: no directory {str(init_from / 'target')!r}", field="init_from"
+            )
+        fields["init_from"] = init_from
+    if stage:
+        fields["stages"] = tuple(stage)
+    recipe = validated(PoolTrainingConfig, fields, error=ConfigError)
+
+    from specrouter_dist.align.pool_training import train_pool
+
+    report = train_pool(recipe, data, out)
+    _write_pool_file(out)
+    print_json(report.model_dump(mode="json"))
+
+
+def _write_pool_file(directory: Path) -> None:
+    """The pool file of a directory that holds target, medium and small, or some of them."""
+    import yaml
+
+    members: list[dict[str, str]] = [{"name": "lookup", "kind": "lookup"}]
+    for name, role in (("small", "drafter"), ("medium", "drafter"), ("target", "target")):
+        if (directory / name / "config.json").exists():
+            members.append({"name": name, "kind": "model", "role": role, "model": name})
+    content = yaml.safe_dump({"name": "trained", "members": members}, sort_keys=False)
+    (directory / "pool.yaml").write_text(content, encoding="utf-8")

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.prompts import PromptRow, read_prompts
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.errors import RequestError
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, parse_chain, resolve_directories
-from specrouter_dist.serving.results import Backend, GenerateRequest
+from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -80,11 +79,3 @@ def open_session(
     context_tokens = report.member(target).context_tokens
     ids = [row.encode(tokenizer, context_tokens=context_tokens) for row in rows]
     return Session(pool, report, params, rows, ids)
-
-
-def start(pool: Pool, backend: BackendName) -> Backend:
-    """Starts the pool, or finds it running."""
-    # Imported here: this is where torch or Ray come in, and only checked input gets so far.
-    from specrouter_dist.worker.backends import open_backend
-
-    return open_backend(pool, backend.value)

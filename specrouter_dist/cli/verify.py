@@ -65,7 +65,8 @@ def verify(
 
     Example: specrouter verify --pool tiny --prompts prompts.jsonl --temperature 0.8
     """
-    from specrouter_dist.cli.session import open_session, start
+    from specrouter_dist.cli.backends import open_backend
+    from specrouter_dist.cli.session import open_session
 
     fields: dict[str, Any] = {
         "max_tokens": max_tokens,
@@ -79,7 +80,7 @@ def verify(
     batches = {text: session.requests(text) for text in chain or default_chains(session.pool)}
     target = session.pool.config.target.name
     num_differing = 0
-    with start(session.pool, backend) as running:
+    with open_backend(session.pool, session.report, backend) as running:
         wanted = list(running.generate(session.requests(target), concurrency=concurrency))
         for text, requests in batches.items():
             results = list(running.generate(requests, concurrency=concurrency))

@@ -5,15 +5,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from specrouter_dist import __version__
 from specrouter_dist.config import Dtype, LookupMember, ModelMember, PoolConfig
 from specrouter_dist.errors import ConfigError, NotFoundError, RequestError
 from specrouter_dist.pools import hub
 from specrouter_dist.pools.model_files import relevant_files
+from specrouter_dist.pools.yaml_files import read_yaml
 from specrouter_dist.validation import did_you_mean, one_of, validated
 
 POOLS_DIRECTORY = Path(__file__).parent
@@ -48,7 +46,7 @@ def load_pool(name_or_path: str, *, dtype: Dtype | None = None) -> Pool:
         ConfigError: the file is wrong; one line with file, field and what would be right.
     """
     file = _find(name_or_path)
-    config = validated(PoolConfig, _read_yaml(file), error=ConfigError, where=str(file))
+    config = validated(PoolConfig, read_yaml(file), error=ConfigError, where=str(file))
     if dtype is not None:
         config = _with_dtype(config, dtype)
     directories = {
@@ -77,6 +75,17 @@ def local_directory(file: Path, model: str) -> Path | None:
     """The directory that ``model`` names, relative to the pool file; None if it is none."""
     directory = (file.parent / Path(model).expanduser()).resolve()
     return directory if directory.is_dir() else None
+
+
+def model_members(pool: Pool) -> list[ModelMember]:
+    """The pool's members with a model, the target last."""
+    models = [m for m in pool.config.members if isinstance(m, ModelMember)]
+    return sorted(models, key=lambda member: member.role == "target")
+
+
+def lookup_members(pool: Pool) -> list[LookupMember]:
+    """The pool's members without a model."""
+    return [m for m in pool.config.members if isinstance(m, LookupMember)]
 
 
 def parse_chain(pool: Pool, text: str) -> tuple[str, ...]:
@@ -129,36 +138,6 @@ def _find(name_or_path: str) -> Path:
         f"{one_of(names)}, or the path of a .yaml file",
         field="pool",
     )
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                mark = node.value[i][0].start_mark
-                raise yaml.MarkedYAMLError(problem=f"{key!r} stands twice", problem_mark=mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except UnicodeDecodeError as problem:
-        raise ConfigError(f"{file}: not UTF-8 at byte {problem.start}") from None
-    except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{file}{where}: no valid YAML: {problem.problem}") from None
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{file}: no valid YAML: {' '.join(str(problem).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{file}: must be a mapping with 'name' and 'members', got {type(content).__name__}"
-        )
-    return content
 
 
 def _with_dtype(config: PoolConfig, dtype: Dtype) -> PoolConfig:

@@ -8,7 +8,7 @@ on what is above it, so each level is optimised on its own, drafter first.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
@@ -61,7 +61,7 @@ class Planner:
         """The best draft lengths of ``chain``; None if a member's times are unknown."""
         tau = _LOOKUP_US if chain[0] in self.lookups else self.latency.forward_us(chain[0], 1)
         lengths = []
-        for draft, verifier in zip(chain, chain[1:], strict=False):
+        for draft, verifier in pairwise(chain):
             if tau is None:
                 return None
             best = self._best_length(PairKey(draft, verifier, greedy), tau)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 from specrouter_dist.config import Plan
 from specrouter_dist.errors import LinkError, NoRoomError
-from specrouter_dist.links.address import Address
+from specrouter_dist.links.address import Address, Peer
 from specrouter_dist.links.control import Attach, Detach, Refused, Report
-from specrouter_dist.links.hub import Hub, Peer
+from specrouter_dist.links.hub import Hub
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import EdgeId, Truth
 from specrouter_dist.worker.member import Member, Opening
@@ -109,7 +109,7 @@ class Chains:
                 self._lost.add(address.peer)
                 return False
         edge = EdgeId(session.id, next(self._attach_numbers), self._hub.address.incarnation)
-        truth = session.drafted_stage.attach_upstream(edge, session.edges[count - 1])
+        truth = session.model_stage.attach_upstream(edge, session.edges[count - 1])
         session.up_edge, session.up_peer, session.num_attached = edge, peer, count
         self.by_up_edge[edge] = session
         message = Attach(
@@ -132,7 +132,7 @@ class Chains:
         if session.up_edge is not None:
             del self.by_up_edge[session.up_edge]
         session.up_edge, session.up_peer, session.num_attached = None, None, 0
-        session.drafted_stage.detach_upstream()
+        session.model_stage.detach_upstream()
 
     # -- as upstream ---------------------------------------------------------------------------
 

@@ -78,20 +78,19 @@ class ModelHost:
     def close(self, session: Session) -> None:
         """Frees the session's slot and KV blocks."""
         self.ready.pop(session, None)
-        assert session.slot is not None
-        self.engine.close(session.slot)
+        self.engine.close(_slot(session))
 
     def take_steps(self, now: float) -> list[tuple[Session, Step]]:
         """Starts a step of every session that has one; the others wait or rest."""
         batch = []
         for session in list(self.ready):
-            step = session.stage.next_step()
+            step = session.model_stage.next_step()
             if step is not None:
                 session.deadline = None
                 batch.append((session, step))
                 continue
             del self.ready[session]
-            wait_ms = session.stage.wait_ms
+            wait_ms = session.model_stage.wait_ms
             if wait_ms is None:
                 session.deadline = None
             elif session.deadline is None:
@@ -107,7 +106,7 @@ class ModelHost:
             self.engine.set_threads(threads)
             self._threads = threads
         extensions = [
-            Extension(session.slot, step.start, step.tokens, step.num_picks, step.num_drafts)
+            Extension(_slot(session), step.start, step.tokens, step.num_picks, step.num_drafts)
             for session, step in batch
         ]
         started = time.perf_counter()
@@ -117,9 +116,10 @@ class ModelHost:
         grown = []
         for (session, step), picks in zip(batch, all_picks, strict=True):
             session.device_us += elapsed_us / len(batch)
-            accepted = session.stage.counts.accepted
-            new = session.stage.on_step_done(picks.tokens)
-            accepted = session.stage.counts.accepted - accepted
+            stage = session.model_stage
+            accepted = stage.counts.accepted
+            new = stage.on_step_done(picks.tokens)
+            accepted = stage.counts.accepted - accepted
             was_judged = len(new) > accepted or accepted == step.num_proposals
             if step.num_picks and session.upstream and was_judged:
                 key = PairKey(session.upstream, self.name, session.sampling.greedy)
@@ -139,6 +139,11 @@ class ModelHost:
             return
         key = ForwardKey(self.name, num_rows, len(batch))
         observations.add_forward(key, elapsed_us / (1 + num_drafts.pop()))
+
+
+def _slot(session: Session) -> int:
+    assert session.slot is not None
+    return session.slot
 
 
 class LookupHost:

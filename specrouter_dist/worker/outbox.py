@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Callable
 
 from specrouter_dist.errors import LinkError
+from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import WireMessage
-from specrouter_dist.links.hub import Hub, Peer
+from specrouter_dist.links.hub import Hub
 
 
 class Outbox:

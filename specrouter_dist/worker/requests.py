@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
+from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Submit
-from specrouter_dist.links.hub import Peer
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import TokenArray
@@ -91,7 +91,7 @@ class Requests:
     def on_grown(self, session: Session, step: Step, new: TokenArray, picks: Picks) -> None:
         """The target's stream grew: one message per round goes to the client."""
         request, _ = self._open[session.id]
-        stage = session.drafted_stage
+        stage = session.model_stage
         if not new:
             return
         start = len(stage.tokens) - len(new)
@@ -170,7 +170,7 @@ class Requests:
         return session
 
     def _finish(self, request: _Request, session: Session, reason: FinishReason) -> None:
-        stage = session.drafted_stage
+        stage = session.model_stage
         start = len(stage.tokens) - session.prompt_tokens
         empty = stage.tokens.slice(0, 0)
         self._outbox.put(
@@ -190,7 +190,7 @@ class Requests:
 
 def _stats(session: Session) -> dict[str, object]:
     """The request's counters, as plain values."""
-    stage = session.drafted_stage
+    stage = session.model_stage
     return {
         "chain": (*session.wanted, session.member.name),
         "attached": (*session.wanted[: session.num_attached], session.member.name),

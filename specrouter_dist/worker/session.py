@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from specrouter_dist.config import EdgeKnobs, SamplingParams
+from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import LevelCounts
-from specrouter_dist.links.hub import Peer
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId
 from specrouter_dist.speculation.stage import Stage
@@ -62,8 +62,8 @@ class Session:
         return self.wanted[self.num_attached - 1] if self.num_attached else None
 
     @property
-    def drafted_stage(self) -> Stage:
-        """The stage, of a member that can have an upstream."""
+    def model_stage(self) -> Stage:
+        """The stage, of a member that is a model."""
         assert isinstance(self.stage, Stage)
         return self.stage
 

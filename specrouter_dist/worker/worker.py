@@ -75,6 +75,7 @@ class Worker:
         table: the plans to begin with (used where the target is).
         make_ending: where a request's text ends (used where the target is).
         deliver: takes what goes to clients of this process.
+        on_failure: called when the engine thread has failed, after its links are closed.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Worker:
         make_ending: Callable[[Submit], Ending],
         deliver: Callable[[Output | Failed], None],
         *,
+        on_failure: Callable[[Exception], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hub = hub
@@ -92,6 +94,7 @@ class Worker:
         """What ended the engine thread, if it was not :meth:`stop`."""
         self._clock = clock
         self._deliver = deliver
+        self._on_failure = on_failure
         self._observations = Observations()
         self._touched: dict[Session, None] = {}
         self._closing = False
@@ -147,9 +150,10 @@ class Worker:
             # The engine thread is the worker: without it the process is of no use.
             logger.exception("the engine thread of %s has failed", self.hub.address.worker)
             self.error = error
-            raise
         finally:
             self.hub.close()
+        if self.error is not None and self._on_failure is not None:
+            self._on_failure(self.error)
 
     def _close(self) -> None:
         self._closing = True
@@ -167,7 +171,7 @@ class Worker:
                 continue
             if session.deadline <= now:
                 session.deadline = None
-                session.drafted_stage.on_deadline()
+                session.model_stage.on_deadline()
                 self._touch(session)
             else:
                 ends.append(session.deadline)
@@ -208,7 +212,7 @@ class Worker:
         match message:
             case Proposals(edge=edge):
                 if (session := chains.by_up_edge.get(edge)) is not None:
-                    session.drafted_stage.on_proposals(message)
+                    session.model_stage.on_proposals(message)
                     self._touch(session)
             case Truth(edge=edge):
                 if (session := chains.by_down_edge.get(edge)) is not None:
@@ -222,11 +226,16 @@ class Worker:
                 chains.on_refused(message)
             case Detach():
                 chains.on_detach(message, self._clock())
+            case _:
+                self._on_request(peer, message)
+
+    def _on_request(self, peer: Peer | None, message: WireMessage) -> None:
+        match message:
             case Submit() if self._requests is not None:
                 self._requests.on_submit(peer, message)
-            case Submit():
+            case Submit(request=request):
                 text = f"worker {self.hub.address.worker} does not hold the target"
-                self._outbox.put(peer, Failed(message.request, "UnavailableError", text))
+                self._outbox.put(peer, Failed(request, "UnavailableError", text))
             case Cancel() if self._requests is not None:
                 self._requests.on_cancel(message)
             case Output() | Failed() if peer is None:
@@ -270,7 +279,7 @@ class Worker:
             batch = model.take_steps(now)
             if not batch:
                 continue
-            steps = {session: step for session, step in batch}
+            steps = dict(batch)
             for session, new, picks in model.forward(batch, self._observations):
                 self._touch(session)
                 if model.is_target and self._requests is not None:

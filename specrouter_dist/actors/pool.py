@@ -1,0 +1,240 @@
+"""The pool supervisor: starts a pool's actors, or finds them running."""
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from specrouter_dist.actors.router_actor import RouterActor
+from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
+from specrouter_dist.config import ModelMember, Plan
+from specrouter_dist.errors import UnavailableError
+from specrouter_dist.links.address import Address
+from specrouter_dist.links.hub import Hub
+from specrouter_dist.pools.checks import PoolReport
+from specrouter_dist.pools.loading import Pool, lookup_members, model_members
+from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.serving.link_client import LinkClient
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "specrouter"
+HOP_US = 150.0
+"""Assumed for a round trip between two workers until hops are measured."""
+START_TIMEOUT_S = 120.0
+_WATCH_EVERY_S = 0.5
+_CALL_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 5.0
+_OBJECT_STORE_BYTES = 100 * 1024 * 1024
+"""Tokens do not travel through the object store."""
+
+
+def start_ray() -> bool:
+    """Connects to the running cluster, or starts one on this machine; whether it was started.
+
+    Ray looks for ``RAY_ADDRESS`` and for a cluster of this machine before it starts one.
+    """
+    if ray.is_initialized():
+        return False
+    running = os.environ.get("RAY_ADDRESS") or os.path.exists("/tmp/ray/ray_current_cluster")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    if running:
+        ray.init(namespace=NAMESPACE, **quiet)
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **quiet,
+    )
+    return True
+
+
+class RunningPool:
+    """A pool's actors, and a client of its target in this process.
+
+    Made by :func:`connect_pool`.
+    """
+
+    def __init__(self, router: Any, workers: dict[str, Any], secret: bytes, *, owned: bool) -> None:
+        self._router = router
+        self._owned = owned
+        self._stopping = threading.Event()
+        self.workers = workers
+        """Actors by the name of their member; the last is the target."""
+        node = ray.get_runtime_context().get_node_id()
+        hub = Hub(
+            f"client-{secrets.token_hex(4)}",
+            secrets.randbits(63),
+            node,
+            secret,
+            grpc_host=ray.util.get_node_ip_address(),
+        )
+        try:
+            self.client = LinkClient(hub, self._wait_for_members())
+        except BaseException:
+            hub.close()
+            raise
+        self._watcher = threading.Thread(target=self._watch, name="pool-watcher", daemon=True)
+        self._watcher.start()
+
+    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+        """A plan for a chain that the user has named."""
+        plan: Plan = self._call(self._router.plan_of.remote(tuple(chain), greedy))
+        return plan
+
+    def candidates(self, *, greedy: bool) -> list[Candidate]:
+        """All chains with their predicted times, best first."""
+        candidates: list[Candidate] = self._call(self._router.candidates.remote(greedy))
+        return candidates
+
+    def table(self) -> PlanTable:
+        """The router's present choice."""
+        table: PlanTable = self._call(self._router.table.remote())
+        return table
+
+    def close(self) -> None:
+        """Closes the client; ends the actors too if this process started them for itself."""
+        self._stopping.set()
+        self._watcher.join()
+        self.client.close()
+        if self._owned:
+            stop_actors(self._router, self.workers)
+
+    def _call(self, reference: Any) -> Any:
+        try:
+            return ray.get(reference, timeout=_CALL_TIMEOUT_S)
+        except (RayActorError, GetTimeoutError) as error:
+            raise UnavailableError(f"the router does not answer: {type(error).__name__}") from None
+
+    def _directory(self) -> dict[str, Address]:
+        directory: dict[str, Address] = self._call(self._router.directory.remote())
+        return directory
+
+    def _wait_for_members(self) -> Address:
+        """Until every member is there once: the target's address."""
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end:
+            directory = self._directory()
+            missing = [name for name in self.workers if name not in directory]
+            if not missing:
+                return directory[list(self.workers)[-1]]
+            for name in missing:
+                _raise_if_start_failed(name, self.workers[name])
+            time.sleep(0.05)
+        raise UnavailableError(
+            f"members {missing} are not up after {START_TIMEOUT_S:.0f} s; does the cluster have "
+            "the resources that the pool file asks for?"
+        )
+
+    def _watch(self) -> None:
+        """Tells the client when the target has moved."""
+        target = list(self.workers)[-1]
+        while not self._stopping.wait(_WATCH_EVERY_S):
+            try:
+                address = self._directory().get(target)
+            except UnavailableError as error:
+                logger.warning("%s", error)
+                continue
+            if address is not None:
+                self.client.set_target(address)
+
+
+def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPool:
+    """The pool's actors: found running if they are of the same configuration, else started.
+
+    Args:
+        pool: with all directories resolved.
+        report: of its checks.
+        detached: the actors outlive this process, for others to find.
+
+    Raises:
+        UnavailableError: the members are not up in time.
+    """
+    name = f"{pool.config.name}:router"
+    try:
+        router = ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        router = None
+    if router is not None:
+        config_hash, secret, workers = ray.get(router.identity.remote(), timeout=_CALL_TIMEOUT_S)
+        if config_hash == pool.config_hash:
+            return RunningPool(router, workers, secret, owned=False)
+        stop_actors(router, workers)
+    secret = secrets.token_bytes(32)
+    lifetime = "detached" if detached else None
+    workers = {
+        member.name: _start_worker(pool, report, member, secret, lifetime)
+        for member in model_members(pool)
+    }
+    lookups = [member.name for member in lookup_members(pool)]
+    router = (
+        ray.remote(RouterActor)
+        .options(name=name, namespace=NAMESPACE, lifetime=lifetime, num_cpus=0, max_restarts=-1)
+        .remote(pool.config_hash, secret, workers, lookups, HOP_US)
+    )
+    try:
+        return RunningPool(router, workers, secret, owned=not detached)
+    except BaseException:
+        stop_actors(router, workers)
+        raise
+
+
+def stop_actors(router: Any, workers: dict[str, Any]) -> None:
+    """Ends a pool's actors: in order where they still answer, by force where not."""
+    ray.kill(router)
+    calls = [worker.stop.remote() for worker in workers.values()]
+    ray.wait(calls, num_returns=len(calls), timeout=_STOP_TIMEOUT_S)
+    for worker in workers.values():
+        ray.kill(worker)
+
+
+def _start_worker(
+    pool: Pool, report: PoolReport, member: ModelMember, secret: bytes, lifetime: str | None
+) -> Any:
+    spec = WorkerSpec(
+        member=member,
+        directory=pool.directories[member.name],
+        lookups=tuple(lookup_members(pool)),
+        num_ids=report.num_ids,
+        exact=pool.config.exact,
+        secret=secret,
+    )
+    options: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "lifetime": lifetime,
+        "num_cpus": member.num_cpus,
+        "num_gpus": member.num_gpus,
+        "resources": dict(member.resources),
+        "max_restarts": -1,
+        "runtime_env": {"env_vars": _ENVIRONMENT},
+    }
+    if lifetime is not None:
+        options["name"] = f"{pool.config.name}:{member.name}:{secrets.token_hex(4)}"
+    if member.labels:
+        options["label_selector"] = dict(member.labels)
+    return ray.remote(WorkerActor).options(**options).remote(spec)
+
+
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""A chain's processes must not starve each other while their OpenMP threads have no work."""
+
+
+def _raise_if_start_failed(name: str, worker: Any) -> None:
+    """A constructor's error is the user's to know; Ray keeps it with the dead actor."""
+    ready: Callable[..., Any] = worker.pid.remote
+    done, _ = ray.wait([ready()], timeout=0.5)
+    if done:
+        try:
+            ray.get(done[0])
+        except RayActorError as error:
+            lines = str(error).strip().splitlines()
+            raise UnavailableError(f"member {name!r} did not start: {lines[-1]}") from None

@@ -1,0 +1,116 @@
+"""The router in a Ray actor: asks workers what they measured, tells them what to do.
+
+It is not on the token path; when it dies, what runs goes on with the last plans.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from specrouter_dist.config import Plan
+from specrouter_dist.links.address import Address
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.router import Router
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 0.25
+"""How often workers are asked and decisions made."""
+_CALL_TIMEOUT_S = 5.0
+
+
+class RouterActor:
+    """Registry and decisions of one pool.
+
+    Args:
+        config_hash: of the pool; decides whether a running pool is the wanted one.
+        secret: of the pool's links.
+        workers: actors by the name of their member; the last is the target.
+        lookups: names of the members without a model.
+        hop_us: what a round pays for crossing between two workers, there and back.
+    """
+
+    def __init__(
+        self,
+        config_hash: str,
+        secret: bytes,
+        workers: Mapping[str, Any],
+        lookups: Sequence[str],
+        hop_us: float,
+    ) -> None:
+        self._config_hash = config_hash
+        self._secret = secret
+        self._workers = dict(workers)
+        self._router = Router(list(workers), lookups, hop_us=hop_us)
+        self._addresses: dict[str, Address] = {}
+        self._task = asyncio.get_running_loop().create_task(self._run_for_ever())
+
+    async def identity(self) -> tuple[str, bytes, dict[str, Any]]:
+        """The pool's config hash, its secret and its workers."""
+        return self._config_hash, self._secret, self._workers
+
+    async def directory(self) -> dict[str, Address]:
+        """Members that can be reached, and where."""
+        return dict(self._addresses)
+
+    async def table(self) -> PlanTable:
+        """The present choice."""
+        return self._router.table
+
+    async def plan_of(self, chain: Sequence[str], greedy: bool) -> Plan:
+        """A plan for a chain that the user has named."""
+        return self._router.plan_of(chain, greedy=greedy)
+
+    async def candidates(self, greedy: bool) -> list[Candidate]:
+        """All chains with their predicted times, best first."""
+        return self._router.candidates(greedy=greedy)
+
+    async def _run_for_ever(self) -> None:
+        asked = {name: self._ask(name) for name in self._workers}
+        pending = {asyncio.ensure_future(task): name for name, task in asked.items()}
+        while True:
+            done, _ = await asyncio.wait(
+                pending, timeout=PERIOD_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            changed = False
+            for task in done:
+                name = pending.pop(task)
+                changed |= self._heard(name, task.result())
+                pending[asyncio.ensure_future(self._ask(name, after_s=PERIOD_S))] = name
+            if changed:
+                await self._tell(list(self._addresses), "set_directory", self._addresses)
+            target = list(self._workers)[-1]
+            if self._router.decide() is not None or (changed and target in self._addresses):
+                await self._tell([target], "set_plans", self._router.table)
+
+    async def _ask(self, name: str, after_s: float = 0.0) -> tuple[Address, Observations] | None:
+        await asyncio.sleep(after_s)
+        try:
+            answer: tuple[Address, Observations] = await self._workers[name].observe.remote()
+        except RayActorError as error:
+            logger.warning("worker %s does not answer: %s", name, type(error).__name__)
+            return None
+        return answer
+
+    def _heard(self, name: str, answer: tuple[Address, Observations] | None) -> bool:
+        """Takes an answer; whether the directory has changed."""
+        before = self._addresses.get(name)
+        if answer is None:
+            self._addresses.pop(name, None)
+        else:
+            self._addresses[name] = answer[0]
+            self._router.observe(answer[1])
+        return self._addresses.get(name) != before
+
+    async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
+        calls = [getattr(self._workers[name], method).remote(argument) for name in names]
+        for name, call in zip(names, calls, strict=True):
+            try:
+                await asyncio.wait_for(call, _CALL_TIMEOUT_S)
+            except (RayActorError, TimeoutError) as error:
+                logger.warning("%s.%s: %s", name, method, type(error).__name__)

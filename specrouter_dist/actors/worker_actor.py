@@ -1,0 +1,103 @@
+"""One worker in a Ray actor."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from specrouter_dist.config import LookupMember, ModelMember, Plan
+from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.links.address import Address
+from specrouter_dist.links.hub import Hub
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.worker.ending import make_ending
+from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.worker import Call, SetDirectory, SetPlans, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that an actor needs to build its worker, again and again."""
+
+    member: ModelMember
+    directory: Path
+    lookups: tuple[LookupMember, ...]
+    """Members without a model; every worker has them."""
+    num_ids: int
+    exact: bool
+    secret: bytes
+
+
+class WorkerActor:
+    """Complete when ``__init__`` returns: model loaded, profile taken, links listening."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        member = spec.member
+        engine = load_engine(
+            member,
+            spec.directory,
+            num_ids=spec.num_ids,
+            exact=spec.exact and member.role == "target",
+        )
+        self._pending = profile(member.name, engine)
+        host = ModelHost(member.name, engine, is_target=member.role == "target")
+        members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
+        tokenizer = Tokenizer.load(spec.directory)
+        alone = Plan(chain=(member.name,))
+        hub = Hub(
+            member.name,
+            secrets.randbits(63),
+            ray.get_runtime_context().get_node_id(),
+            spec.secret,
+            vocab_size=engine.info.vocab_size,
+            grpc_host=ray.util.get_node_ip_address(),
+        )
+        self._worker = Worker(
+            members,
+            hub,
+            PlanTable(alone, alone),
+            lambda submit: make_ending(tokenizer, submit),
+            _refuse_local,
+            # Ray restarts the actor; an actor without its engine thread is of no use.
+            on_failure=lambda error: os._exit(1),
+        )
+        self._worker.start()
+
+    def observe(self) -> tuple[Address, Observations]:
+        """Where the worker is, and what it has measured since the last call."""
+        taken, self._pending = self._pending, Observations()
+        self._worker.hub.post(Call(self._take))
+        return self._worker.hub.address, taken
+
+    def set_directory(self, addresses: Mapping[str, Address]) -> None:
+        """Where each member of the pool is now."""
+        self._worker.hub.post(SetDirectory(addresses))
+
+    def set_plans(self, table: PlanTable) -> None:
+        """The router's newest choice."""
+        self._worker.hub.post(SetPlans(table))
+
+    def num_sessions(self) -> int:
+        """Open sessions, the parked ones too."""
+        return self._worker.num_sessions
+
+    def pid(self) -> int:
+        """Process id, for tests and for people who look."""
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Ends the engine thread and removes its sockets."""
+        self._worker.stop()
+
+    def _take(self) -> None:
+        self._pending = self._worker.take_observations()
+
+
+def _refuse_local(message: object) -> None:
+    raise AssertionError(f"no client lives in an actor, but one was sent {message}")

@@ -1,0 +1,124 @@
+"""A whole pool in this process, without Ray: one worker that holds every member."""
+
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+
+from specrouter_dist.config import Plan
+from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.links.control import Cancel, Failed, Output, Submit
+from specrouter_dist.links.hub import Hub
+from specrouter_dist.pools.checks import PoolReport
+from specrouter_dist.pools.loading import Pool, lookup_members, model_members
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.router import Router
+from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.worker.ending import make_ending
+from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.worker import Call, SetPlans, Worker
+
+_DECIDE_EVERY_S = 0.25
+
+
+class LocalClient:
+    """Requests to a worker of this process."""
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+        self._receivers: dict[int, Callable[[Output | Failed], None]] = {}
+
+    def submit(self, submit: Submit, receive: Callable[[Output | Failed], None]) -> None:
+        """Hands the request over; its messages go to ``receive`` until the last one."""
+        assert self.worker is not None
+        self._receivers[submit.request] = receive
+        self.worker.submit(submit)
+
+    def cancel(self, request: int) -> None:
+        """Frees every level of the request; its last Output says ``cancelled``."""
+        assert self.worker is not None
+        self.worker.submit(Cancel(request))
+
+    def deliver(self, message: Output | Failed) -> None:
+        """Called on the engine thread."""
+        receive = self._receivers[message.request]
+        if isinstance(message, Failed) or message.finish_reason is not None:
+            del self._receivers[message.request]
+        receive(message)
+
+
+class LocalPool:
+    """The members of ``pool``, loaded, profiled and routed, in one worker."""
+
+    def __init__(self, pool: Pool, report: PoolReport) -> None:
+        hosts = [
+            ModelHost(
+                member.name,
+                load_engine(
+                    member,
+                    pool.directories[member.name],
+                    num_ids=report.num_ids,
+                    exact=pool.config.exact and member.role == "target",
+                ),
+                is_target=member.role == "target",
+            )
+            for member in model_members(pool)
+        ]
+        lookups = [LookupHost(member) for member in lookup_members(pool)]
+        members: list[Member] = [*hosts, *lookups]
+        self._router = Router([h.name for h in hosts], [h.name for h in lookups], hop_us=0.0)
+        for host in hosts:
+            self._router.observe(profile(host.name, host.engine))
+        self._lock = threading.Lock()
+        self._router.decide()
+        tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
+        self.client = LocalClient()
+        self.worker = Worker(
+            members,
+            Hub("local", 1, "local", secrets.token_bytes(32)),
+            self._router.table,
+            lambda submit: make_ending(tokenizer, submit),
+            self.client.deliver,
+        )
+        self.client.worker = self.worker
+        self.worker.start()
+        self._stopping = threading.Event()
+        self._control = threading.Thread(target=self._decide_for_ever, name="router")
+        self._control.start()
+
+    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+        """A plan for a chain that the user has named."""
+        with self._lock:
+            return self._router.plan_of(chain, greedy=greedy)
+
+    def candidates(self, *, greedy: bool) -> list[Candidate]:
+        """All chains with their predicted times, best first."""
+        with self._lock:
+            return self._router.candidates(greedy=greedy)
+
+    def table(self) -> PlanTable:
+        """The router's present choice."""
+        with self._lock:
+            return self._router.table
+
+    def close(self) -> None:
+        """Stops both threads and frees the links."""
+        self._stopping.set()
+        self._control.join()
+        self.worker.stop()
+
+    def _decide_for_ever(self) -> None:
+        taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
+        while not self._stopping.wait(_DECIDE_EVERY_S):
+            self.worker.hub.post(Call(lambda: taken.put(self.worker.take_observations())))
+            observations = taken.get()
+            if not observations.pairs and not observations.forwards:
+                continue
+            with self._lock:
+                self._router.observe(observations)
+                table = self._router.decide()
+            if table is not None:
+                self.worker.hub.post(SetPlans(table))

@@ -1,0 +1,156 @@
+"""Chains of toy members: in one worker, over several, with losses."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from specrouter_dist.config import Plan, SamplingParams
+from tests.integration.worker.toys import WAIT_S, Toys, plan
+
+PROMPT = [1, 2, 3, 4, 5]
+CHAINS = [
+    ("small", "target"),
+    ("medium", "target"),
+    ("small", "medium", "target"),
+    ("lookup", "target"),
+    ("lookup", "small", "medium", "target"),
+]
+
+
+def sampling(temperature: float = 0.0, max_tokens: int = 60, **fields: object) -> SamplingParams:
+    return SamplingParams.model_validate(
+        {"temperature": temperature, "max_tokens": max_tokens, "seed": 7, **fields}
+    )
+
+
+def alone(params: SamplingParams, prompt: list[int] = PROMPT) -> list[int]:
+    toys = Toys(["target"])
+    try:
+        return toys.collect(toys.submit(prompt, plan("target"), params))[0]
+    finally:
+        toys.stop()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.005)
+
+
+@pytest.fixture(params=["one worker", "three workers"])
+def toys(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
+    members = ["small", "medium", "target"]
+    groups = [members] if request.param == "one worker" else [[name] for name in members]
+    toys = Toys(*groups)
+    yield toys
+    toys.stop()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_chain_prints_what_the_target_alone_prints(toys: Toys, temperature: float) -> None:
+    params = sampling(temperature)
+    wanted = alone(params)
+    assert len(wanted) == params.max_tokens
+    for chain in CHAINS:
+        tokens, last = toys.collect(toys.submit(PROMPT, plan(*chain), params))
+        assert tokens == wanted, chain
+        assert last.finish_reason == "length"
+
+
+def test_drafters_are_used_and_counted_at_every_level(toys: Toys) -> None:
+    request = toys.submit(PROMPT, plan("small", "medium", "target"), sampling(max_tokens=200))
+    _, last = toys.collect(request)
+    assert last.stats is not None
+    levels = {
+        (draft, verifier): accepted for draft, verifier, _, accepted, _, _ in last.stats["levels"]
+    }  # type: ignore[attr-defined]
+    assert set(levels) == {("small", "medium"), ("medium", "target")}
+    assert all(accepted > 0 for accepted in levels.values())
+    assert last.stats["num_rounds"] < 120  # type: ignore[operator]
+
+
+def test_concurrent_requests_do_not_mix(toys: Toys) -> None:
+    prompts = [[i + 1, i + 2] for i in range(8)]
+    params = sampling(0.8)
+    requests = [
+        toys.submit(p, plan(*CHAINS[i % len(CHAINS)]), params) for i, p in enumerate(prompts)
+    ]
+    outputs = [toys.collect(request)[0] for request in requests]
+    assert outputs == [alone(params, prompt) for prompt in prompts]
+
+
+def test_a_stop_id_ends_the_text_inside_a_block(toys: Toys) -> None:
+    text = alone(sampling(0.8))
+    stop = text[20]
+    tokens, last = toys.collect(
+        toys.submit(
+            PROMPT, plan("small", "medium", "target"), sampling(0.8, stop_token_ids=(stop,))
+        )
+    )
+    assert tokens == text[: text.index(stop) + 1]
+    assert last.finish_reason == "stop"
+
+
+def test_nothing_is_left_when_all_requests_are_done(toys: Toys) -> None:
+    for chain in CHAINS:
+        toys.collect(toys.submit(PROMPT, plan(*chain), sampling()))
+    wait_until(lambda: all(engine.num_open == 0 for engine in toys.engines.values()))
+    wait_until(lambda: all(worker.num_sessions == 0 for worker in toys.workers.values()))
+
+
+def test_cancelling_frees_every_level(toys: Toys) -> None:
+    endless = sampling(max_tokens=4000)
+    request = toys.submit(PROMPT, plan("small", "medium", "target"), endless)
+    wait_until(lambda: toys.engines["small"].num_open == 1)
+    toys.cancel(request)
+    assert toys.collect(request)[1].finish_reason == "cancelled"
+    wait_until(lambda: all(engine.num_open == 0 for engine in toys.engines.values()))
+
+
+def test_a_request_waits_for_room_and_a_drafter_without_room_is_left_out() -> None:
+    toys = Toys(["small"], ["target"], max_sessions=1)
+    try:
+        requests = [toys.submit(PROMPT, plan("small", "target"), sampling()) for _ in range(3)]
+        wanted = alone(sampling())
+        assert [toys.collect(request)[0] for request in requests] == [wanted] * 3
+    finally:
+        toys.stop()
+
+
+def test_a_lost_drafter_is_done_without_and_taken_back() -> None:
+    toys = Toys(["small"], ["medium"], ["target"])
+    params = sampling(0.8, max_tokens=4000)
+    try:
+        wanted = alone(params)
+        request = toys.submit(PROMPT, plan("small", "medium", "target"), params)
+        for name in ("medium", "small", "medium"):
+            wait_until(lambda name=name: toys.engines[name].num_open == 1)  # type: ignore[misc]
+            toys.workers[name].stop()
+            toys.start([name])
+        wait_until(lambda: toys.engines["medium"].num_open == 1)
+        tokens, last = toys.collect(request)
+        assert tokens == wanted
+        assert last.stats is not None
+        assert last.stats["attached"] == ("small", "medium", "target")
+    finally:
+        toys.stop()
+
+
+def test_replanning_a_running_request_changes_nothing_but_the_speed() -> None:
+    from specrouter_dist.routing.plans import PlanTable
+    from specrouter_dist.worker.worker import SetPlans
+
+    toys = Toys(["small"], ["medium"], ["target"])
+    params = sampling(0.8, max_tokens=3000)
+    try:
+        wanted = alone(params)
+        request = toys.submit(PROMPT, None, params)
+        for number, chain in enumerate([*CHAINS, ("target",), *CHAINS], start=1):
+            table: Plan = plan(*chain, number=number)
+            toys.workers["target"].hub.post(SetPlans(PlanTable(table, table)))
+            time.sleep(0.02)
+        assert toys.collect(request)[0] == wanted
+    finally:
+        toys.stop()
