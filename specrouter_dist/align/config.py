@@ -1,0 +1,88 @@
+"""What a user may set when training the embedded pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Stage = Literal["target", "samples", "medium", "small"]
+STAGES: tuple[Stage, ...] = ("target", "samples", "medium", "small")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimizerConfig(_Frozen):
+    """AdamW with a linear warm-up and a cosine to zero."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    steps: int = Field(default=4000, gt=0)
+    minutes: float | None = Field(
+        default=None, gt=0, description="end after this much training time, if sooner"
+    )
+    tokens_per_batch: int = Field(default=2048, gt=0)
+    checkpoint_every: int = Field(
+        default=200, gt=0, description="steps between checkpoints and dev evaluations"
+    )
+
+
+class TargetConfig(_Frozen):
+    """Shape and training of the target."""
+
+    layers: int = Field(default=10, gt=0)
+    width: int = Field(default=288, gt=0)
+    heads: int = Field(default=6, gt=0)
+    intermediate_size: int = Field(default=768, gt=0)
+    sequence_length: int = Field(default=256, gt=0)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=1.5e-3, steps=8000, tokens_per_batch=4096
+    )
+    patience: int = Field(
+        default=5, gt=0, description="evaluations without a better dev loss before stopping"
+    )
+
+
+class SamplesConfig(_Frozen):
+    """What the drafters learn from."""
+
+    shards: int = Field(
+        default=40, gt=0, description="of 2,048 rows each; every fifth is training text"
+    )
+    max_new_tokens: int = Field(default=128, gt=0)
+
+
+class StudentConfig(_Frozen):
+    """A drafter cut from the target, and its distillation."""
+
+    from_layers: tuple[int, ...]
+    intermediate_size: int = Field(gt=0)
+    kl_share: float = Field(
+        default=0.4, ge=0, le=1, description="share of the steps on KL; the rest on total variation"
+    )
+    temperatures: tuple[float, ...] = (1.0, 0.6, 0.3)
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class PoolTrainingConfig(_Frozen):
+    """The whole recipe; every stage can be run alone."""
+
+    stages: tuple[Stage, ...] = STAGES
+    init_from: Path | None = Field(
+        default=None, description="a pool folder whose target/ is the starting point"
+    )
+    chat_fraction: float = Field(
+        default=0.3, ge=0, le=1, description="share of the rows shown in chat form"
+    )
+    seed: int = 0
+    threads: int | None = Field(default=None, gt=0)
+    dev_prompts_per_task: int = Field(default=25, gt=0)
+    target: TargetConfig = TargetConfig()
+    samples: SamplesConfig = SamplesConfig()
+    medium: StudentConfig = StudentConfig(from_layers=(0, 9), intermediate_size=768)
+    small: StudentConfig = StudentConfig(from_layers=(0,), intermediate_size=384)

@@ -1,0 +1,81 @@
+"""Drafters that begin as pieces of their target: embedding, head and a few layers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from specrouter_dist.align.config import StudentConfig
+
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def load_model(folder: Path) -> LlamaForCausalLM:
+    """Load a Llama checkpoint in float32."""
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model
+
+
+def cut_student(target: LlamaForCausalLM, shape: StudentConfig) -> LlamaForCausalLM:
+    """Build a drafter of the target's width from some of its layers, with the MLP trimmed.
+
+    Of each MLP the neurons with the largest product of weight norms are kept.
+    """
+    values = target.config.to_dict()
+    values.update(
+        num_hidden_layers=len(shape.from_layers), intermediate_size=shape.intermediate_size
+    )
+    values.pop("dtype", None)
+    student = LlamaForCausalLM(LlamaConfig(**values)).float()
+    with torch.no_grad():
+        student.model.embed_tokens.weight.copy_(target.model.embed_tokens.weight)
+        student.model.norm.weight.copy_(target.model.norm.weight)
+        for layer, source in zip(student.model.layers, shape.from_layers, strict=True):
+            layer.load_state_dict(
+                _trim(target.model.layers[source].state_dict(), shape.intermediate_size)
+            )
+    return student
+
+
+def _trim(layer: dict[str, Tensor], neurons: int) -> dict[str, Tensor]:
+    gate, up, down = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+    importance = gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)
+    kept = importance.topk(neurons).indices.sort().values
+    return layer | {
+        "mlp.gate_proj.weight": gate[kept],
+        "mlp.up_proj.weight": up[kept],
+        "mlp.down_proj.weight": down[:, kept],
+    }
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the files that lie beside a model's weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _COMPANIONS:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def save_member(model: LlamaForCausalLM, tokenizer_from: Path, folder: Path) -> None:
+    """Write a bfloat16 checkpoint with its tokenizer; ``folder`` is replaced as a whole."""
+    fresh, old = (folder.with_name(folder.name + suffix) for suffix in (".fresh", ".old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    copy = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.to(torch.bfloat16).save_pretrained(fresh)
+    copy_tokenizer(tokenizer_from, fresh)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
