@@ -1,12 +1,14 @@
 """The shared noise as rows on the engine's device, made ahead in blocks of positions.
 
 The same values as :mod:`specrouter_dist.speculation.noise`, bit for bit. On the CPU they are made
-by NumPy (measured for 4096 ids: 18 µs a row, against 50 µs through torch), elsewhere by torch,
-whose int64 arithmetic wraps like uint64's; its shifts are arithmetic, hence the masks.
+by NumPy (measured for 4096 ids: 18 µs a row, against 50 µs through torch) and kept as its arrays,
+whose operations cost half of torch's; elsewhere by torch, whose int64 arithmetic wraps like
+uint64's. Its shifts are arithmetic, hence the masks.
 """
 
-from typing import Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,21 +63,6 @@ class TorchGumbelRows:
         self._bits.bitwise_xor_(self._other)
 
 
-class NumpyGumbelRows:
-    """:class:`~specrouter_dist.speculation.noise.GumbelRows` writing to CPU tensors."""
-
-    def __init__(self, num_ids: int, num_rows: int) -> None:
-        self._rows = GumbelRows(num_ids, num_rows)
-
-    def fill(self, out: Tensor, seed: int, first_position: int) -> None:
-        """Writes ``g(seed, first_position + row, id)`` to float32 ``out[num_rows, num_ids]``."""
-        self._rows.fill(out.numpy(), seed, first_position)
-
-
-class _RowMaker(Protocol):
-    def fill(self, out: Tensor, seed: int, first_position: int) -> None: ...
-
-
 class NoiseSource:
     """Makes the sessions' noise of one engine; one set of work buffers for all of them.
 
@@ -91,16 +78,23 @@ class NoiseSource:
         self.block_rows = max(1, min(_MAX_BLOCK_ROWS, _MAX_BLOCK_VALUES // num_ids, kept_rows // 2))
         self.num_blocks = kept_rows // self.block_rows
         self.num_ids = num_ids
-        self.device = device
-        self.maker: _RowMaker = (
-            NumpyGumbelRows(num_ids, self.block_rows)
+        self.maker: Any = (
+            GumbelRows(num_ids, self.block_rows)
             if device.type == "cpu"
             else TorchGumbelRows(num_ids, self.block_rows, device)
         )
+        self._device = device
 
     def session(self, seed: int) -> "SessionNoise":
         """The noise of one request."""
         return SessionNoise(self, seed)
+
+    def new_block(self) -> Any:
+        """Room for ``[block_rows, num_ids]``: an array on the CPU, else a tensor."""
+        shape = (self.block_rows, self.num_ids)
+        if self._device.type == "cpu":
+            return np.empty(shape, dtype=np.float32)
+        return torch.empty(shape, dtype=torch.float32, device=self._device)
 
 
 class SessionNoise:
@@ -115,23 +109,26 @@ class SessionNoise:
     def __init__(self, source: NoiseSource, seed: int) -> None:
         self._source = source
         self._seed = seed
-        shape = (source.num_blocks, source.block_rows, source.num_ids)
-        self._blocks = torch.empty(shape, dtype=torch.float32, device=source.device)
+        self._blocks = [source.new_block() for _ in range(source.num_blocks)]
         self._numbers = [-1] * source.num_blocks
 
-    def add_to(self, scores: Tensor, first_position: int) -> None:
-        """Adds ``g`` of positions ``first_position + row`` to float32 ``scores[rows, num_ids]``."""
+    def add_to(self, scores: Any, first_position: int) -> None:
+        """Adds ``g`` of positions ``first_position + row`` to float32 ``scores[rows, num_ids]``.
+
+        On the CPU ``scores`` is an array, elsewhere a tensor.
+        """
         block_rows = self._source.block_rows
-        num_rows = scores.shape[0]
+        num_rows = len(scores)
         row = 0
         while row < num_rows:
             number, offset = divmod(first_position + row, block_rows)
             taken = min(num_rows - row, block_rows - offset)
-            scores[row : row + taken].add_(self._block(number)[offset : offset + taken])
+            part = scores[row : row + taken]
+            part += self._block(number)[offset : offset + taken]
             row += taken
 
-    def _block(self, number: int) -> Tensor:
-        place = number % self._source.num_blocks
+    def _block(self, number: int) -> Any:
+        place = number % len(self._blocks)
         block = self._blocks[place]
         if self._numbers[place] != number:
             self._source.maker.fill(block, self._seed, number * self._source.block_rows)

@@ -13,6 +13,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,9 @@ class Sampler:
         self._device = device
         self._noise = NoiseSource(vocab_size, max_sessions, device)
         self._sessions: dict[int, _Session] = {}
-        self._work = torch.empty((_LEAST_WORK_ROWS, vocab_size), device=device)
+        self._work = torch.empty((0, vocab_size), device=device)
+        self._work_rows: Any = None
+        self._grow_work(_LEAST_WORK_ROWS)
 
     def open(self, slot: int, params: SamplingParams, prompt_tokens: int) -> None:
         """Begins a session in ``slot``, whose output begins at position ``prompt_tokens``.
@@ -107,14 +110,26 @@ class Sampler:
     def _score(
         self, logits: Tensor, batch: Sequence[Extension], sessions: "Sequence[_Session]"
     ) -> Tensor:
-        scores = self._work_rows(logits.shape[0])
-        scores.copy_(logits)
+        scores = self._copy(logits)
         row = 0
         for extension, session in zip(batch, sessions, strict=True):
             stop = row + extension.num_picks
-            session.shape(scores[row:stop], extension)
+            part = scores if stop - row == len(scores) else scores[row:stop]
+            session.shape(part, self._work_rows[row:stop], extension)
             row = stop
         return scores
+
+    def _copy(self, logits: Tensor) -> Tensor:
+        """The logits as float32 in the work buffer."""
+        num_rows = len(logits)
+        if num_rows > len(self._work):
+            self._grow_work(num_rows)
+        return self._work[:num_rows].copy_(logits)
+
+    def _grow_work(self, num_rows: int) -> None:
+        """Makes room; ``_work_rows`` is the same memory as SessionNoise wants to have it."""
+        self._work = torch.empty((num_rows, self._vocab_size), device=self._device)
+        self._work_rows = self._work.numpy() if self._device.type == "cpu" else self._work
 
     def _best(self, scores: Tensor) -> list[int]:
         if self._device.type != "cpu":
@@ -122,26 +137,20 @@ class Sampler:
             return ids
         # Nine times faster than torch's argmax on the CPU; both give the lowest id among equals.
         if scores.dtype != torch.float32:
-            scores = self._work_rows(scores.shape[0]).copy_(scores)
+            scores = self._copy(scores)
         best: list[int] = scores.numpy().argmax(axis=1).tolist()
         return best
-
-    def _work_rows(self, num_rows: int) -> Tensor:
-        if num_rows > self._work.shape[0]:
-            shape = (max(num_rows, 2 * self._work.shape[0]), self._vocab_size)
-            self._work = torch.empty(shape, device=self._device)
-        return self._work[:num_rows]
 
     def _make_session(self, params: SamplingParams, prompt_tokens: int) -> "_Session":
         device = self._device
         stop_ids = [i for i in params.stop_token_ids if i < self._vocab_size]
+        reshapes = params.penalised or bool(params.logit_bias) or params.min_tokens > 0
         return _Session(
             params=params,
             prompt_tokens=prompt_tokens,
-            plain=params.greedy
-            and not params.penalised
-            and not params.logit_bias
-            and not (params.min_tokens and stop_ids),
+            plain=params.greedy and not reshapes,
+            reshapes=reshapes,
+            truncates=params.min_p > 0.0 or params.top_k > 0 or params.top_p < 1.0,
             noise=None if params.greedy else self._noise.session(params.seed),
             penalties=Penalties(params, prompt_tokens, self._vocab_size, device)
             if params.penalised
@@ -158,6 +167,10 @@ class _Session:
     prompt_tokens: int
     plain: bool
     """Whether the pick is the argmax of the raw row."""
+    reshapes: bool
+    """Whether anything comes before temperature."""
+    truncates: bool
+    """Whether anything comes between temperature and noise."""
     noise: SessionNoise | None
     """None at temperature 0."""
     penalties: Penalties | None
@@ -165,27 +178,37 @@ class _Session:
     bias: Tensor
     stop_ids: Tensor
 
-    def shape(self, scores: Tensor, extension: Extension) -> None:
-        """Turns raw float32 ``scores[num_picks, vocab_size]`` into what the argmax is taken of."""
+    def shape(self, scores: Tensor, rows: Any, extension: Extension) -> None:
+        """Turns raw logits into what the argmax is taken of.
+
+        Args:
+            scores: float32 ``[num_picks, vocab_size]``, changed in place.
+            rows: the same memory, an array on the CPU.
+            extension: what was fed.
+        """
         params = self.params
         first = extension.start + len(extension.tokens) - extension.num_picks + 1
-        if params.logit_bias:
+        if self.reshapes:
+            self._reshape(scores, extension, first)
+        if self.noise is not None and extension.num_picks:
+            if params.temperature != 1.0:
+                rows *= min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE)
+            if self.truncates:
+                _truncate(scores, params)
+            self.noise.add_to(rows, first)
+
+    def _reshape(self, scores: Tensor, extension: Extension, first: int) -> None:
+        """Logit bias, penalties and ``min_tokens``; ``first`` is the position of row 0."""
+        if self.params.logit_bias:
             scores.index_add_(1, self.bias_ids, self.bias.expand(len(scores), -1))
         if self.penalties is not None:
             _penalise(self.penalties, scores, extension)
-        if params.min_tokens:
-            num_early = self.prompt_tokens + params.min_tokens - first
-            if num_early > 0:
-                scores[:num_early].index_fill_(1, self.stop_ids, -math.inf)
-        if self.noise is not None and extension.num_picks:
-            _heat(scores, params)
-            self.noise.add_to(scores, first)
+        num_early = self.prompt_tokens + self.params.min_tokens - first
+        if self.params.min_tokens and num_early > 0:
+            scores[:num_early].index_fill_(1, self.stop_ids, -math.inf)
 
 
-def _heat(scores: Tensor, params: SamplingParams) -> None:
-    """Temperature, min-p, top-k and top-p."""
-    if params.temperature != 1.0:
-        scores.mul_(min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE))
+def _truncate(scores: Tensor, params: SamplingParams) -> None:
     if params.min_p > 0.0:
         keep_min_p(scores, params.min_p)
     if params.top_k > 0:
