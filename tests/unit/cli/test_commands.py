@@ -1,0 +1,152 @@
+"""What the commands do that starts nothing: listing, checking, reading prompts, comparing."""
+
+import json
+import subprocess
+import sys
+import time
+from array import array
+from pathlib import Path
+
+import pytest
+
+from specrouter_dist import __version__
+from specrouter_dist.cli import main as cli
+from specrouter_dist.cli.prompts import read_prompts
+from specrouter_dist.cli.session import open_session
+from specrouter_dist.cli.verify import Difference, compare, default_chains
+from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.pools.loading import POOLS_DIRECTORY, load_pool
+from specrouter_dist.serving.results import GenerateResult, GenerationMetrics
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.speculation.noise import derive_seed
+
+HELP_LIMIT_S = 0.5
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exited:
+        cli.main(list(arguments))
+    assert exited.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_is_there_in_half_a_second() -> None:
+    command = [sys.executable, "-m", "specrouter_dist.cli", "--help"]
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert "generate" in result.stdout
+    assert min(seconds) < HELP_LIMIT_S
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate", "plan", "serve", "verify", "pool list", "pool show", "pool check", "pool train"],
+)
+def test_every_command_has_help_with_an_example(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    text = " ".join(run(capsys, *command.split(), "--help").split())
+    assert f"Example: specrouter {command}" in text
+
+
+def test_without_arguments_help_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["specrouter"])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert exited.value.code == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == f"{__version__}\n"
+
+
+def test_pools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in run(capsys, "pool", "list", "--json").splitlines()]
+    assert [row["name"] for row in rows] == ["llama2", "qwen3", "tiny"]
+    assert rows[2]["members"] == ["lookup", "small", "medium", "target"]
+    assert "tiny" in run(capsys, "pool", "list")
+
+
+def test_a_pool_is_shown_with_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(run(capsys, "pool", "show", "tiny", "--json"))
+    assert shown["config_hash"] == load_pool("tiny").config_hash
+    assert shown["members"][3]["dtype"] == "bf16"
+    assert "kv_tokens: 32768" in run(capsys, "pool", "show")
+
+
+def test_a_pool_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads(run(capsys, "pool", "check", "tiny", "--dtype", "fp32", "--json"))
+    assert (report["ok"], report["num_ids"], report["eos_ids"]) == (True, 4096, [0])
+    assert report["members"][2]["weight_bytes"] == 4 * report["members"][2]["num_parameters"]
+    assert "one tokenizer of 4096 ids" in run(capsys, "pool", "check")
+
+
+def test_rows_give_their_prompt_and_carry_the_rest(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "c", "name": "x"}]
+    rows = [
+        {"prompt": "a", "id": 1},
+        {"turns": ["b", "later"], "suite": "s", "id": 2},
+        {"messages": messages},
+    ]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    read = read_prompts(None, file)
+    assert [row.content for row in read] == ["a", "b", ({"role": "user", "content": "c"},)]
+    assert [row.carried for row in read] == [{"id": 1}, {"suite": "s", "id": 2}, {}]
+
+
+def test_the_demo_prompts_are_valid_and_each_request_has_its_own_seed() -> None:
+    session = open_session(
+        "tiny",
+        dtype=None,
+        prompt=None,
+        prompts=POOLS_DIRECTORY / "demo.jsonl",
+        sampling={"seed": 5, "max_tokens": 3},
+    )
+    requests = session.requests("small,target")
+    assert [request.sampling.seed for request in requests] == [
+        derive_seed(5, 0, index) for index in range(len(session.rows))
+    ]
+    assert requests[0].sampling.seed == 5
+    assert {request.chain for request in requests} == {("small", "target")}
+    assert {request.chain for request in session.requests("auto")} == {None}
+    conversation = next(r for r in session.rows if not isinstance(r.content, str))
+    assert requests[session.rows.index(conversation)].prompt_ids[0] == 3  # <|user|>
+
+
+def test_a_verify_without_chains_covers_every_drafter_and_all_of_them() -> None:
+    assert default_chains(load_pool("tiny")) == [
+        "lookup,target",
+        "small,target",
+        "medium,target",
+        "lookup,small,medium,target",
+    ]
+
+
+def result(*tokens: int) -> GenerateResult:
+    logprobs = tuple(TokenLogprobs(t, -0.5, ((t, -0.5), (t + 1, -0.75))) for t in tokens)
+    return GenerateResult(
+        text="",
+        token_ids=array(TOKEN_TYPECODE, tokens),
+        seed=0,
+        finish_reason="length",
+        chain=("target",),
+        metrics=GenerationMetrics(1.0, 1.0, None),
+        logprobs=logprobs,
+    )
+
+
+def test_outputs_are_compared_token_by_token() -> None:
+    wanted = [result(1, 2, 3), result(1, 2, 3), result(1, 2), result(1, 2, 3)]
+    got = [result(1, 2, 3), result(1, 5, 3), result(1, 2, 3), result(1, 2)]
+    assert compare(wanted, got) == [
+        Difference(prompt=1, position=1, expected=2, got=5, gap=0.25),
+        Difference(prompt=2, position=2, expected=None, got=3, gap=None),
+        Difference(prompt=3, position=2, expected=3, got=None, gap=0.25),
+    ]

@@ -1,0 +1,224 @@
+"""A pool that cannot run is refused before anything is loaded, by file and field."""
+
+import json
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specrouter_dist.config import Dtype
+from specrouter_dist.errors import ConfigError
+from specrouter_dist.pools.checks import check_pool, memory_available, shared_ids
+from specrouter_dist.pools.loading import POOLS_DIRECTORY, Pool, load_pool
+from specrouter_dist.pools.model_files import count_parameters, read_eos_ids, weight_files
+
+TINY = POOLS_DIRECTORY / "tiny"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Pool:
+    """A copy of the embedded pool, to be damaged."""
+    shutil.copy(POOLS_DIRECTORY / "tiny.yaml", tmp_path)
+    shutil.copytree(TINY, tmp_path / "tiny")
+    return load_pool(str(tmp_path / "tiny.yaml"))
+
+
+def change_json(path: Path, **fields: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **fields}))
+
+
+def test_the_embedded_pool_can_run() -> None:
+    report = check_pool(load_pool("tiny"))
+    assert report.num_ids == 4096
+    assert report.eos_ids == {0}
+    assert report.member("target").num_parameters == 11_138_976
+    assert report.member("target").weight_bytes == 2 * 11_138_976
+    assert 0 < report.required_bytes < report.available_bytes
+
+
+def test_fp32_takes_twice_the_memory_of_bf16() -> None:
+    bf16 = check_pool(load_pool("tiny"))
+    fp32 = check_pool(load_pool("tiny", dtype=Dtype.FP32))
+    assert fp32.required_bytes == 2 * bf16.required_bytes
+
+
+def test_a_cache_takes_keys_and_values_of_every_layer() -> None:
+    target = check_pool(load_pool("tiny")).member("target")
+    assert target.kv_bytes == 32768 * 2 * 10 * 6 * 48 * 2  # tokens, k and v, layers, heads, bf16
+
+
+def test_more_memory_than_there_is_is_refused_with_the_sums() -> None:
+    expected = r"^memory: the pool needs \d+ MiB \(small \d+ MiB .*\), 100 MiB are available; lower"
+    with pytest.raises(ConfigError, match=expected):
+        check_pool(load_pool("tiny"), available_bytes=100 * 2**20)
+
+
+def test_members_on_a_gpu_take_none_of_this_machines_memory(tiny: Pool) -> None:
+    text = tiny.file.read_text().replace("role: target", "role: target, device: cuda, num_gpus: 1")
+    tiny.file.write_text(text)
+    assert check_pool(load_pool(str(tiny.file))).required_bytes < 100 * 2**20
+
+
+def test_memory_is_measured() -> None:
+    assert 2**20 < memory_available() < 2**50
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 1000, 1_000_000, -1])
+def test_a_truncated_weight_file_is_refused(tiny: Pool, kept: int) -> None:
+    path = tiny.directories["medium"] / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=rf"^{path}: .*truncated"):
+        check_pool(tiny)
+
+
+def test_a_longer_weight_file_is_refused(tiny: Pool) -> None:
+    path = tiny.directories["medium"] / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ConfigError, match=rf"^{path}: has \d+ bytes, its header says"):
+        check_pool(tiny)
+
+
+def test_a_missing_weight_file_is_refused(tiny: Pool) -> None:
+    (tiny.directories["medium"] / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"medium: no weight file; accepted: model\.safetensors"):
+        check_pool(tiny)
+
+
+def shards(directory: Path) -> None:
+    """Two shards of one tensor each, with their index."""
+    names = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    for tensor, name in names.items():
+        entry = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+        header = json.dumps({tensor: entry}).encode()
+        (directory / name).write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
+    index = {"weight_map": names}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_shards_are_counted_together(tmp_path: Path) -> None:
+    shards(tmp_path)
+    assert count_parameters(tmp_path) == 12
+
+
+def test_a_missing_shard_is_refused_by_name(tmp_path: Path) -> None:
+    shards(tmp_path)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"index\.json: names weight files .*: model-2\.safet"):
+        count_parameters(tmp_path)
+
+
+def test_pytorch_weights_are_taken_whole_and_refused_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", bytes(1000))
+    assert weight_files(tmp_path) == [path]
+    assert count_parameters(tmp_path) is None
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ConfigError, match=rf"^{path}: truncated"):
+        count_parameters(tmp_path)
+
+
+def test_another_tokenizer_is_refused_with_the_first_id_that_differs(tiny: Pool) -> None:
+    path = tiny.directories["small"] / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    by_id = {i: token for token, i in vocabulary.items()}
+    vocabulary[by_id[4000]], vocabulary[by_id[4001]] = 4001, 4000
+    path.write_text(json.dumps(content))
+    expected = r"member 'small': its tokenizer is another .*: id 4000 is .*, in 'target' "
+    with pytest.raises(ConfigError, match=expected):
+        check_pool(tiny)
+
+
+def test_a_tokenizer_is_compared_by_content_not_by_bytes(tiny: Pool) -> None:
+    path = tiny.directories["small"] / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = dict(reversed(vocabulary.items()))
+    path.write_text(json.dumps(content, indent=7))
+    change_json(tiny.directories["small"] / "tokenizer_config.json", tokenizer_class="Other")
+    assert check_pool(tiny).num_ids == 4096
+
+
+def add_token(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 4096, "content": "<new>"})
+    path.write_text(json.dumps(content))
+
+
+def test_further_ids_of_a_drafter_are_cut_off(tiny: Pool) -> None:
+    add_token(tiny.directories["small"])
+    assert shared_ids(tiny.directories, "target") == 4096
+
+
+def test_an_id_that_a_drafter_lacks_is_refused(tiny: Pool) -> None:
+    add_token(tiny.directories["target"])
+    expected = r"member 'small': .*id 4096 is None, in 'target' '<new>'"
+    with pytest.raises(ConfigError, match=expected):
+        check_pool(tiny)
+
+
+def test_padded_heads_are_cut_to_the_ids_of_the_tokenizer(tiny: Pool) -> None:
+    change_json(tiny.directories["medium"] / "config.json", vocab_size=4160)
+    assert check_pool(tiny).num_ids == 4096
+
+
+def test_a_head_with_fewer_rows_than_ids_is_refused(tiny: Pool) -> None:
+    change_json(tiny.directories["medium"] / "config.json", vocab_size=4000)
+    with pytest.raises(ConfigError, match=r"member 'medium': its head has 4000 rows, .* 4096 ids"):
+        check_pool(tiny)
+
+
+def test_a_damaged_tokenizer_is_refused(tiny: Pool) -> None:
+    path = tiny.directories["small"] / "tokenizer.json"
+    path.write_text('{"model": {}}')
+    with pytest.raises(ConfigError, match=rf"^{path}: no tokenizer"):
+        check_pool(tiny)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=rf"^{path}: no valid JSON"):
+        check_pool(tiny)
+    path.unlink()
+    with pytest.raises(ConfigError, match=rf"^{path}: missing"):
+        check_pool(tiny)
+
+
+def test_eos_ids_are_those_of_both_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5}')
+    assert read_eos_ids(tmp_path) == {5}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+    assert read_eos_ids(tmp_path) == {5, 7, 9}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(
+        ConfigError, match=r"generation_config\.json: eos_token_id: ids are integers"
+    ):
+        read_eos_ids(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "num_hidden_layers", "max_position_embeddings"])
+def test_a_config_without_a_size_is_refused_by_field(tiny: Pool, field: str) -> None:
+    change_json(tiny.directories["small"] / "config.json", **{field: None})
+    with pytest.raises(ConfigError, match=rf"config\.json: {field}: an integer >= 1 is needed"):
+        check_pool(tiny)
+
+
+def test_the_context_is_the_least_of_model_member_and_cache(tiny: Pool) -> None:
+    text = tiny.file.read_text()
+    tiny.file.write_text(text.replace("model: tiny/target", "model: tiny/target, kv_tokens: 512"))
+    assert check_pool(load_pool(str(tiny.file))).member("target").context_tokens == 512
+    tiny.file.write_text(
+        text.replace("model: tiny/target", "model: tiny/target, context_tokens: 99")
+    )
+    assert check_pool(load_pool(str(tiny.file))).member("target").context_tokens == 99
+
+
+def test_a_context_beyond_the_models_is_refused(tiny: Pool) -> None:
+    text = tiny.file.read_text()
+    tiny.file.write_text(text.replace("tiny/target", "tiny/target, context_tokens: 4096"))
+    expected = r"member 'target': context_tokens: at most 2048, .*, got 4096"
+    with pytest.raises(ConfigError, match=expected):
+        check_pool(load_pool(str(tiny.file)))

@@ -1,0 +1,229 @@
+"""Pool files: what is wrong is said in one line, with the field and what would be right."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specrouter_dist.config import Dtype, ModelMember
+from specrouter_dist.errors import ConfigError, InputError, NotFoundError
+from specrouter_dist.pools.loading import (
+    POOLS_DIRECTORY,
+    available_pools,
+    load_pool,
+    parse_chain,
+    resolve_directories,
+)
+
+TINY = POOLS_DIRECTORY / "tiny"
+TARGET = "{name: t, kind: model, role: target, model: tiny/target}"
+
+
+def pool_file(tmp_path: Path, content: str | bytes) -> str:
+    file = tmp_path / "pool.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(file)
+
+
+@pytest.mark.parametrize("name", available_pools())
+def test_every_pool_that_comes_along_is_valid_and_starts_with_a_lookup(name: str) -> None:
+    pool = load_pool(name)
+    assert pool.config.name == name
+    assert pool.config.members[0].kind == "lookup"
+    assert pool.config.target.role == "target"
+
+
+def test_the_embedded_pools_are_the_promised_ones() -> None:
+    assert available_pools() == ["llama2", "qwen3", "tiny"]
+    assert [m.name for m in load_pool("tiny").config.members] == [
+        "lookup",
+        "small",
+        "medium",
+        "target",
+    ]
+    assert [m.name for m in load_pool("qwen3").config.members] == [
+        "lookup",
+        "qwen3-0.6b",
+        "qwen3-1.7b",
+        "qwen3-8b",
+        "qwen3-32b",
+    ]
+
+
+def test_model_directories_are_relative_to_the_pool_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    file = pool_file(
+        tmp_path, "name: p\nmembers: [{name: t, kind: model, role: target, model: sub}]"
+    )
+    assert load_pool(file).directories == {"t": tmp_path / "sub"}
+
+
+def test_loading_fetches_nothing() -> None:
+    assert load_pool("qwen3").directories == {}
+
+
+def test_a_dtype_replaces_that_of_every_member() -> None:
+    members = load_pool("tiny", dtype=Dtype.FP32).config.members
+    assert {m.dtype for m in members if isinstance(m, ModelMember)} == {Dtype.FP32}
+
+
+MODEL = TARGET[:-1]
+WRONG_FILES = [
+    ("", "must be a mapping of fields, got NoneType"),
+    ("- a", "must be a mapping of fields, got list"),
+    ("name: [", "line 1, column 8: no valid YAML"),
+    (b"name: \xff", "not UTF-8 at byte 6"),
+    ("name: p", "members: missing"),
+    (f"name: p\nmembers: [{TARGET}]\nname: q", "line 3, column 1: .*'name' stands twice"),
+    ("name: P\nmembers: []", "name: string should match pattern .*got 'P'"),
+    (
+        f"name: p\nmember: 1\nmembers: [{TARGET}]",
+        r"member: unknown field \(did you mean 'members'\?\); accepted: name, description, exact, "
+        "members$",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, devise: cpu}}]",
+        r"members\[0\]\.devise: unknown field \(did you mean 'device'\?\); accepted: kind, name",
+    ),
+    ("name: p\nmembers: [{name: t}]", r"members\[0\]\.kind: must be 'model' or 'lookup', missing"),
+    (
+        "name: p\nmembers: [{name: t, kind: modle}]",
+        r"members\[0\]\.kind: must be 'model' or 'lookup', got 'modle'",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, dtype: fp16}}]",
+        r"members\[0\]\.dtype: input should be 'fp32' or 'bf16', got 'fp16'$",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, kv_tokens: -1, max_sessions: 0}}]",
+        r"members\[0\]\.kv_tokens: input should be greater than or equal to 64, got -1 "
+        r"\(and 1 more\)$",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, num_cpus: .nan}}]",
+        r"members\[0\]\.num_cpus: input should be a finite number, got nan",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, num_gpus: 1}}]",
+        r"members\[0\]: member 't': device 'cuda' goes with num_gpus > 0",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {TARGET.replace('name: t', 'name: u')}]",
+        r"members: exactly one has role 'target', got \['t', 'u'\]",
+    ),
+    (
+        "name: p\nmembers: [{name: d, kind: model, role: drafter, model: m}]",
+        "members: exactly one has role 'target', got none",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{name: t, kind: lookup}}]",
+        r"members: names must differ, these occur twice: \['t'\]",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{kind: lookup, min_match_tokens: 9}}]",
+        r"members\[1\]: member 'lookup': min_match_tokens must not be above max_match_tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), WRONG_FILES, ids=range(len(WRONG_FILES)))
+def test_a_wrong_pool_file_is_refused_in_one_line(
+    tmp_path: Path, content: str | bytes, expected: str
+) -> None:
+    file = pool_file(tmp_path, content)
+    with pytest.raises(ConfigError, match=expected) as refused:
+        load_pool(file)
+    assert str(refused.value).startswith(file)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_pool_is_refused_with_the_known_ones() -> None:
+    expected = r"no pool 'tini' \(did you mean 'tiny'\?\); accepted: llama2, qwen3, tiny, or"
+    with pytest.raises(NotFoundError, match=expected):
+        load_pool("tini")
+
+
+@pytest.mark.parametrize("path", ["nowhere.yaml", "./tiny"])
+def test_a_missing_pool_file_is_refused_by_path(path: str) -> None:
+    with pytest.raises(NotFoundError, match=f"pool: no file '{path}'"):
+        load_pool(path)
+
+
+def test_a_model_that_is_neither_directory_nor_hub_name_is_refused(tmp_path: Path) -> None:
+    pool = load_pool(
+        pool_file(
+            tmp_path, "name: p\nmembers: [{name: t, kind: model, role: target, model: a/b/c}]"
+        )
+    )
+    expected = (
+        rf"members\.t\.model: 'a/b/c' is no directory \({tmp_path}/a/b/c\); it is no hub name"
+    )
+    with pytest.raises(NotFoundError, match=expected):
+        resolve_directories(pool)
+
+
+def test_a_hub_model_without_the_hub_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    pool = load_pool(
+        pool_file(tmp_path, "name: p\nmembers: [{name: t, kind: model, role: target, model: a/b}]")
+    )
+    expected = r"members\.t\.model: 'a/b' is no directory .* out of reach .*: run `hf download a/b`"
+    with pytest.raises(NotFoundError, match=expected):
+        resolve_directories(pool)
+
+
+def copy_of_tiny(tmp_path: Path) -> str:
+    shutil.copy(POOLS_DIRECTORY / "tiny.yaml", tmp_path)
+    shutil.copytree(TINY, tmp_path / "tiny")
+    return str(tmp_path / "tiny.yaml")
+
+
+def test_the_hash_tells_whether_a_running_pool_is_the_wanted_one(tmp_path: Path) -> None:
+    file = copy_of_tiny(tmp_path)
+    first = load_pool(file).config_hash
+    assert load_pool(file).config_hash == first
+    assert load_pool(file, dtype=Dtype.FP32).config_hash != first
+    (tmp_path / "tiny" / "small" / "README.md").write_text("not part of the model")
+    assert load_pool(file).config_hash == first
+    os.utime(tmp_path / "tiny" / "small" / "model.safetensors", ns=(1, 1))
+    assert load_pool(file).config_hash != first
+
+
+CHAIN_NAMES = ["lookup", "small", "medium", "target"]
+
+
+@given(st.lists(st.sampled_from([*CHAIN_NAMES, "", "larg"]), max_size=5))
+def test_a_chain_is_taken_exactly_when_it_can_run(names: list[str]) -> None:
+    right = (
+        set(names) <= set(CHAIN_NAMES)
+        and len(set(names)) == len(names) > 0
+        and names[-1] == "target"
+        and "lookup" not in names[1:]
+    )
+    pool = load_pool("tiny")
+    text = " , ".join(names)
+    if right:
+        assert parse_chain(pool, text) == tuple(names)
+    else:
+        with pytest.raises(InputError, match=r"^chain: "):
+            parse_chain(pool, text)
+
+
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        ("smal,target", r"no member 'smal' \(did you mean 'small'\?\); accepted: lookup, small"),
+        ("small", r"'small' does not end in 'target'; a chain is 'auto' or drafters, then"),
+        ("target,target", r"'target' occurs twice"),
+        ("small,lookup,target", r"'lookup' verifies nothing and can only stand first"),
+        ("", r"a name is empty"),
+    ],
+)
+def test_a_wrong_chain_is_refused_with_what_is_right(chain: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        parse_chain(load_pool("tiny"), chain)
