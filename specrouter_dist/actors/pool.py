@@ -58,6 +58,11 @@ def start_ray() -> bool:
     return True
 
 
+def stop_ray() -> None:
+    """Ends the cluster that :func:`start_ray` started."""
+    ray.shutdown()
+
+
 class RunningPool:
     """A pool's actors, and a client of its target in this process.
 

@@ -15,15 +15,13 @@ def open_backend(pool: Pool, report: PoolReport, backend: BackendName) -> PoolBa
         from specrouter_dist.worker.local import LocalPool
 
         return PoolBackend(pool, report, LocalPool(pool, report))
-    import ray
-
-    from specrouter_dist.actors.pool import connect_pool, start_ray
+    from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 
     started = start_ray()
     try:
         running = connect_pool(pool, report, detached=False)
     except BaseException:
         if started:
-            ray.shutdown()
+            stop_ray()
         raise
-    return PoolBackend(pool, report, running, ray.shutdown if started else None)
+    return PoolBackend(pool, report, running, stop_ray if started else None)

@@ -21,11 +21,9 @@ LAYERS = [
     {"serving.results"},
     {"worker"},
     {"actors", "serving", "align"},
-    {"worker.backends"},
     {"cli", "deployments"},
 ]
-"""Lowest first. ``serving.results`` is plain data that workers produce, ``worker.backends`` the
-door through which the command line reaches either backend."""
+"""Lowest first. ``serving.results`` is plain data that workers may produce."""
 
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
