@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/specrouter verify --pool $(POOL) --chain auto --backend ray --prompts specrouter_dist/pools/demo.jsonl
+	$(BIN)/specrouter demo --pool $(POOL)
 
 test: setup
 	$(BIN)/python -m pytest $(TEST_DIRECTORIES) $(PYTEST_ARGS)

@@ -69,7 +69,16 @@ class RunningPool:
     Made by :func:`connect_pool`.
     """
 
-    def __init__(self, router: Any, workers: dict[str, Any], secret: bytes, *, owned: bool) -> None:
+    def __init__(
+        self,
+        router: Any,
+        workers: dict[str, Any],
+        secret: bytes,
+        *,
+        is_new: bool,
+        owned: bool,
+    ) -> None:
+        self.is_new = is_new
         self._router = router
         self._owned = owned
         self._stopping = threading.Event()
@@ -172,7 +181,7 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
     if router is not None:
         config_hash, secret, workers = ray.get(router.identity.remote(), timeout=_CALL_TIMEOUT_S)
         if config_hash == pool.config_hash:
-            return RunningPool(router, workers, secret, owned=False)
+            return RunningPool(router, workers, secret, is_new=False, owned=False)
         stop_actors(router, workers)
     secret = secrets.token_bytes(32)
     lifetime = "detached" if detached else None
@@ -187,7 +196,7 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         .remote(pool.config_hash, secret, workers, lookups, HOP_US)
     )
     try:
-        return RunningPool(router, workers, secret, owned=not detached)
+        return RunningPool(router, workers, secret, is_new=True, owned=not detached)
     except BaseException:
         stop_actors(router, workers)
         raise

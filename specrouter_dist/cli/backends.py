@@ -4,24 +4,40 @@ from specrouter_dist.cli.options import BackendName
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.calibration import calibrate
 
 
 def open_backend(pool: Pool, report: PoolReport, backend: BackendName) -> PoolBackend:
-    """Starts the pool, or finds it running.
+    """Starts the pool, or finds it running; when it returns, it has decoded real tokens.
 
     torch and Ray are only imported here, where checked input gets.
     """
-    if backend is BackendName.LOCAL:
-        from specrouter_dist.worker.local import LocalPool
+    opened = _open_local(pool, report) if backend is BackendName.LOCAL else _open_ray(pool, report)
+    try:
+        if opened.running.is_new:
+            calibrate(pool, opened)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
-        return PoolBackend(pool, report, LocalPool(pool, report))
-    from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
+
+def _open_local(pool: Pool, report: PoolReport) -> PoolBackend:
+    from specrouter_dist.worker.local import LocalPool
+
+    return PoolBackend(pool, report, LocalPool(pool, report))
+
+
+def _open_ray(pool: Pool, report: PoolReport) -> PoolBackend:
+    import ray
+
+    from specrouter_dist.actors.pool import connect_pool, start_ray
 
     started = start_ray()
     try:
         running = connect_pool(pool, report, detached=False)
     except BaseException:
         if started:
-            stop_ray()
+            ray.shutdown()
         raise
-    return PoolBackend(pool, report, running, stop_ray if started else None)
+    return PoolBackend(pool, report, running, ray.shutdown if started else None)

@@ -20,6 +20,11 @@ class Running(Protocol):
     @property
     def client(self) -> Client: ...
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it was started just now and nobody has used it yet."""
+        ...
+
     def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
         """A plan for a chain that the user has named."""
         ...

@@ -53,6 +53,8 @@ class LocalClient:
 class LocalPool:
     """The members of ``pool``, loaded, profiled and routed, in one worker."""
 
+    is_new = True
+
     def __init__(self, pool: Pool, report: PoolReport) -> None:
         hosts = [
             ModelHost(
