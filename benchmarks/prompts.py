@@ -25,6 +25,4 @@ def read_prompts(data: Path, split: str, per_task: int) -> list[Prompt]:
             task = row.get("task") or row["suite"]
             text = row["prompt"] if "prompt" in row else row["turns"][0]
             by_task.setdefault(task, []).append(Prompt(task, text))
-    return [
-        prompts[i] for i in range(per_task) for prompts in by_task.values() if i < len(prompts)
-    ]
+    return [prompts[i] for i in range(per_task) for prompts in by_task.values() if i < len(prompts)]
