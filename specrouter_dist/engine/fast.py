@@ -1,0 +1,342 @@
+"""The fast engine: our own decoder for the Llama family over a paged KV cache."""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.engine.exactness import CausalMasks, padded_rows
+from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, PageTable, pages_for
+from specrouter_dist.engine.llama import LlamaDecoder
+from specrouter_dist.engine.llama_shape import LlamaShape, read_shape, refusal, rotary_table
+from specrouter_dist.engine.loading import (
+    TORCH_DTYPES,
+    Checkpoint,
+    attention_dtype,
+    memory_plan,
+)
+from specrouter_dist.engine.ragged import Part, RaggedBatch
+from specrouter_dist.engine.sampler import Sampler
+from specrouter_dist.errors import ConfigError, EngineError, NoRoomError
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+
+_MOST_PADDING_ROWS = 128
+
+
+def supports(config: Mapping[str, Any]) -> bool:
+    """Whether the fast engine runs the model that a ``config.json`` describes."""
+    return refusal(config) is None
+
+
+@dataclass(slots=True)
+class _Session:
+    table: PageTable
+    reserved: int
+    """Positions that may be fed."""
+    fed: int
+    """Positions that have been: nothing may be fed behind a gap."""
+    stop_ids: frozenset[int]
+
+
+class FastEngine:
+    """One model of the Llama family on one device (implements ``Engine``)."""
+
+    def __init__(
+        self,
+        decoder: LlamaDecoder,
+        cache: KvCache,
+        sampler: Sampler,
+        info: ModelInfo,
+        *,
+        exact: bool,
+    ) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._sampler = sampler
+        self._info = info
+        self._exact = exact
+        shape, device = decoder.shape, cache.device
+        rotary = rotary_table(shape, info.context_tokens + _MOST_PADDING_ROWS)
+        self._rotary = rotary.to(device)
+        max_keys = pages_for(info.context_tokens) * PAGE_TOKENS
+        self._masks = CausalMasks(max_keys, cache.layers()[0].dtype, device)
+        self._sessions: dict[int, _Session] = {}
+        self._free_slots = list(range(info.max_sessions - 1, -1, -1))
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        *,
+        dtype: Dtype,
+        device: str,
+        context_tokens: int | None,
+        kv_tokens: int,
+        max_sessions: int,
+        num_ids: int | None,
+        exact: bool,
+    ) -> Self:
+        """Loads a Hugging Face directory (``config.json`` and safetensors).
+
+        Args:
+            directory: where the model lies.
+            dtype: of weights and activations; of the KV cache too, except on the CPU.
+            device: ``cpu`` or ``cuda``.
+            context_tokens: longest sequence; None: what the model allows.
+            kv_tokens: positions of the KV cache, over all sessions; rounded up to pages.
+            max_sessions: most sessions open at once.
+            num_ids: only the first so many ids may be drawn; None: all.
+            exact: whether picks must not depend on batch and block sizes
+                (:mod:`~specrouter_dist.engine.exactness`).
+
+        Raises:
+            ConfigError: a file or tensor is missing or broken, a size does not fit the model, or
+                there is not enough memory.
+            EngineError: the model is not one that this engine runs.
+        """
+        shape = read_shape(directory)
+        where = torch.device(device)
+        context = _checked_context(shape, context_tokens, kv_tokens)
+        ids = _checked_num_ids(shape, num_ids)
+        num_pages = pages_for(kv_tokens)
+        plan = memory_plan(
+            shape,
+            dtype=dtype,
+            device=where,
+            kv_tokens=num_pages * PAGE_TOKENS,
+            num_ids=ids,
+        )
+        plan.check_fits(where)
+        kv_dtype = attention_dtype(dtype, where)
+        with torch.inference_mode():
+            with Checkpoint(directory) as checkpoint:
+                decoder = LlamaDecoder(
+                    shape,
+                    checkpoint,
+                    dtype=TORCH_DTYPES[dtype],
+                    attention_dtype=kv_dtype,
+                    device=where,
+                    num_ids=ids,
+                )
+            cache = KvCache(
+                shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, where
+            )
+            info = ModelInfo(
+                vocab_size=ids,
+                context_tokens=context,
+                num_parameters=shape.num_parameters,
+                weight_bytes=decoder.weight_bytes,
+                kv_bytes=cache.num_bytes,
+                max_sessions=max_sessions,
+            )
+            return cls(decoder, cache, Sampler(ids, max_sessions, where), info, exact=exact)
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def open(self, sampling: SamplingParams, prompt_tokens: int, max_total_tokens: int) -> int:
+        """Reserves a slot and whole pages for ``max_total_tokens`` positions.
+
+        Raises:
+            EngineError: the context is shorter than that.
+            NoRoomError: slots or pages are used up.
+        """
+        if not 1 <= max_total_tokens <= self._info.context_tokens:
+            raise EngineError(
+                f"max_total_tokens: must be 1 to {self._info.context_tokens}, "
+                f"got {max_total_tokens}"
+            )
+        slot = self._next_slot()
+        self._sampler.open(slot, sampling, prompt_tokens)
+        try:
+            pages = self._cache.allocator.take(pages_for(max_total_tokens))
+        except NoRoomError:
+            self._sampler.close(slot)
+            raise
+        self._free_slots.pop()
+        table = PageTable(pages, self._cache.device)
+        stop_ids = frozenset(sampling.stop_token_ids)
+        self._sessions[slot] = _Session(table, max_total_tokens, 0, stop_ids)
+        return slot
+
+    def fork(self, slot: int, length: int) -> int:
+        """A new slot with the same reservation that shares the first ``length`` positions.
+
+        Whole pages are shared, the rest of the last one is copied.
+
+        Raises:
+            NoRoomError: slots or pages are used up.
+        """
+        parent = self._session(slot)
+        if not 0 <= length <= parent.fed:
+            raise EngineError(f"length: must be 0 to {parent.fed}, got {length}")
+        new_slot = self._next_slot()
+        allocator = self._cache.allocator
+        num_shared = length // PAGE_TOKENS
+        shared = parent.table.pages[:num_shared]
+        fresh = allocator.take(len(parent.table.pages) - num_shared)
+        allocator.share(shared)
+        if length % PAGE_TOKENS:
+            with torch.inference_mode():
+                self._cache.copy_page(parent.table.pages[num_shared], fresh[0])
+        self._sampler.fork(slot, new_slot, length)
+        self._free_slots.pop()
+        table = PageTable(shared + fresh, self._cache.device)
+        self._sessions[new_slot] = _Session(table, parent.reserved, length, parent.stop_ids)
+        return new_slot
+
+    def close(self, slot: int) -> None:
+        """Frees the slot and the pages that no fork holds."""
+        session = self._session(slot)
+        self._cache.allocator.drop(session.table.pages)
+        self._sampler.close(slot)
+        del self._sessions[slot]
+        self._free_slots.append(slot)
+
+    def set_threads(self, num_threads: int) -> None:
+        """How many CPU threads the next forwards use, in the whole process."""
+        torch.set_num_threads(num_threads)
+
+    @torch.inference_mode()
+    def extend(self, batch: Sequence[Extension]) -> list[Picks]:
+        """Feeds every session's tokens in one forward, then draws and feeds their drafts.
+
+        Raises:
+            EngineError: an extension does not fit its session.
+            NoRoomError: pages shared with a fork would have to be written, and none is free to
+                take their place. Nothing has been fed then.
+        """
+        for extension in batch:
+            self._check(extension)
+        for extension in batch:
+            self._own_pages(extension)
+        picks = self._step(batch)
+        drafting = [i for i, extension in enumerate(batch) if extension.num_drafts > 0]
+        while drafting:
+            drafting = self._draft(batch, picks, drafting)
+        return picks
+
+    def _draft(
+        self, batch: Sequence[Extension], picks: list[Picks], drafting: Sequence[int]
+    ) -> list[int]:
+        """Feeds the last pick of each of ``drafting``, appends what follows, says who goes on."""
+        feeding: list[int] = []
+        steps: list[Extension] = []
+        for i in drafting:
+            extension, tokens = batch[i], picks[i].tokens
+            last = tokens[-1]
+            num_drafted = len(tokens) - extension.num_picks
+            if num_drafted == extension.num_drafts:
+                continue
+            if last in self._sessions[extension.slot].stop_ids:
+                continue
+            start = extension.start + len(extension.tokens) + num_drafted
+            steps.append(Extension(extension.slot, start, array(TOKEN_TYPECODE, [last]), 1))
+            feeding.append(i)
+        if steps:
+            for i, step_picks in zip(feeding, self._step(steps), strict=True):
+                picks[i] = Picks(
+                    picks[i].tokens + step_picks.tokens, picks[i].logprobs + step_picks.logprobs
+                )
+        return feeding
+
+    def _step(self, batch: Sequence[Extension]) -> list[Picks]:
+        """One forward and its draws."""
+        sessions = [self._sessions[extension.slot] for extension in batch]
+        rows = RaggedBatch(
+            [
+                Part(session.table, extension.start, extension.tokens)
+                for extension, session in zip(batch, sessions, strict=True)
+            ],
+            self._decoder.shape,
+            self._cache,
+            self._masks,
+            self._rotary,
+            exact=self._exact,
+        )
+        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.attend)
+        for extension, session in zip(batch, sessions, strict=True):
+            session.fed = extension.start + len(extension.tokens)
+        return self._sampler.draw(self._pick_logits(hidden, batch), batch)
+
+    def _pick_logits(self, hidden: torch.Tensor, batch: Sequence[Extension]) -> torch.Tensor:
+        """Logits of the rows after which tokens are wanted."""
+        wanted: list[int] = []
+        row = 0
+        for extension in batch:
+            row += len(extension.tokens)
+            wanted += range(row - extension.num_picks, row)
+        count = len(wanted)
+        if count == 0:
+            return hidden.new_zeros(0, self._info.vocab_size, dtype=torch.float32)
+        if self._exact:
+            wanted += [wanted[-1]] * (padded_rows(count) - count)
+        if len(wanted) != hidden.shape[0] or wanted[-1] != len(wanted) - 1:
+            hidden = hidden.index_select(0, torch.tensor(wanted, device=hidden.device))
+        return self._decoder.logits(hidden)[:count]
+
+    def _session(self, slot: int) -> _Session:
+        if slot not in self._sessions:
+            raise EngineError(f"slot: {slot} is not open")
+        return self._sessions[slot]
+
+    def _next_slot(self) -> int:
+        if not self._free_slots:
+            raise NoRoomError(f"all {self._info.max_sessions} session slots are used up")
+        return self._free_slots[-1]
+
+    def _check(self, extension: Extension) -> None:
+        session = self._session(extension.slot)
+        count = len(extension.tokens)
+        stop = extension.start + count + max(0, extension.num_drafts - 1)
+        if count == 0 or not 0 <= extension.num_picks <= count:
+            raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
+        if extension.num_drafts > 0 and extension.num_picks == 0:
+            raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
+        if not 0 <= extension.start <= session.fed:
+            raise EngineError(f"start: must be 0 to {session.fed}, got {extension.start}")
+        if stop > session.reserved:
+            raise EngineError(f"slot {extension.slot}: {stop} of {session.reserved} positions")
+
+    def _own_pages(self, extension: Extension) -> None:
+        """Copies pages that are about to be written and that a fork still reads."""
+        session = self._sessions[extension.slot]
+        allocator = self._cache.allocator
+        stop = extension.start + len(extension.tokens) + max(0, extension.num_drafts - 1)
+        pages = session.table.pages
+        touched = range(extension.start // PAGE_TOKENS, pages_for(stop))
+        shared = [i for i in touched if allocator.users(pages[i]) > 1]
+        if not shared:
+            return
+        fresh = allocator.take(len(shared))
+        replaced = list(pages)
+        for i, page in zip(shared, fresh, strict=True):
+            self._cache.copy_page(pages[i], page)
+            replaced[i] = page
+        allocator.drop([pages[i] for i in shared])
+        session.table = PageTable(replaced, self._cache.device)
+
+
+def _checked_context(shape: LlamaShape, context_tokens: int | None, kv_tokens: int) -> int:
+    context = shape.max_positions if context_tokens is None else context_tokens
+    if context > shape.max_positions:
+        raise ConfigError(
+            f"context_tokens: the model allows at most {shape.max_positions}, got {context}",
+            field="context_tokens",
+        )
+    return min(context, pages_for(kv_tokens) * PAGE_TOKENS)
+
+
+def _checked_num_ids(shape: LlamaShape, num_ids: int | None) -> int:
+    ids = shape.vocab_size if num_ids is None else num_ids
+    if not 1 <= ids <= shape.vocab_size:
+        raise ConfigError(
+            f"num_ids: the model has {shape.vocab_size} ids, got {num_ids}", field="num_ids"
+        )
+    return ids

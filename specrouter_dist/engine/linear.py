@@ -1,0 +1,81 @@
+"""Linear layers: weights packed once for oneDNN on the CPU, plain elsewhere.
+
+On the CPU oneDNN's kernels over pre-packed weights are the fastest of those that torch has for
+few rows (bfloat16, 4 rows, one thread: 1.3 to 2.5 times faster than ``F.linear``), and each row's
+rounding is the same at any number of rows from 4 on, at any number of threads.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Linear(Protocol):
+    """``y = x W^T + b`` and the same with a residual added."""
+
+    weight_bytes: int
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """``[num_rows, in_features]`` to ``[num_rows, out_features]``."""
+        ...
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        """``residual + x W^T + b``, a new tensor."""
+        ...
+
+
+class PlainLinear:
+    """Any device, any dtype."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = weight
+        self._bias = bias
+        self.weight_bytes = weight.nbytes
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return F.linear(rows, self._weight, self._bias)
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        return residual + F.linear(rows, self._weight, self._bias)
+
+
+class PackedLinear:
+    """oneDNN over weights in its own blocked layout (CPU)."""
+
+    _PACKED_FOR_ROWS = 16
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        self._weight = reorder(weight.contiguous(), self._PACKED_FOR_ROWS)
+        self._bias = bias
+        self._plain = torch.ops.mkldnn._linear_pointwise.default
+        self._binary = torch.ops.mkldnn._linear_pointwise.binary
+        self.weight_bytes = weight.nbytes
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        result: Tensor = self._plain(rows, self._weight, self._bias, "none", [], "")
+        return result
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        result: Tensor = self._binary(rows, residual, self._weight, self._bias, "add")
+        return result
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    """The fastest linear layer for the weight's device and dtype.
+
+    Args:
+        weight: ``[out_features, in_features]``.
+        bias: ``[out_features]`` or None.
+    """
+    if weight.device.type == "cpu" and _packable(weight.dtype):
+        return PackedLinear(weight, bias)
+    return PlainLinear(weight, bias)
+
+
+def _packable(dtype: torch.dtype) -> bool:
+    if not torch._C._has_mkldnn:
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,173 @@
+"""What the fast engine needs to know of a model of the Llama family, read from its config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from specrouter_dist.errors import ConfigError, EngineError
+
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of ``model_type`` that the fast engine runs; SmolLM and TinyLlama say ``llama``."""
+
+_ROPE_TYPES = ("default", "llama3")
+_LLAMA3_FIELDS = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaShape:
+    """Sizes and switches of one model; everything else is the same for the whole family."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    max_positions: int
+    rope: Mapping[str, Any]
+    """``rope_parameters`` of the config: ``rope_type``, ``rope_theta`` and llama3's factors."""
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    """RMSNorm over each head of queries and keys (Qwen3)."""
+    tied: bool
+    """The head's weights are the embedding's."""
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of one position's keys and values in one layer, both together."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """As transformers counts them: a tied head counts once."""
+        hidden, wide = self.hidden_size, self.intermediate_size
+        qkv = self.query_size + self.kv_size
+        layer = hidden * (qkv + self.query_size + 3 * wide) + 2 * hidden
+        layer += qkv * self.qkv_bias + hidden * self.out_bias
+        layer += (2 * wide + hidden) * self.mlp_bias + 2 * self.head_dim * self.qk_norm
+        embeddings = (1 if self.tied else 2) * self.vocab_size * hidden
+        return self.num_layers * layer + embeddings + hidden
+
+
+def refusal(config: Mapping[str, Any]) -> str | None:
+    """Why the fast engine cannot run a model, naming the field, or None if it can.
+
+    Args:
+        config: the contents of ``config.json``, or ``AutoConfig(...).to_dict()``.
+    """
+    kind = config.get("model_type")
+    if kind not in FAMILY:
+        return f"model_type: the fast engine runs {', '.join(FAMILY)}, got {kind!r}"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"hidden_act: the fast engine runs 'silu', got {config['hidden_act']!r}"
+    windowed = kind in ("llama", "mistral") or config.get("use_sliding_window", False)
+    if windowed and config.get("sliding_window") is not None:
+        return f"sliding_window: must be null, got {config['sliding_window']!r}"
+    layer_types = set(config.get("layer_types") or ()) - {"full_attention"}
+    if layer_types:
+        return f"layer_types: must all be 'full_attention', got {sorted(layer_types)}"
+    if config.get("quantization_config") is not None:
+        return "quantization_config: quantized weights are not supported"
+    return _rope_refusal(config)
+
+
+def _rope_refusal(config: Mapping[str, Any]) -> str | None:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in _ROPE_TYPES:
+        return f"rope_parameters.rope_type: the fast engine runs {_ROPE_TYPES}, got {kind!r}"
+    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+        return "rope_parameters.partial_rotary_factor: must be 1.0"
+    if kind == "llama3":
+        missing = [name for name in _LLAMA3_FIELDS if name not in rope]
+        if missing:
+            return f"rope_parameters: llama3 scaling needs {', '.join(missing)}"
+    return None
+
+
+def read_shape(directory: Path) -> LlamaShape:
+    """Reads ``config.json`` of a model directory.
+
+    Raises:
+        ConfigError: there is no readable config.
+        EngineError: the fast engine does not run such a model; the message names the field.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{directory / 'config.json'}: {reason}", field="model") from error
+    fields = config.to_dict()
+    refused = refusal(fields)
+    if refused is not None:
+        raise EngineError(f"{directory / 'config.json'}: {refused}")
+    return _shape_of(fields)
+
+
+def _shape_of(fields: Mapping[str, Any]) -> LlamaShape:
+    kind = fields["model_type"]
+    bias = bool(fields.get("attention_bias", False))
+    heads = fields["num_attention_heads"]
+    return LlamaShape(
+        vocab_size=fields["vocab_size"],
+        hidden_size=fields["hidden_size"],
+        intermediate_size=fields["intermediate_size"],
+        num_layers=fields["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=fields.get("num_key_value_heads") or heads,
+        head_dim=fields.get("head_dim") or fields["hidden_size"] // heads,
+        norm_eps=fields["rms_norm_eps"],
+        max_positions=fields["max_position_embeddings"],
+        rope=dict(fields["rope_parameters"]),
+        # Qwen2 always has biases on queries, keys and values, and never on the output.
+        qkv_bias=bias or kind == "qwen2",
+        out_bias=bias and kind != "qwen2",
+        mlp_bias=bool(fields.get("mlp_bias", False)),
+        qk_norm=kind == "qwen3",
+        tied=bool(fields["tie_word_embeddings"]),
+    )
+
+
+def rotary_table(shape: LlamaShape, num_positions: int) -> Tensor:
+    """``cos + i sin`` of every position and frequency.
+
+    The arithmetic is float32, as in transformers, whose roundings the models were trained with.
+
+    Returns:
+        complex64 ``[num_positions, 1, head_dim / 2]``.
+    """
+    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+    frequencies = 1.0 / (shape.rope["rope_theta"] ** exponents)
+    if shape.rope.get("rope_type", "default") == "llama3":
+        frequencies = _llama3_frequencies(frequencies, shape.rope)
+    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
+    return torch.complex(angles.cos(), angles.sin())[:, None]
+
+
+def _llama3_frequencies(frequencies: Tensor, rope: Mapping[str, Any]) -> Tensor:
+    """Llama 3's rescaling: long waves slowed by ``factor``, short ones kept, a ramp between."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    waves = 2 * torch.pi / frequencies
+    turns = rope["original_max_position_embeddings"] / waves
+    slowed = frequencies / rope["factor"]
+    ramp = (turns - low) / (high - low)
+    mixed = (1 - ramp) * slowed + ramp * frequencies
+    return torch.where(turns < low, slowed, torch.where(turns > high, frequencies, mixed))

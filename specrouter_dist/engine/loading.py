@@ -1,0 +1,157 @@
+"""Reading weights from a Hugging Face directory, tensor by tensor, and what they will cost."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from specrouter_dist.config import Dtype
+from specrouter_dist.engine.llama_shape import LlamaShape
+from specrouter_dist.errors import ConfigError, EngineError
+
+TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """The tensors of a model directory, read one at a time and checked against the config."""
+
+    def __init__(self, directory: Path) -> None:
+        """Opens every weight file.
+
+        Raises:
+            ConfigError: a file is missing or unreadable; the message names it.
+        """
+        self._directory = directory
+        self._files: dict[str, Any] = {}
+        index = directory / _INDEX
+        if (directory / _SINGLE).exists():
+            names = [_SINGLE]
+        elif index.exists():
+            names = sorted(set(_weight_map(index).values()))
+        else:
+            raise ConfigError(f"{directory}: neither {_SINGLE} nor {_INDEX}", field="model")
+        self._home = {tensor: name for name in names for tensor in self._open(name)}
+
+    def _open(self, name: str) -> list[str]:
+        path = self._directory / name
+        try:
+            self._files[name] = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}", field="model") from error
+        return list(self._files[name].keys())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._files.clear()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._home
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        """One tensor, as stored.
+
+        Raises:
+            ConfigError: it is missing or has another shape; the message names file and tensor.
+        """
+        if name not in self._home:
+            raise ConfigError(f"{self._directory}: tensor {name!r} is missing", field="model")
+        path = self._directory / self._home[name]
+        try:
+            tensor: Tensor = self._files[self._home[name]].get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{path}: tensor {name!r}: {error}", field="model") from error
+        if tuple(tensor.shape) != shape:
+            raise ConfigError(
+                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, the config says {shape}",
+                field="model",
+            )
+        if not tensor.is_floating_point():
+            raise EngineError(f"{path}: tensor {name!r} has dtype {tensor.dtype}")
+        return tensor
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{index}: cannot be read: {error!r}", field="model") from error
+    return weight_map
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes a model will take, known before anything is allocated."""
+
+    weight_bytes: int
+    kv_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes
+
+    def check_fits(self, device: torch.device) -> None:
+        """Compares with the memory that is free now.
+
+        Raises:
+            ConfigError: more is asked than there is.
+        """
+        free = available_bytes(device)
+        if self.total_bytes > free:
+            raise ConfigError(
+                f"kv_tokens: weights need {self.weight_bytes:,} bytes and the KV cache "
+                f"{self.kv_bytes:,}, but only {free:,} are free on {device}",
+                field="kv_tokens",
+            )
+
+
+def attention_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """Number format of queries, keys, values and the KV cache.
+
+    On the CPU always float32: its attention kernel is two to four times slower in bfloat16, for
+    want of a narrow matrix-vector product.
+    """
+    return torch.float32 if device.type == "cpu" else TORCH_DTYPES[dtype]
+
+
+def memory_plan(
+    shape: LlamaShape, *, dtype: Dtype, device: torch.device, kv_tokens: int, num_ids: int | None
+) -> MemoryPlan:
+    """What loading a model of ``shape`` will take.
+
+    Embedding and head are kept apart even when tied: the head is packed for its kernel.
+    """
+    width = TORCH_DTYPES[dtype].itemsize
+    num_weights = shape.num_parameters + shape.tied * (num_ids or shape.vocab_size) * (
+        shape.hidden_size
+    )
+    row = shape.num_layers * shape.kv_size * attention_dtype(dtype, device).itemsize
+    return MemoryPlan(weight_bytes=num_weights * width, kv_bytes=kv_tokens * row)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can be allocated now on ``device``."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        # Page cache counts as free here, unlike in sysconf's figure.
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
