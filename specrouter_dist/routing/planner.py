@@ -59,29 +59,32 @@ class Planner:
 
     def evaluate(self, chain: Sequence[str], *, greedy: bool) -> Candidate | None:
         """The best draft lengths of ``chain``; None if a member's times are unknown."""
-        tau = _LOOKUP_US if chain[0] in self.lookups else self.latency.forward_us(chain[0], 1)
-        lengths = []
-        for draft, verifier in pairwise(chain):
-            if tau is None:
+        lengths: list[int] = []
+        for _ in pairwise(chain):
+            options = (
+                self.predict(chain, (*lengths, length), greedy=greedy)
+                for length in range(1, MAX_DRAFT_TOKENS + 1)
+            )
+            known = [option for option in options if option is not None]
+            if not known:
                 return None
-            best = self._best_length(PairKey(draft, verifier, greedy), tau)
-            if best is None:
-                return None
-            tau, length = best
-            lengths.append(length)
-        return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau)
+            best = min(known, key=lambda option: option.predicted_us)
+            lengths = list(best.num_draft_tokens)
+        return self.predict(chain, tuple(lengths), greedy=greedy)
 
-    def _best_length(self, pair: PairKey, tau: float) -> tuple[float, int] | None:
-        if self.latency.forward_us(pair.verifier, 1) is None:
-            return None
-        costs = []
-        hop_us = 0.0 if pair.draft in self.lookups else self.hop_us
-        for length in range(1, MAX_DRAFT_TOKENS + 1):
-            forward_us = self.latency.forward_us(pair.verifier, length + 1)
-            assert forward_us is not None
-            round_us = length * tau + forward_us + hop_us
-            costs.append((round_us / self.agreement.expected_tokens(pair, length), length))
-        return min(costs)
+    def predict(
+        self, chain: Sequence[str], lengths: Sequence[int], *, greedy: bool
+    ) -> Candidate | None:
+        """The time per token of the stage below the last of ``lengths``; None if unknown."""
+        tau = _LOOKUP_US if chain[0] in self.lookups else self.latency.forward_us(chain[0], 1)
+        for (draft, verifier), length in zip(pairwise(chain), lengths, strict=False):
+            forward_us = self.latency.forward_us(verifier, length + 1)
+            if tau is None or forward_us is None:
+                return None
+            hop_us = 0.0 if draft in self.lookups else self.hop_us
+            tokens = self.agreement.expected_tokens(PairKey(draft, verifier, greedy), length)
+            tau = (length * tau + forward_us + hop_us) / tokens
+        return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau)
 
     def _chains(self) -> Iterator[tuple[str, ...]]:
         target = self.members[-1]

@@ -10,7 +10,7 @@ from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.plans import PlanTable
 
 _HYSTERESIS = 0.05
-"""A chain replaces the present one when it is predicted to be faster by this share."""
+"""A choice replaces the present one when it is predicted to be faster by this share."""
 
 
 class Router:
@@ -66,11 +66,9 @@ class Router:
         if not candidates:
             return None
         best = candidates[0]
-        ours = next((c for c in candidates if c.chain == present.chain), None)
+        lengths = tuple(edge.patience for edge in present.edges)
+        ours = self._planner.predict(present.chain, lengths, greedy=greedy)
         if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
-            best = ours
-        chosen = to_plan(best, self._number + 1, self._threads)
-        if (chosen.chain, chosen.edges) == (present.chain, present.edges):
             return None
         self._number += 1
-        return chosen
+        return to_plan(best, self._number, self._threads)

@@ -1,0 +1,210 @@
+"""Measuring and deciding: latency, agreement, the planner's formula, the router's table."""
+
+import math
+from itertools import product
+
+import pytest
+
+from specrouter_dist.routing.agreement import PRIOR_AGREEMENT, AgreementTable
+from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    ForwardTimes,
+    Observations,
+    PairKey,
+    Survival,
+)
+from specrouter_dist.routing.planner import Planner, to_plan
+from specrouter_dist.routing.router import Router
+
+
+def times(mean_us: float, count: int = 10) -> ForwardTimes:
+    return ForwardTimes(count, mean_us * count, mean_us)
+
+
+def blocks(num_blocks: int, length: int, alpha: float) -> Survival:
+    """Expected counts of ``num_blocks`` of a pair with geometric survival."""
+    survival = Survival(num_blocks=num_blocks)
+    for k in range(length):
+        survival.reached.append(round(num_blocks * alpha**k))
+        survival.accepted.append(round(num_blocks * alpha ** (k + 1)))
+    return survival
+
+
+class TestLatency:
+    def test_a_member_never_seen_has_no_time(self) -> None:
+        assert LatencyTable().forward_us("small", 1) is None
+
+    def test_between_observed_row_counts_the_time_is_linear(self) -> None:
+        table = LatencyTable()
+        table.record(ForwardKey("m", 1, 1), times(100))
+        table.record(ForwardKey("m", 5, 1), times(300))
+        assert table.forward_us("m", 3) == pytest.approx(200)
+
+    def test_beyond_them_it_goes_on_with_the_slope(self) -> None:
+        table = LatencyTable()
+        table.record(ForwardKey("m", 1, 1), times(100))
+        table.record(ForwardKey("m", 5, 1), times(300))
+        assert table.forward_us("m", 7) == pytest.approx(400)
+
+    def test_a_hiccup_counts_as_one_forward(self) -> None:
+        table = LatencyTable()
+        table.record(ForwardKey("m", 1, 1), times(100, 100))
+        table.record(ForwardKey("m", 1, 1), times(10_000, 100))
+        assert table.forward_us("m", 1) == pytest.approx(100, rel=1.0)
+
+    def test_a_slower_member_is_believed_after_some_forwards(self) -> None:
+        table = LatencyTable()
+        table.record(ForwardKey("m", 1, 1), times(100, 400))
+        for _ in range(20):
+            table.record(ForwardKey("m", 1, 1), times(300, 100))
+        assert table.forward_us("m", 1) == pytest.approx(300, rel=0.05)
+
+    def test_forwards_of_several_sessions_are_left_out(self) -> None:
+        table = LatencyTable()
+        table.record(ForwardKey("m", 4, 4), times(100))
+        assert table.forward_us("m", 4) is None
+
+
+class TestAgreement:
+    pair = PairKey("small", "target", True)
+
+    def test_an_unknown_pair_has_the_prior(self) -> None:
+        expected = sum(PRIOR_AGREEMENT**k for k in range(5))
+        assert AgreementTable().expected_tokens(self.pair, 4) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("alpha", [0.3, 0.6, 0.9])
+    def test_the_expectation_is_the_sum_of_the_survival(self, alpha: float) -> None:
+        table = AgreementTable()
+        table.record(self.pair, blocks(100_000, 8, alpha))
+        expected = sum(alpha**k for k in range(9))
+        assert table.expected_tokens(self.pair, 8) == pytest.approx(expected, rel=0.03)
+
+    def test_a_drafter_that_is_silent_half_the_time_yields_half_of_it(self) -> None:
+        table = AgreementTable()
+        survival = blocks(1000, 4, 0.8)
+        survival.num_blocks, survival.num_empty = 2000, 1000
+        table.record(self.pair, survival)
+        full = sum(0.8**k for k in range(5))
+        assert table.expected_tokens(self.pair, 4) == pytest.approx((1 + full) / 2, rel=0.05)
+
+    def test_survival_may_differ_by_position(self) -> None:
+        table = AgreementTable()
+        survival = Survival([1000, 900, 90], [900, 90, 90], 1000)
+        table.record(self.pair, survival)
+        assert table.expected_tokens(self.pair, 3) == pytest.approx(1 + 0.9 + 0.09 + 0.09, rel=0.1)
+
+    def test_sampling_regimes_do_not_mix(self) -> None:
+        table = AgreementTable()
+        table.record(self.pair, blocks(1000, 4, 0.9))
+        assert table.agreement(PairKey("small", "target", False)) is None
+
+    def test_blocks_count_what_was_reached_only(self) -> None:
+        survival = Survival()
+        survival.add(4, 2)
+        survival.add(4, 4)
+        survival.add(0, 0)
+        assert (survival.reached, survival.accepted) == ([2, 2, 2, 1], [2, 2, 1, 1])
+        assert (survival.num_blocks, survival.num_empty) == (3, 1)
+
+
+TIMES_US = {"small": 200.0, "medium": 600.0, "target": 3000.0}
+
+
+def observations(alphas: dict[tuple[str, str], float]) -> Observations:
+    found = Observations()
+    for name, (rows, base) in product(TIMES_US, ((1, 1.0), (9, 1.1), (17, 1.2))):
+        found.forwards[ForwardKey(name, rows, 1)] = times(TIMES_US[name] * base)
+    for (draft, verifier), alpha in alphas.items():
+        for greedy in (True, False):
+            found.pairs[PairKey(draft, verifier, greedy)] = blocks(2000, 16, alpha)
+    return found
+
+
+def router(alphas: dict[tuple[str, str], float], *lookups: str) -> Router:
+    made = Router(list(TIMES_US), lookups, hop_us=100.0)
+    made.observe(observations(alphas))
+    return made
+
+
+GOOD = {("small", "medium"): 0.8, ("small", "target"): 0.7, ("medium", "target"): 0.85}
+BAD = {("small", "medium"): 0.1, ("small", "target"): 0.05, ("medium", "target"): 0.1}
+
+
+class TestPlanner:
+    def test_the_cost_of_a_chain_is_the_formula(self) -> None:
+        made = router(GOOD)
+        found = next(c for c in made.candidates(greedy=True) if c.chain == ("small", "target"))
+        (length,) = found.num_draft_tokens
+
+        def tau(g: int) -> float:
+            forward = made.latency.forward_us("target", g + 1)
+            assert forward is not None
+            tokens = made.agreement.expected_tokens(PairKey("small", "target", True), g)
+            return (g * 200.0 + forward + 100.0) / tokens
+
+        assert found.predicted_us == pytest.approx(min(map(tau, range(1, 17))))
+        assert tau(length) == pytest.approx(found.predicted_us)
+
+    def test_no_chain_costs_less_than_the_best_of_a_full_search(self) -> None:
+        made = router(GOOD)
+        best = math.inf
+        for first, second in product(range(1, 17), repeat=2):
+            tau = 200.0
+            for draft, verifier, g in (("small", "medium", first), ("medium", "target", second)):
+                forward = made.latency.forward_us(verifier, g + 1)
+                assert forward is not None
+                tokens = made.agreement.expected_tokens(PairKey(draft, verifier, True), g)
+                tau = (g * tau + forward + 100.0) / tokens
+            best = min(best, tau)
+        found = next(c for c in made.candidates(greedy=True) if len(c.chain) == 3)
+        assert found.predicted_us == pytest.approx(best)
+
+    def test_the_target_alone_is_always_a_candidate(self) -> None:
+        assert ("target",) in {c.chain for c in router(GOOD, "lookup").candidates(greedy=True)}
+
+    def test_a_stage_waits_for_its_block_and_takes_what_upstream_overshoots(self) -> None:
+        made = router(GOOD)
+        found = next(c for c in made.candidates(greedy=True) if len(c.chain) == 3)
+        first, second = found.num_draft_tokens
+        plan = to_plan(found, 1, 1)
+        assert [edge.patience for edge in plan.edges] == [first, second]
+        assert plan.edges[1].window == first + second
+
+    def test_members_without_a_known_time_are_in_no_chain(self) -> None:
+        planner = Planner(("small", "target"), (), 0.0, LatencyTable(), AgreementTable())
+        assert planner.candidates(greedy=True) == []
+
+
+class TestRouter:
+    def test_drafters_that_agree_are_used(self) -> None:
+        made = router(GOOD)
+        table = made.decide()
+        assert table is not None
+        assert table.greedy.chain == ("small", "medium", "target")
+
+    def test_drafters_that_never_agree_are_left_out(self) -> None:
+        made = router(BAD)
+        made.decide()
+        assert made.table.greedy.chain == ("target",)
+
+    def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
+        made = router(GOOD)
+        assert made.decide() is not None
+        assert made.decide() is None
+
+    def test_numbers_of_plans_only_grow(self) -> None:
+        made = router(GOOD)
+        made.decide()
+        before = made.table
+        made.observe(observations(BAD))
+        for _ in range(5):
+            made.observe(observations(BAD))
+        assert made.decide() is not None
+        assert made.table.greedy.number > before.greedy.number
+
+    def test_a_named_chain_gets_its_best_lengths(self) -> None:
+        made = router(GOOD)
+        plan = made.plan_of(("small", "target"), greedy=True)
+        found = next(c for c in made.candidates(greedy=True) if c.chain == ("small", "target"))
+        assert plan.edges[0].patience == found.num_draft_tokens[0]
