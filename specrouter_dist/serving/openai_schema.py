@@ -6,7 +6,7 @@ Types are strict: JSON numbers are no texts and no flags. Ranges are those of
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -108,11 +108,14 @@ class _GenerationRequest(_Object):
             f"got {_shown(value)}"
         )
 
-    @model_validator(mode="after")
-    def _stream_options_want_a_stream(self) -> Self:
+    def check(self) -> None:
+        """What concerns several fields.
+
+        Raises:
+            RequestError: names the field that cannot stand with the others.
+        """
         if self.stream_options is not None and not self.stream:
-            raise ValueError('stream_options: needs "stream": true')
-        return self
+            _refuse("stream_options", 'needs "stream": true')
 
     @property
     def num_logprobs(self) -> int | None:
@@ -213,13 +216,13 @@ class ChatRequest(_GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self) -> None:
+        """As for every request, and the fields of conversations."""
+        super().check()
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError('top_logprobs: needs "logprobs": true')
+            _refuse("top_logprobs", 'needs "logprobs": true')
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("max_tokens, max_completion_tokens: only one of them can be given")
-        return self
+            _refuse("max_completion_tokens", "is the newer name of max_tokens; give one of them")
 
     @property
     def num_logprobs(self) -> int | None:
@@ -258,7 +261,13 @@ def parse_body(model: type[RequestT], body: bytes) -> RequestT:
         raise RequestError(f"body: must be a JSON object, got {_shown(values)}")
     if b"\\u" in body:
         _check_unicode(values, "")
-    return validated(model, values, error=RequestError)
+    request = validated(model, values, error=RequestError)
+    request.check()
+    return request
+
+
+def _refuse(field: str, line: str) -> NoReturn:
+    raise RequestError(f"{field}: {line}", field=field)
 
 
 def _check_unicode(value: Any, path: str) -> None:

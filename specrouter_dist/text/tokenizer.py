@@ -101,6 +101,11 @@ class Tokenizer:
         text = detokenizer.push(tokens) + detokenizer.finish()
         return text.removeprefix(" ") if self._strips_space else text
 
+    def token_bytes(self, token: int) -> bytes:
+        """What one id stands for; of a special token, its name."""
+        name: str = self._backend.convert_ids_to_tokens(token) or ""
+        return self._token_bytes[token] or name.encode()
+
     def detokenizer(self) -> Detokenizer:
         """A new incremental detokeniser for what follows a prompt."""
         return Detokenizer(self._token_bytes)

@@ -1,0 +1,295 @@
+"""The core of the OpenAI-compatible service: a body in, JSON objects out. No HTTP, no Ray."""
+
+import asyncio
+import secrets
+import time
+from array import array
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from specrouter_dist.config import ModelMember, Plan, SamplingParams
+from specrouter_dist.errors import (
+    InputError,
+    NoRoomError,
+    NotFoundError,
+    RequestError,
+    UnavailableError,
+)
+from specrouter_dist.links.control import Failed, Output
+from specrouter_dist.pools.checks import PoolReport
+from specrouter_dist.pools.loading import Pool, local_directory, parse_chain
+from specrouter_dist.serving.client import Chunk, Client, Generation, to_error
+from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
+from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest, parse_body
+from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.text.tokenizer import Tokenizer
+
+HEALTH_TIMEOUT_S = 10.0
+_HEALTH_TOKENS = 8
+"""Enough for proposals to be made and verified."""
+
+
+class PlanOf(Protocol):
+    """Makes a plan for a chain that a request names; may block."""
+
+    def __call__(self, chain: Sequence[str], *, greedy: bool) -> Plan: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One checked request."""
+
+    generation: GenerateRequest
+    plan: Plan | None
+    answer: Answer
+    stream: bool
+    includes_usage: bool
+    includes_usage_always: bool
+
+
+class OpenAIService:
+    """Requests of OpenAI's clients to one pool.
+
+    Args:
+        client: the way to the target.
+        tokenizer: the target's.
+        report: of the pool's checks.
+        pool: the pool that runs.
+        plan_of: makes plans for the chains that requests name.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        tokenizer: Tokenizer,
+        report: PoolReport,
+        pool: Pool,
+        plan_of: PlanOf,
+    ) -> None:
+        self._client = client
+        self._tokenizer = tokenizer
+        self._report = report
+        self._pool = pool
+        self._plan_of = plan_of
+        self._context_tokens = report.member(pool.config.target.name).context_tokens
+        self._started = int(time.time())
+        self._num_outputs = 0
+
+    # -- models ----------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> str:
+        """Name of the one model there is: the pool's."""
+        return self._pool.config.name
+
+    def model_card(self) -> dict[str, Any]:
+        """The model as ``/v1/models`` lists it; ``root`` says where its tokenizer is found."""
+        target = self._pool.config.target
+        directory = local_directory(self._pool.file, target.model)
+        return {
+            "id": self.model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "specrouter",
+            "root": str(directory or target.model),
+            "max_model_len": self._context_tokens,
+            "members": [
+                {"name": member.name, "role": member.role, "model": member.model}
+                if isinstance(member, ModelMember)
+                else {"name": member.name, "role": member.role, "model": None}
+                for member in self._pool.config.members
+            ],
+        }
+
+    def check_model(self, name: str) -> None:
+        """
+        Raises:
+            NotFoundError: another model than the one there is.
+        """
+        if name != self.model:
+            raise NotFoundError(f"model: no model {name!r}; accepted: {self.model}", field="model")
+
+    # -- requests --------------------------------------------------------------------------------
+
+    async def completion(self, body: bytes) -> Job:
+        """The job of a ``/v1/completions`` body.
+
+        Raises:
+            InputError: names the field that is wrong.
+            UnavailableError: a chain was named and nobody can plan for it now.
+        """
+        request = parse_body(CompletionRequest, body)
+        return await asyncio.to_thread(self._completion, request)
+
+    async def chat(self, body: bytes) -> Job:
+        """The job of a ``/v1/chat/completions`` body; raises as :meth:`completion`."""
+        request = parse_body(ChatRequest, body)
+        return await asyncio.to_thread(self._chat, request)
+
+    async def whole(self, job: Job) -> dict[str, Any]:
+        """The answer, once it is complete. Cancelling the call cancels the request.
+
+        Raises:
+            SpecRouterError: as the target's worker reported it.
+        """
+        return job.answer.whole(await self._result(job.generation, job.plan))
+
+    async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer as it comes: one object per round of the target. Closing it early cancels.
+
+        Raises:
+            SpecRouterError: as the target's worker reported it, also in the middle.
+        """
+        num_tokens = 0
+        async with aclosing(self._rounds(job.generation, job.plan)) as rounds:
+            async for chunk in rounds:
+                num_tokens += len(chunk.tokens)
+                event = job.answer.event(chunk)
+                if job.includes_usage:
+                    always = job.includes_usage_always
+                    event["usage"] = job.answer.usage(num_tokens) if always else None
+                yield event
+                if chunk.result is not None and job.includes_usage:
+                    yield job.answer.last_event(chunk.result)
+
+    async def health(self) -> dict[str, Any]:
+        """Generates real tokens with the router's chain.
+
+        A pool so busy that the probe has to wait is healthy as long as others get tokens.
+
+        Raises:
+            UnavailableError: no token came in time.
+        """
+        before = self._num_outputs
+        sampling = SamplingParams(max_tokens=_HEALTH_TOKENS, temperature=0.0, ignore_eos=True)
+        request = GenerateRequest(self._tokenizer.encode("Health"), sampling)
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                result = await self._result(request, None)
+        except (TimeoutError, NoRoomError):
+            if self._num_outputs > before:
+                return {"status": "busy", "model": self.model}
+            raise UnavailableError(f"no token came within {HEALTH_TIMEOUT_S:.0f} s") from None
+        return {
+            "status": "ok",
+            "model": self.model,
+            "chain": list(result.chain),
+            "num_tokens": len(result.token_ids),
+            "time_ms": (time.perf_counter() - started) * 1e3,
+        }
+
+    def _completion(self, request: CompletionRequest) -> Job:
+        if isinstance(request.prompt, str):
+            prompt_ids = self._tokenizer.encode(request.prompt)
+        else:
+            self._check_ids(request.prompt, "prompt")
+            prompt_ids = array(TOKEN_TYPECODE, request.prompt)
+        return self._job(request, prompt_ids)
+
+    def _chat(self, request: ChatRequest) -> Job:
+        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        return self._job(request, self._tokenizer.encode_chat(messages))
+
+    def _job(self, request: CompletionRequest | ChatRequest, prompt_ids: TokenArray) -> Job:
+        if request.model is not None:
+            self.check_model(request.model)
+        room = self._context_tokens - len(prompt_ids)
+        if room < 1:
+            is_chat = isinstance(request, ChatRequest)
+            field = "messages" if is_chat else "prompt"
+            raise RequestError(
+                f"{field}: {len(prompt_ids)} tokens; at most {self._context_tokens - 1} fit the "
+                f"context of {self._context_tokens} with one token to generate",
+                field=field,
+            )
+        sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
+        self._check_ids(sampling.logit_bias, "logit_bias")
+        self._check_ids(sampling.stop_token_ids, "stop_token_ids")
+        chain = self._chain(request)
+        plan = None if chain is None else self._plan_of(chain, greedy=sampling.greedy)
+        kind, prefix = (
+            (ChatAnswer, "chatcmpl")
+            if isinstance(request, ChatRequest)
+            else (CompletionAnswer, "cmpl")
+        )
+        head = Head(
+            id=f"{prefix}-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=self.model,
+            seed=sampling.seed,
+            num_prompt_tokens=len(prompt_ids),
+        )
+        return Job(
+            generation=GenerateRequest(prompt_ids, sampling, chain),
+            plan=plan,
+            answer=kind(head, self._tokenizer),
+            stream=request.stream,
+            includes_usage=request.includes_usage,
+            includes_usage_always=request.includes_usage_always,
+        )
+
+    def _chain(self, request: CompletionRequest | ChatRequest) -> tuple[str, ...] | None:
+        """None: the router chooses, and chooses again."""
+        if request.speculative is True:
+            return None
+        if request.speculative is False:
+            return (self._pool.config.target.name,)
+        try:
+            return parse_chain(self._pool, ",".join(request.speculative))
+        except InputError as problem:
+            # A wrong field, and not, as on the command line, a thing that was not found.
+            raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
+
+    def _check_ids(self, ids: Collection[int], field: str) -> None:
+        highest = max(ids, default=0)
+        if highest >= self._report.num_ids:
+            raise RequestError(
+                f"{field}: token ids lie in [0, {self._report.num_ids}), got {highest}",
+                field=field,
+            )
+
+    async def _result(self, request: GenerateRequest, plan: Plan | None) -> GenerateResult:
+        async with aclosing(self._rounds(request, plan)) as rounds:
+            async for chunk in rounds:
+                if chunk.result is not None:
+                    return chunk.result
+        raise AssertionError("the rounds end with a result or an error")
+
+    async def _rounds(
+        self, request: GenerateRequest, plan: Plan | None
+    ) -> AsyncGenerator[Chunk, None]:
+        """The target's rounds; whoever leaves early frees every level."""
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[tuple[float, Output | Failed]] = asyncio.Queue()
+        generation = Generation(request, self._tokenizer, self._report.eos_ids, plan)
+
+        def receive(message: Output | Failed) -> None:
+            # On the client's thread, so the time is that of arrival.
+            arrived = generation.clock()
+            try:
+                loop.call_soon_threadsafe(inbox.put_nowait, (arrived, message))
+            except RuntimeError:
+                # The service has ended before its requests; nobody waits for this one.
+                if not loop.is_closed():
+                    raise
+
+        done = False
+        try:
+            self._client.submit(generation.submit, receive)
+            while not done:
+                arrived, message = await inbox.get()
+                if isinstance(message, Failed):
+                    done = True
+                    raise to_error(message)
+                self._num_outputs += 1
+                done = message.finish_reason is not None
+                if message.finish_reason == "cancelled":
+                    raise UnavailableError("the request was cancelled by the target")
+                yield generation.on_output(message, arrived)
+        finally:
+            if not done:
+                self._client.cancel(generation.submit.request)
