@@ -26,7 +26,7 @@ from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.general_checks import check_supported, mixes_rows, resolve_context
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
 from specrouter_dist.engine.sampler import Sampler
-from specrouter_dist.errors import EngineError, NoRoomError
+from specrouter_dist.errors import ConfigError, EngineError, NoRoomError
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
 _PROMPT_GROUP = 128
@@ -108,14 +108,17 @@ class GeneralEngine:
             exact: fixed shapes, so that picks do not depend on how tokens are fed.
 
         Raises:
-            EngineError: the model cannot be rolled back exactly, or a size does not fit it.
+            ConfigError: a size does not fit the model.
+            EngineError: the model cannot be rolled back exactly.
         """
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         check_supported(config)
         context = resolve_context(config, context_tokens)
         vocab_size = config.get_text_config(decoder=True).vocab_size
         if num_ids is not None and num_ids > vocab_size:
-            raise EngineError(f"num_ids: the model has {vocab_size} ids, got {num_ids}")
+            raise ConfigError(
+                f"num_ids: the model has {vocab_size} ids, got {num_ids}", field="num_ids"
+            )
         model = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=_DTYPES[dtype], local_files_only=True
         )

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from specrouter_dist.errors import EngineError
+from specrouter_dist.errors import ConfigError, EngineError
 
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -37,22 +37,27 @@ def resolve_context(config: PretrainedConfig, context_tokens: int | None) -> int
     """The longest sequence: ``context_tokens``, or what the model allows.
 
     Raises:
-        EngineError: the model allows less, states nothing, or changes its embeddings with length.
+        ConfigError: the model allows less, states nothing, or changes its embeddings with length.
     """
     text_config = config.get_text_config(decoder=True)
     allowed: int | None = getattr(text_config, "max_position_embeddings", None)
     context = context_tokens or allowed
     if context is None:
-        raise EngineError(
-            f"context_tokens: must be given, since model_type {config.model_type!r} states no limit"
+        raise ConfigError(
+            "context_tokens: must be given, since the model states no limit",
+            field="context_tokens",
         )
     if allowed is not None and context > allowed:
-        raise EngineError(f"context_tokens: the model allows at most {allowed}, got {context}")
+        raise ConfigError(
+            f"context_tokens: the model allows at most {allowed}, got {context}",
+            field="context_tokens",
+        )
     limit = _unscaled_limit(text_config, context)
     if context > limit:
-        raise EngineError(
+        raise ConfigError(
             "context_tokens: the model's rotary embeddings change with the length beyond "
-            f"{limit} tokens; give at most that, got {context}"
+            f"{limit} tokens; give at most that, got {context}",
+            field="context_tokens",
         )
     return context
 

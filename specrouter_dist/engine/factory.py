@@ -1,0 +1,53 @@
+"""From a member's lines in the pool file to a loaded engine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from specrouter_dist.config import ModelMember
+from specrouter_dist.engine.fast import FastEngine, supports
+from specrouter_dist.engine.general import GeneralEngine
+from specrouter_dist.engine.interface import Engine
+from specrouter_dist.errors import ConfigError
+
+
+def load_engine(
+    member: ModelMember, directory: Path, *, num_ids: int | None, exact: bool
+) -> Engine:
+    """Loads a member's model.
+
+    Args:
+        member: its engine, device, dtype and sizes.
+        directory: the model, in Hugging Face format.
+        num_ids: only the first so many ids may be drawn; None: all.
+        exact: fixed shapes, so that picks do not depend on the batch.
+
+    Raises:
+        ConfigError: a file is missing or broken, or a size does not fit the model.
+        EngineError: the engine asked for cannot run the model.
+    """
+    fast = member.engine == "fast"
+    if member.engine == "auto":
+        fast = supports(_read_config(directory))
+    load = FastEngine.load if fast else GeneralEngine.load
+    return load(
+        directory,
+        dtype=member.dtype,
+        device=member.device,
+        context_tokens=member.context_tokens,
+        kv_tokens=member.kv_tokens,
+        max_sessions=member.max_sessions,
+        num_ids=num_ids,
+        exact=exact,
+    )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"{path}: cannot be read ({problem})", field="model") from problem
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: must hold a JSON object", field="model")
+    return config
