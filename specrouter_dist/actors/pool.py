@@ -44,7 +44,9 @@ def start_ray() -> bool:
     if ray.is_initialized():
         return False
     running = os.environ.get("RAY_ADDRESS") or os.path.exists("/tmp/ray/ray_current_cluster")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    # Ray logs before it reads its own setting.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if running:
         ray.init(namespace=NAMESPACE, **quiet)
         return False
@@ -123,21 +125,21 @@ class RunningPool:
         if self._owned:
             stop_actors(self._router, self.workers)
 
-    def _call(self, reference: Any) -> Any:
+    def _call(self, reference: Any, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         try:
-            return ray.get(reference, timeout=_CALL_TIMEOUT_S)
+            return ray.get(reference, timeout=timeout_s)
         except (RayActorError, GetTimeoutError) as error:
             raise UnavailableError(f"the router does not answer: {type(error).__name__}") from None
 
-    def _directory(self) -> dict[str, Address]:
-        directory: dict[str, Address] = self._call(self._router.directory.remote())
+    def _directory(self, timeout_s: float = _CALL_TIMEOUT_S) -> dict[str, Address]:
+        directory: dict[str, Address] = self._call(self._router.directory.remote(), timeout_s)
         return directory
 
     def _wait_for_members(self) -> Address:
         """Until every member is there once: the target's address."""
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end:
-            directory = self._directory()
+            directory = self._directory(START_TIMEOUT_S)
             missing = [name for name in self.workers if name not in directory]
             if not missing:
                 return directory[list(self.workers)[-1]]
@@ -185,15 +187,20 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         stop_actors(router, workers)
     secret = secrets.token_bytes(32)
     lifetime = "detached" if detached else None
+    # A name of its own: those of a pool that is being stopped may still be taken.
+    names = {
+        member.name: f"{pool.config.name}:{member.name}:{secrets.token_hex(4)}"
+        for member in model_members(pool)
+    }
     workers = {
-        member.name: _start_worker(pool, report, member, secret, lifetime)
+        member.name: _start_worker(pool, report, member, secret, lifetime, names[member.name])
         for member in model_members(pool)
     }
     lookups = [member.name for member in lookup_members(pool)]
     router = (
         ray.remote(RouterActor)
         .options(name=name, namespace=NAMESPACE, lifetime=lifetime, num_cpus=0, max_restarts=-1)
-        .remote(pool.config_hash, secret, workers, lookups, HOP_US)
+        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US)
     )
     try:
         return RunningPool(router, workers, secret, is_new=True, owned=not detached)
@@ -212,7 +219,12 @@ def stop_actors(router: Any, workers: dict[str, Any]) -> None:
 
 
 def _start_worker(
-    pool: Pool, report: PoolReport, member: ModelMember, secret: bytes, lifetime: str | None
+    pool: Pool,
+    report: PoolReport,
+    member: ModelMember,
+    secret: bytes,
+    lifetime: str | None,
+    name: str,
 ) -> Any:
     spec = WorkerSpec(
         member=member,
@@ -223,6 +235,7 @@ def _start_worker(
         secret=secret,
     )
     options: dict[str, Any] = {
+        "name": name,
         "namespace": NAMESPACE,
         "lifetime": lifetime,
         "num_cpus": member.num_cpus,
@@ -231,8 +244,6 @@ def _start_worker(
         "max_restarts": -1,
         "runtime_env": {"env_vars": _ENVIRONMENT},
     }
-    if lifetime is not None:
-        options["name"] = f"{pool.config.name}:{member.name}:{secrets.token_hex(4)}"
     if member.labels:
         options["label_selector"] = dict(member.labels)
     return ray.remote(WorkerActor).options(**options).remote(spec)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError
 
 from specrouter_dist.config import Plan
@@ -30,7 +31,9 @@ class RouterActor:
     Args:
         config_hash: of the pool; decides whether a running pool is the wanted one.
         secret: of the pool's links.
-        workers: actors by the name of their member; the last is the target.
+        workers: names of actors by the name of their member; the last is the target. Names, since
+            handles among the arguments would keep Ray from starting the router again.
+        namespace: of these names.
         lookups: names of the members without a model.
         hop_us: what a round pays for crossing between two workers, there and back.
     """
@@ -39,13 +42,14 @@ class RouterActor:
         self,
         config_hash: str,
         secret: bytes,
-        workers: Mapping[str, Any],
+        workers: Mapping[str, str],
+        namespace: str,
         lookups: Sequence[str],
         hop_us: float,
     ) -> None:
         self._config_hash = config_hash
         self._secret = secret
-        self._workers = dict(workers)
+        self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
         self._router = Router(list(workers), lookups, hop_us=hop_us)
         self._addresses: dict[str, Address] = {}
         self._task = asyncio.get_running_loop().create_task(self._run_for_ever())
