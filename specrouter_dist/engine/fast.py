@@ -294,7 +294,7 @@ class FastEngine:
     def _check(self, extension: Extension) -> None:
         session = self._session(extension.slot)
         count = len(extension.tokens)
-        stop = extension.start + count + max(0, extension.num_drafts - 1)
+        stop = extension.start + count + extension.num_drafts
         if count == 0 or not 0 <= extension.num_picks <= count:
             raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
         if extension.num_drafts > 0 and extension.num_picks == 0:
@@ -308,7 +308,7 @@ class FastEngine:
         """Copies pages that are about to be written and that a fork still reads."""
         session = self._sessions[extension.slot]
         allocator = self._cache.allocator
-        stop = extension.start + len(extension.tokens) + max(0, extension.num_drafts - 1)
+        stop = extension.start + len(extension.tokens) + extension.num_drafts
         pages = session.table.pages
         touched = range(extension.start // PAGE_TOKENS, pages_for(stop))
         shared = [i for i in touched if allocator.users(pages[i]) > 1]

@@ -200,13 +200,14 @@ def test_a_rollback_and_a_fork_leave_no_trace(load: Load) -> None:
 
 def test_a_fork_is_not_touched_by_what_its_origin_feeds_afterwards(load: Load) -> None:
     engine = load(kv_tokens=8192, max_sessions=12)
-    text = LONG_PROMPT[:128]
-    slot = engine.open(WARM, 3, 200)
-    expected = feed(engine, slot, 0, text, 1).tokens
-    forks = [engine.fork(slot, 127) for _ in range(8)]
+    text = LONG_PROMPT[:200]
+    sampling = WARM.model_copy(update={"logprobs": 5})
+    slot = engine.open(sampling, 3, 250)
+    (expected,) = feed(engine, slot, 0, text, 1).logprobs
+    forks = [engine.fork(slot, 199) for _ in range(8)]
     for num_drafts, fork in enumerate(forks):
         feed(engine, slot, 59, [1, 2], 1, num_drafts)
-        assert feed(engine, fork, 127, text[127:], 1).tokens == expected
+        assert feed(engine, fork, 199, text[199:], 1).logprobs == (expected,)
         feed(engine, fork, 30, array("I", [4] * 40), 1)
     for fork in forks:
         engine.close(fork)
