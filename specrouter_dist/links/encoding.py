@@ -31,14 +31,10 @@ from specrouter_dist.speculation.messages import Proposals, Truth
 if sys.byteorder != "little":
     raise ImportError("tokens travel as the memory of little-endian uint32")
 
-_packb = msgpack.packb
 
-
-def encode_message(message: WireMessage) -> bytes:
-    """One message, as it stands in a frame. Wrong types raise ``TypeError``."""
-    kind = type(message)
-    packed: bytes = _packb((TAGS[kind], *_FIELDS[kind](message)))
-    return packed
+def message_fields(message: WireMessage) -> tuple[object, ...]:
+    """The array that msgpack makes of a message: its tag and its fields."""
+    return _FIELDS[type(message)](message)
 
 
 def join_messages(packed: Sequence[bytes]) -> bytes:
@@ -51,16 +47,34 @@ def join_messages(packed: Sequence[bytes]) -> bytes:
 
 
 def encode(messages: Iterable[WireMessage]) -> bytes:
-    """A frame's payload."""
-    return join_messages([encode_message(message) for message in messages])
+    """A frame's payload. Wrong types raise ``TypeError``."""
+    return join_messages([msgpack.packb(message_fields(message)) for message in messages])
+
+
+# Looked up once: the first two are on the token path.
+_PROPOSALS = TAGS[Proposals]
+_TRUTH = TAGS[Truth]
+_ATTACH = TAGS[Attach]
+_REPORT = TAGS[Report]
+_SUBMIT = TAGS[Submit]
+_OUTPUT = TAGS[Output]
 
 
 def _proposals(m: Proposals) -> tuple[object, ...]:
-    return (*m.edge, m.version_seen, m.ack, m.start, m.prefix_hash, m.tokens.tobytes(), m.more)
+    return (
+        _PROPOSALS,
+        *m.edge,
+        m.version_seen,
+        m.ack,
+        m.start,
+        m.prefix_hash,
+        m.tokens.tobytes(),
+        m.more,
+    )
 
 
 def _truth(m: Truth) -> tuple[object, ...]:
-    return (*m.edge, m.version, m.base, m.tokens.tobytes(), m.limit)
+    return (_TRUTH, *m.edge, m.version, m.base, m.tokens.tobytes(), m.limit)
 
 
 def _attach(m: Attach) -> tuple[object, ...]:
@@ -71,35 +85,42 @@ def _attach(m: Attach) -> tuple[object, ...]:
         "threads": m.threads,
     }
     stream = (m.prompt_tokens, m.tokens.tobytes())
-    return (*m.edge, m.version, plan, *stream, m.sampling.model_dump(), m.end, m.limit)
+    return (_ATTACH, *m.edge, m.version, plan, *stream, m.sampling.model_dump(), m.end, m.limit)
 
 
 def _report(m: Report) -> tuple[object, ...]:
     levels = [
         (n.draft, n.verifier, n.proposed, n.accepted, n.rounds, n.truncations) for n in m.levels
     ]
-    return (*m.edge, levels, m.device_us)
+    return (_REPORT, *m.edge, levels, m.device_us)
 
 
 def _submit(m: Submit) -> tuple[object, ...]:
     plan = None if m.plan is None else m.plan.model_dump()
-    return (m.request, m.prompt.tobytes(), m.sampling.model_dump(), plan, m.output.tobytes())
+    return (
+        _SUBMIT,
+        m.request,
+        m.prompt.tobytes(),
+        m.sampling.model_dump(),
+        plan,
+        m.output.tobytes(),
+    )
 
 
 def _output(m: Output) -> tuple[object, ...]:
     logprobs = [(row.token, row.logprob, row.top) for row in m.logprobs]
-    return (m.request, m.start, m.tokens.tobytes(), m.finish_reason, logprobs, m.stats)
+    return (_OUTPUT, m.request, m.start, m.tokens.tobytes(), m.finish_reason, logprobs, m.stats)
 
 
 _FIELDS: dict[type[WireMessage], Callable[[Any], tuple[object, ...]]] = {
     Proposals: _proposals,
     Truth: _truth,
     Attach: _attach,
-    Refused: lambda m: (*m.edge, m.reason),
-    Detach: lambda m: (*m.edge, m.close),
+    Refused: lambda m: (TAGS[Refused], *m.edge, m.reason),
+    Detach: lambda m: (TAGS[Detach], *m.edge, m.close),
     Report: _report,
     Submit: _submit,
-    Cancel: lambda m: (m.request,),
+    Cancel: lambda m: (TAGS[Cancel], m.request),
     Output: _output,
-    Failed: lambda m: (m.request, m.kind, m.message),
+    Failed: lambda m: (TAGS[Failed], m.request, m.kind, m.message),
 }

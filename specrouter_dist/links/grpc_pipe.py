@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 
 import grpc
 
@@ -38,17 +39,44 @@ Wake = Callable[[Callable[[], None]], None]
 """Runs a call on the engine thread, soon."""
 
 
+class Writer:
+    """The frames that gRPC's thread is to send, as the iterator that it wants."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self._closed = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        """There is something new. One ring is enough for all that is there when it is heard."""
+        if self._bell.empty():
+            self._bell.put(None)
+
+    def close(self) -> None:
+        """Ends the iteration."""
+        self._closed = True
+        self._bell.put(None)
+
+    def __iter__(self) -> Iterator[link_pb2.Frame]:
+        while not self._closed:
+            self._bell.get()
+            while not self._closed and (payload := self.outbox.take()) is not None:
+                yield link_pb2.Frame(payload=payload)
+
+
 class GrpcPipe:
     """The frames of one link on one stream."""
 
     def __init__(
         self,
         incoming: Iterable[link_pb2.Frame],
+        writer: Writer,
         cancel: Callable[[], object],
         wake: Wake,
         link: Link,
     ) -> None:
         self._incoming = incoming
+        self._writer = writer
         self._cancel = cancel
         self._wake = wake
         self._link = link
@@ -57,10 +85,12 @@ class GrpcPipe:
         self._reader.start()
 
     def flush(self) -> None:
-        """The stream's own thread waits on the outbox: nothing to do."""
+        """Wakes the stream's sending thread."""
+        self._writer.ring()
 
     def close(self) -> None:
-        """Ends the stream and its reader."""
+        """Ends the stream and its threads."""
+        self._writer.close()
         self._cancel()
         self._credit.release()
         self._reader.join(_JOIN_TIMEOUT_S)
@@ -84,15 +114,16 @@ class Accepted:
     """A stream that somebody has opened."""
 
     def __init__(
-        self, incoming: Iterator[link_pb2.Frame], context: grpc.ServicerContext, outbox: Outbox
+        self, incoming: Iterator[link_pb2.Frame], context: grpc.ServicerContext, writer: Writer
     ) -> None:
-        self.outbox = outbox
+        self.outbox = writer.outbox
         self._incoming = incoming
         self._context = context
+        self._writer = writer
 
     def pipe(self, wake: Wake, link: Link, _: Outbox) -> GrpcPipe:
         """The pipe of its link."""
-        return GrpcPipe(self._incoming, self._context.cancel, wake, link)
+        return GrpcPipe(self._incoming, self._writer, self._context.cancel, wake, link)
 
 
 class GrpcListener:
@@ -130,11 +161,11 @@ class GrpcListener:
     def _open(
         self, incoming: Iterator[link_pb2.Frame], context: grpc.ServicerContext
     ) -> Iterator[link_pb2.Frame]:
-        outbox = self._make_outbox()
+        writer = Writer(self._make_outbox())
         # Also when the engine thread never gets to see this stream.
-        if context.add_callback(outbox.close):
-            self._accept(Accepted(incoming, context, outbox))
-            yield from _outgoing(outbox)
+        if context.add_callback(writer.close):
+            self._accept(Accepted(incoming, context, writer))
+            yield from writer
 
 
 def dial_grpc(
@@ -148,12 +179,8 @@ def dial_grpc(
         request_serializer=link_pb2.Frame.SerializeToString,
         response_deserializer=link_pb2.Frame.FromString,
     )
-    return GrpcPipe(open_stream(_outgoing(outbox)), channel.close, wake, link)
-
-
-def _outgoing(outbox: Outbox) -> Iterator[link_pb2.Frame]:
-    while (payload := outbox.wait()) is not None:
-        yield link_pb2.Frame(payload=payload)
+    writer = Writer(outbox)
+    return GrpcPipe(open_stream(iter(writer)), writer, channel.close, wake, link)
 
 
 def _handler(

@@ -203,9 +203,8 @@ class Hub:
     def _wait_s(self, until: float | None) -> float | None:
         if self._peers.events or self._mailbox:
             return 0.0
-        stranger = self._peers.deadline()
-        deadlines = [at for at in (until, stranger) if at is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        until = self._peers.sooner(until)
+        return None if until is None else max(0.0, until - time.monotonic())
 
     def _look(self, wait_s: float | None) -> None:
         for key, events in self._selector.select(wait_s):

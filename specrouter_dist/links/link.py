@@ -148,7 +148,6 @@ class Link:
     def close(self) -> None:
         """Closes the link without a report."""
         pipe, self._pipe = self._pipe, None
-        self._outbox.close()
         if pipe is not None:
             pipe.close()
 

@@ -1,13 +1,14 @@
 """What waits to be sent on one link."""
 
+import itertools
 import threading
-from collections import deque
 from collections.abc import Sequence
-from itertools import islice
+
+import msgpack
 
 from specrouter_dist.errors import FrameError, LinkError
 from specrouter_dist.links.control import MAX_ARRAY_LEN, WireMessage
-from specrouter_dist.links.encoding import encode_message, join_messages
+from specrouter_dist.links.encoding import join_messages, message_fields
 from specrouter_dist.speculation.messages import EdgeId, Truth
 
 _HEADER_BYTES = 4
@@ -23,20 +24,21 @@ class Outbox:
     """Encoded messages in the order in which they were put, and bounded.
 
     A Truth takes the place of an unsent Truth of its edge: it says all that the older one did.
-    Until :meth:`release` only hellos come out. One thread puts, one (maybe another) takes.
+    Until :meth:`release` only the hello comes out. One thread puts, one (maybe another) takes.
     """
 
     def __init__(self, max_frame_bytes: int, max_buffered_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
         self._max_buffered_bytes = max_buffered_bytes
-        self._changed = threading.Condition(threading.Lock())
-        self._hellos: deque[bytes] = deque()
+        self._lock = threading.Lock()
+        # Of its own: its buffer is allocated once, and one thread packs.
+        self._pack = msgpack.Packer().pack
+        self._hello: bytes | None = None
+        # By edge for a Truth, else by a number that nothing else has.
         self._messages: dict[EdgeId | int, bytes] = {}
-        # Key of a message that nothing replaces.
-        self._next_key = 0
+        self._numbers = itertools.count()
         self._num_bytes = 0
         self._held = True
-        self._closed = False
 
     def put(self, messages: Sequence[WireMessage]) -> None:
         """Queues messages.
@@ -45,76 +47,49 @@ class Outbox:
             FrameError: one message alone is larger than a frame; nothing was queued.
             OutboxFullError: the buffer is full.
         """
-        packed = [(self._key(message), encode_message(message)) for message in messages]
-        largest = max(len(data) for _, data in packed)
+        packed = [self._pack(message_fields(message)) for message in messages]
+        largest = max(map(len, packed))
         if largest + _HEADER_BYTES > self._max_frame_bytes:
             raise FrameError(f"a frame has at most {self._max_frame_bytes} bytes, got {largest}")
-        with self._changed:
-            for key, data in packed:
+        with self._lock:
+            for message, data in zip(messages, packed, strict=True):
+                key = message.edge if type(message) is Truth else next(self._numbers)
                 self._num_bytes += len(data) - len(self._messages.get(key, b""))
                 self._messages[key] = data
-            if self._num_bytes > self._max_buffered_bytes:
-                raise OutboxFullError(
-                    f"the peer does not read: {self._num_bytes} bytes unsent, "
-                    f"at most {self._max_buffered_bytes} are kept"
-                )
-            self._changed.notify()
+        if self._num_bytes > self._max_buffered_bytes:
+            raise OutboxFullError(
+                f"the peer does not read: {self._num_bytes} bytes unsent, "
+                f"at most {self._max_buffered_bytes} are kept"
+            )
 
     def put_hello(self, hello: bytes) -> None:
         """Queues the frame that goes first."""
-        with self._changed:
-            self._hellos.append(hello)
-            self._changed.notify()
+        self._hello = hello
 
     def release(self) -> None:
         """The peer has proved itself: messages may go."""
-        with self._changed:
-            self._held = False
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Drops everything and ends every wait."""
-        with self._changed:
-            self._closed = True
-            self._hellos.clear()
-            self._messages.clear()
-            self._changed.notify_all()
+        self._held = False
 
     def take(self) -> bytes | None:
         """The next frame's payload, or None if there is none now."""
-        with self._changed:
-            return self._take()
-
-    def wait(self) -> bytes | None:
-        """The next frame's payload as soon as there is one; None once closed."""
-        with self._changed:
-            while (payload := self._take()) is None and not self._closed:
-                self._changed.wait()
-            return payload
-
-    def _key(self, message: WireMessage) -> EdgeId | int:
-        if type(message) is Truth:
-            return message.edge
-        self._next_key += 1
-        return self._next_key
-
-    def _take(self) -> bytes | None:
-        if self._hellos:
-            return self._hellos.popleft()
+        if self._hello is not None:
+            hello, self._hello = self._hello, None
+            return hello
         if self._held or not self._messages:
             return None
-        fits_whole = self._num_bytes + _HEADER_BYTES <= self._max_frame_bytes
-        if fits_whole and len(self._messages) <= _MAX_MESSAGES:
-            payload = join_messages(list(self._messages.values()))
+        with self._lock:
+            fits_whole = self._num_bytes + _HEADER_BYTES <= self._max_frame_bytes
+            if not fits_whole or len(self._messages) > _MAX_MESSAGES:
+                return join_messages(self._take_some())
+            packed = list(self._messages.values())
             self._messages.clear()
             self._num_bytes = 0
-            return payload
-        return join_messages(self._take_some())
+        return join_messages(packed)
 
     def _take_some(self) -> list[bytes]:
         some: list[bytes] = []
         room = self._max_frame_bytes - _HEADER_BYTES
-        for key, data in list(islice(self._messages.items(), _MAX_MESSAGES)):
+        for key, data in list(itertools.islice(self._messages.items(), _MAX_MESSAGES)):
             if len(data) > room:
                 break
             room -= len(data)

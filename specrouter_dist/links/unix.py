@@ -9,7 +9,7 @@ import selectors
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from specrouter_dist.errors import FrameError, LinkError
 from specrouter_dist.links.link import Link
@@ -45,19 +45,18 @@ class Splitter:
         """Whether part of a frame is here and the rest is not."""
         return bool(self._rest)
 
-    def feed(self, data: bytes, link: Link) -> Iterator[memoryview]:
-        """The payloads that are complete with ``data``; the link's limit holds for each.
+    def feed(self, data: bytes, link: Link) -> None:
+        """Gives the link each payload that is complete with ``data``.
 
         Raises:
-            FrameError: a frame announces more than the limit.
+            FrameError: a frame announces more than the link's limit at that moment.
         """
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
                 return
-            data = bytes(self._rest)
+            data, self._rest = bytes(self._rest), bytearray()
         view, start = memoryview(data), 0
-        self._needed = _LENGTH_BYTES
         while len(data) - start >= _LENGTH_BYTES:
             body = start + _LENGTH_BYTES
             length = int.from_bytes(view[start:body], "little")
@@ -65,12 +64,13 @@ class Splitter:
                 raise FrameError(
                     f"a frame has at most {link.max_frame_bytes} bytes now, got {length}"
                 )
+            self._needed = _LENGTH_BYTES + length
             if len(data) - body < length:
-                self._needed += length
                 break
             start = body + length
-            yield view[body:start]
-        self._rest = bytearray(view[start:])
+            link.on_frame(view[body:start])
+        if start < len(data):
+            self._rest += view[start:]
 
 
 class UnixPipe:
@@ -140,8 +140,7 @@ class UnixPipe:
             self._link.on_end(LinkError(f"the peer closed the link{inside}"))
             return
         try:
-            for payload in self._splitter.feed(data, self._link):
-                self._link.on_frame(payload)
+            self._splitter.feed(data, self._link)
         except FrameError as error:
             self._link.fail(error)
 

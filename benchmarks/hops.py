@@ -1,0 +1,244 @@
+"""One-way time of a 64-token frame between two processes, while both ends run torch.
+
+    python -m benchmarks.hops --json
+
+A hop is everything between two engine threads: encode, send, wake the receiver, decode. It is
+taken from stamps of CLOCK_MONOTONIC, which the processes of one machine share, in both directions.
+Each end runs torch on one thread:
+
+- ``turns``: as in a chain. After a frame arrives the engine thread computes for two units and
+  answers, then computes one more unit (it drafts ahead), then waits. So the sender is computing
+  while its frame travels, the caches are cold, and the receiver is waiting. Frames that come
+  before it waits (another process had its core) would measure its forward: they are left out.
+- ``always``: another thread of each process computes all the time, so that on two cores four
+  threads compete, and both compete for their interpreter.
+- ``none``: nothing but the frames.
+
+Arms are interleaved; the percentiles are over all rounds. The last line is the bound of p50.
+"""
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import platform
+import secrets
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+
+import torch
+
+from specrouter_dist.links.address import Address, LinkUp, Peer, Received
+from specrouter_dist.links.frames import EdgeId, Truth
+from specrouter_dist.links.hub import Hub
+
+NUM_TOKENS = 64
+WARM_UP = 20
+BOUND_US = {"unix": 100.0, "grpc": 400.0}
+"""Of p50 under load, on the two-core machine that the project is built on."""
+UNIT_MS = 0.5
+_HIDDEN, _INTERMEDIATE, _ROWS = 256, 1024, 4
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to measure."""
+
+    transport: str
+    load: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an arm took, one way, in microseconds."""
+
+    transport: str
+    load: str
+    num_hops: int
+    p50_us: float
+    p95_us: float
+    min_us: float
+
+
+class Forward:
+    """A little work of torch, as a drafter's layers are."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self._up = torch.randn(_HIDDEN, _INTERMEDIATE)
+        self._down = torch.randn(_INTERMEDIATE, _HIDDEN)
+        self._rows = torch.randn(_ROWS, _HIDDEN)
+        self._layers_per_unit = 1
+        self._layers_per_unit = self._calibrated()
+
+    def unit(self) -> None:
+        """Computes for about ``UNIT_MS``."""
+        rows = self._rows
+        for _ in range(self._layers_per_unit):
+            rows = torch.nn.functional.layer_norm(rows @ self._up @ self._down, (_HIDDEN,))
+
+    def _calibrated(self) -> int:
+        times_s = []
+        for _ in range(200):
+            start_s = time.perf_counter()
+            self.unit()
+            times_s.append(time.perf_counter() - start_s)
+        return max(1, round(UNIT_MS / 1e3 / statistics.median(times_s)))
+
+
+def play(arm: Arm, num_hops: int, control: Connection, *, dials: bool) -> None:
+    """One end: sends, waits and stamps; gives its list of hops (µs) to ``control``."""
+    # A core each, as each member has its device.
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1 if dials else 0]})
+    forward = Forward()
+    node = "one" if arm.transport == "unix" or dials else "other"
+    name = "dialler" if dials else "listener"
+    hub = Hub(name, 1, node, control.recv_bytes(), grpc_host="127.0.0.1")
+    control.send(hub.address.to_dict())
+    peer_address = Address.from_dict(control.recv())
+    stop = threading.Event()
+    background = threading.Thread(target=_keep_busy, args=(forward.unit, stop))
+    if arm.load == "always":
+        background.start()
+    peer = hub.connect(peer_address) if dials else peer_address.peer
+    _wait_up(hub)
+    compute = forward.unit if arm.load == "turns" else _nothing
+    hops_us = _exchange(hub, peer, compute, num_hops + WARM_UP, first=dials)
+    stop.set()
+    if background.is_alive():
+        background.join()
+    control.send(hops_us[WARM_UP:])
+    control.recv()  # the other end has read everything
+    hub.close()
+
+
+def _exchange(
+    hub: Hub, peer: Peer, compute: Callable[[], None], num_hops: int, *, first: bool
+) -> list[float]:
+    tokens = array("I", range(30000, 30000 + NUM_TOKENS))
+    edge = EdgeId(secrets.randbits(64), 1, secrets.randbits(64))
+    hops_us: list[float] = []
+    if first:
+        hub.send(peer, [Truth(edge, time.monotonic_ns(), 0, tokens, 0)])
+    for received in range(num_hops):
+        compute()
+        early = hub.receive(0)
+        event = (early or hub.receive(_TIMEOUT_S))[0]
+        now_ns = time.monotonic_ns()
+        if not isinstance(event, Received):
+            raise RuntimeError(f"the other end is gone: {event}")
+        message = event.messages[0]
+        assert isinstance(message, Truth)
+        if not early:
+            hops_us.append((now_ns - message.version) / 1e3)
+        compute()
+        compute()
+        if not first or received + 1 < num_hops:
+            hub.send(peer, [Truth(edge, time.monotonic_ns(), 0, tokens, 0)])
+    return hops_us
+
+
+def _wait_up(hub: Hub) -> None:
+    events = hub.receive(_TIMEOUT_S)
+    if not events or not isinstance(events[0], LinkUp):
+        raise RuntimeError(f"no link: {events}")
+
+
+def _keep_busy(unit: Callable[[], None], stop: threading.Event) -> None:
+    while not stop.is_set():
+        unit()
+
+
+def _nothing() -> None:
+    pass
+
+
+def measure(arm: Arm, num_hops: int) -> list[float]:
+    """Both directions' hops of one run, in microseconds."""
+    context = mp.get_context("spawn")
+    ends, controls = [], []
+    secret = secrets.token_bytes(32)
+    for dials in (True, False):
+        ours, theirs = context.Pipe()
+        kwargs = {"dials": dials}
+        end = context.Process(target=play, args=(arm, num_hops, theirs), kwargs=kwargs)
+        end.start()
+        theirs.close()
+        ours.send_bytes(secret)
+        ends.append(end)
+        controls.append(ours)
+    addresses = [control.recv() for control in controls]
+    for control, address in zip(controls, reversed(addresses), strict=True):
+        control.send(address)
+    hops_us = [hop for control in controls for hop in control.recv()]
+    for control in controls:
+        control.send(None)
+    for end in ends:
+        end.join()
+    return hops_us
+
+
+def summary(arm: Arm, hops_us: list[float]) -> Result:
+    """Percentiles of all runs of an arm."""
+    cuts = statistics.quantiles(hops_us, n=100, method="inclusive")
+    rounded = [round(value, 1) for value in (cuts[49], cuts[94], min(hops_us))]
+    return Result(arm.transport, arm.load, len(hops_us), *rounded)
+
+
+def machine() -> dict[str, object]:
+    """Where and with what this was measured."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    packages = ("torch", "grpcio", "protobuf", "msgpack", "specrouter-dist")
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "num_cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "commit": commit,
+    }
+
+
+def main() -> int:
+    """Prints a table or JSON; exit code 1 if a bound is broken."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--runs", type=int, default=3, help="runs of every arm, interleaved")
+    parser.add_argument("--hops", type=int, default=300, help="hops per run and direction")
+    options = parser.parse_args()
+    arms = [Arm(t, load) for t in ("unix", "grpc") for load in ("turns", "always", "none")]
+    hops_us: dict[Arm, list[float]] = {arm: [] for arm in arms}
+    about = machine()
+    for _ in range(options.runs):
+        for arm in arms:
+            hops_us[arm] += measure(arm, options.hops)
+    results = [summary(arm, hops_us[arm]) for arm in arms]
+    holds = all(r.p50_us <= BOUND_US[r.transport] for r in results if r.load == "turns")
+    if options.json:
+        rows = [asdict(result) for result in results]
+        what = {"tokens": NUM_TOKENS, "runs": options.runs, "bounds_us": BOUND_US, "holds": holds}
+        print(json.dumps({**about, **what, "method": "CLOCK_MONOTONIC stamps", "results": rows}))
+    else:
+        print(f"{about}\n{options.runs} runs, one way, {NUM_TOKENS} tokens, CLOCK_MONOTONIC stamps")
+        for r in results:
+            print(f"{r.transport:5} {r.load:7} p50 {r.p50_us:7.1f} µs  p95 {r.p95_us:7.1f} µs")
+        print("p50 under load ('turns'):", "within" if holds else "ABOVE", BOUND_US)
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
