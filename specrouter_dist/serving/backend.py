@@ -43,7 +43,7 @@ class Running(Protocol):
 
 
 class PoolBackend:
-    """A :class:`~specrouter_dist.serving.results.Backend`.
+    """A running pool; leaving its context stops everything it started.
 
     Args:
         pool: with all directories resolved.

@@ -3,7 +3,7 @@
 The metrics' names and meanings are vLLM's, so that its clients read them; ``levels`` is ours.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -140,26 +140,3 @@ class GenerateResult:
                 "levels": [level.to_json() for level in metrics.levels],
             },
         }
-
-
-class Backend(Protocol):
-    """A running pool. A context manager; leaving it stops everything it started."""
-
-    def generate(
-        self, requests: Sequence[GenerateRequest], *, concurrency: int
-    ) -> Iterator[GenerateResult]:
-        """Results in the order of the requests, of which ``concurrency`` run at a time."""
-        ...
-
-    def plan(self, sampling: SamplingParams) -> dict[str, Any]:
-        """The router's choice for such a request, as JSON: ``chain``, its ``edges`` and
-        ``threads``, and ``candidates`` with what is predicted of each and on what evidence."""
-        ...
-
-    def close(self) -> None:
-        """Stops everything the backend started."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exception: object) -> None: ...
