@@ -1,0 +1,54 @@
+"""The embedded pool: every chain prints what the target alone prints, on both backends."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from specrouter_dist.config import Dtype
+from specrouter_dist.serving.backend import PoolBackend
+from tests.pools import CHAINS, open_tiny, requests
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("local", Dtype.BF16),
+        ("local", Dtype.FP32),
+        pytest.param(("ray", Dtype.BF16), marks=pytest.mark.ray),
+    ],
+    ids=lambda param: "-".join(param),
+)
+def backend(request: pytest.FixtureRequest) -> Iterator[PoolBackend]:
+    name, dtype = request.param
+    with open_tiny(name, dtype) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_chain_prints_what_the_target_alone_prints(
+    backend: PoolBackend, temperature: float
+) -> None:
+    alone = list(backend.generate(requests(("target",), temperature), concurrency=1))
+    wanted = [result.token_ids for result in alone]
+    for chain in CHAINS:
+        for concurrency in (1, 8):
+            asked = requests(chain, temperature)
+            results = list(backend.generate(asked, concurrency=concurrency))
+            got = [result.token_ids for result in results]
+            assert got == wanted, (chain, concurrency)
+            if chain is not None:
+                assert {result.chain for result in results} == {chain}
+
+
+def test_the_response_says_what_every_level_did(backend: PoolBackend) -> None:
+    chain = ("small", "medium", "target")
+    results = list(backend.generate(requests(chain, 0.0), concurrency=1))
+    levels = {(level.draft, level.verifier) for r in results for level in r.metrics.levels}
+    assert {("small", "medium"), ("medium", "target")} <= levels
+    for result in results:
+        speculation = result.metrics.speculation
+        own = [level for level in result.metrics.levels if level.verifier == "target"]
+        assert sum(level.accepted for level in own) == speculation.num_accepted_draft_tokens
+        assert speculation.num_accepted_draft_tokens < len(result.token_ids)

@@ -1,0 +1,52 @@
+"""The embedded pool as tests run it."""
+
+import json
+from collections.abc import Sequence
+
+from specrouter_dist.cli.backends import open_backend
+from specrouter_dist.cli.options import BackendName
+from specrouter_dist.cli.session import open_pool
+from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.pools.loading import POOLS_DIRECTORY
+from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.results import GenerateRequest
+from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.text.tokenizer import Tokenizer
+
+CHAINS = [
+    None,
+    ("small", "target"),
+    ("medium", "target"),
+    ("small", "medium", "target"),
+    ("lookup", "target"),
+    ("lookup", "small", "medium", "target"),
+]
+"""None is the router's choice."""
+
+
+def open_tiny(backend: str, dtype: Dtype | None = None) -> PoolBackend:
+    """The pool ``tiny``, started and calibrated."""
+    pool, report = open_pool("tiny", dtype=dtype)
+    return open_backend(pool, report, BackendName(backend))
+
+
+def prompts() -> list[TokenArray]:
+    """Eight prompts, two per task."""
+    file = POOLS_DIRECTORY / "prompts" / "calibration.jsonl"
+    tokenizer = Tokenizer.load(POOLS_DIRECTORY / "tiny" / "target")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [tokenizer.encode(json.loads(line)["prompt"]) for line in lines]
+
+
+def requests(
+    chain: Sequence[str] | None, temperature: float, max_tokens: int = 32
+) -> list[GenerateRequest]:
+    """One request per prompt, each with a seed of its own."""
+    return [
+        GenerateRequest(
+            ids,
+            SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed),
+            None if chain is None else tuple(chain),
+        )
+        for seed, ids in enumerate(prompts())
+    ]
