@@ -5,7 +5,7 @@ The metrics' names and meanings are vLLM's, so that its clients read them; ``lev
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs

@@ -47,7 +47,7 @@ class StopFinder:
         longest = max((len(stop) - 1 for stop in self._stop), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             tail = text[-length:]
-            if any(len(stop) > length and stop.startswith(tail) for stop in self._stop):
+            if any(stop.startswith(tail) for stop in self._stop):
                 return length
         return 0
 

@@ -57,6 +57,14 @@ def test_more_memory_than_there_is_is_refused_with_the_sums() -> None:
         check_pool(load_pool("tiny"), available_bytes=100 * 2**20)
 
 
+def test_memory_that_just_suffices_is_enough() -> None:
+    pool = load_pool("tiny")
+    required = check_pool(pool).required_bytes
+    assert check_pool(pool, available_bytes=required).available_bytes == required
+    with pytest.raises(ConfigError, match=r"^memory: "):
+        check_pool(pool, available_bytes=required - 1)
+
+
 def test_members_on_a_gpu_take_none_of_this_machines_memory(tiny: Pool) -> None:
     text = tiny.file.read_text().replace("role: target", "role: target, device: cuda, num_gpus: 1")
     tiny.file.write_text(text)
