@@ -20,8 +20,8 @@ from specrouter_dist.routing.router import Router
 
 logger = logging.getLogger(__name__)
 
-PERIOD_S = 0.25
-"""How often workers are asked and decisions made."""
+PERIOD_S = 0.5
+"""How often workers are asked and, where they have measured something, decisions made."""
 _CALL_TIMEOUT_S = 5.0
 
 
@@ -52,6 +52,7 @@ class RouterActor:
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
         self._router = Router(list(workers), lookups, hop_us=hop_us)
         self._addresses: dict[str, Address] = {}
+        self._learned = False
         self._task = asyncio.get_running_loop().create_task(self._run_for_ever())
 
     async def identity(self) -> tuple[str, bytes, dict[str, Any]]:
@@ -78,9 +79,7 @@ class RouterActor:
         asked = {name: self._ask(name) for name in self._workers}
         pending = {asyncio.ensure_future(task): name for name, task in asked.items()}
         while True:
-            done, _ = await asyncio.wait(
-                pending, timeout=PERIOD_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             changed = False
             for task in done:
                 name = pending.pop(task)
@@ -89,7 +88,9 @@ class RouterActor:
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
-            if self._router.decide() is not None or (changed and target in self._addresses):
+            decided = self._learned and self._router.decide() is not None
+            self._learned = False
+            if decided or (changed and target in self._addresses):
                 await self._tell([target], "set_plans", self._router.table)
 
     async def _ask(self, name: str, after_s: float = 0.0) -> tuple[Address, Observations] | None:
@@ -109,6 +110,7 @@ class RouterActor:
         else:
             self._addresses[name] = answer[0]
             self._router.observe(answer[1])
+            self._learned |= bool(answer[1].forwards or answer[1].pairs)
         return self._addresses.get(name) != before
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
