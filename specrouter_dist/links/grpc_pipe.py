@@ -80,6 +80,7 @@ class GrpcPipe:
         self._cancel = cancel
         self._wake = wake
         self._link = link
+        self._closed = False
         self._credit = threading.Semaphore(_MAX_WAITING_FRAMES)
         self._reader = threading.Thread(target=self._read, name="link-reader", daemon=True)
         self._reader.start()
@@ -90,6 +91,7 @@ class GrpcPipe:
 
     def close(self) -> None:
         """Ends the stream and its threads."""
+        self._closed = True
         self._writer.close()
         self._cancel()
         self._credit.release()
@@ -100,6 +102,8 @@ class GrpcPipe:
         try:
             for frame in self._incoming:
                 self._credit.acquire()
+                if self._closed:
+                    return
                 self._wake(partial(self._on_frame, frame.payload))
         except grpc.RpcError as ended:
             error = LinkError(f"the peer closed the link ({_status(ended)})")

@@ -57,6 +57,7 @@ class Splitter:
                 return
             data, self._rest = bytes(self._rest), bytearray()
         view, start = memoryview(data), 0
+        self._needed = _LENGTH_BYTES
         while len(data) - start >= _LENGTH_BYTES:
             body = start + _LENGTH_BYTES
             length = int.from_bytes(view[start:body], "little")
@@ -64,8 +65,8 @@ class Splitter:
                 raise FrameError(
                     f"a frame has at most {link.max_frame_bytes} bytes now, got {length}"
                 )
-            self._needed = _LENGTH_BYTES + length
             if len(data) - body < length:
+                self._needed += length
                 break
             start = body + length
             link.on_frame(view[body:start])
@@ -102,7 +103,8 @@ class UnixPipe:
             self._socket.close()
 
     def _on_ready(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
+        # Another link's callback of the same wake-up may have closed this one.
+        if events & selectors.EVENT_WRITE and self._socket.fileno() != -1:
             self._send()
         if events & selectors.EVENT_READ and self._socket.fileno() != -1:
             self._receive()
