@@ -9,7 +9,6 @@ from pathlib import Path
 import ray
 
 from specrouter_dist.config import LookupMember, ModelMember, Plan
-from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.observations import Observations
@@ -38,6 +37,9 @@ class WorkerActor:
     """Complete when ``__init__`` returns: model loaded, profile taken, links listening."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        # Imported here: torch is for workers, not for everybody who holds a handle of one.
+        from specrouter_dist.engine.factory import load_engine
+
         member = spec.member
         engine = load_engine(
             member,
