@@ -59,7 +59,8 @@ class ProposalQueue:
                 return
             del self.tokens[split - len(own) :]
             del self._hashes[split - len(own) :]
-        self._version = max(self._version, proposals.version_seen)
+        # An empty queue has no version: what fits then, however stale, gives way to newer frames.
+        self._version = max(self._version if self.tokens else 0, proposals.version_seen)
         self._append(proposals.tokens[num_equal : max(num_equal, limit - start)], own)
 
     def _hash_at(self, position: int, own: TokenBuffer) -> int:
@@ -89,6 +90,8 @@ class UpstreamEdge:
     """First Truth after our stream was last cut: acknowledgements of older ones do not count."""
     limit: int = 0
     """Last granted."""
+    truth_due: bool = False
+    """Our stream has changed since the newest Truth."""
     more: bool = True
     overdue: bool = False
     """The deadline of the present wait has passed."""
@@ -101,7 +104,7 @@ class UpstreamEdge:
         if proposals.version_seen >= self.floor_version:
             self.acked = max(self.acked, min(proposals.ack, len(own)))
         self.queue.offer(proposals, own, self.limit)
-        if proposals.version_seen == self.version:
+        if proposals.version_seen == self.version and not self.truth_due:
             self.more = proposals.more
 
     def on_own_cut(self, position: int) -> None:
@@ -113,6 +116,7 @@ class UpstreamEdge:
 
     def on_own_growth(self, appended: Sequence[int]) -> None:
         """Our stream grew by ``appended``."""
+        self.truth_due = True
         self.queue.consume(appended)
         if not self.queue.tokens:
             self.more = True

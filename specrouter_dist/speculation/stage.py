@@ -66,7 +66,6 @@ class Stage:
         self._max_drafts = max_drafts
         self._ended = False
         self._step: Step | None = None
-        self._truth_due = False
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -118,7 +117,8 @@ class Stage:
         fed = step.tokens + picks[step.num_picks - 1 : -1]
         new = array(TOKEN_TYPECODE)
         if self.kv_len == step.start:
-            if step.start + self._num_equal(step.start, fed) == len(self.tokens):
+            fed_end = step.start + self._num_equal(step.start, fed)
+            if step.first_pick <= len(self.tokens) == fed_end:
                 new = self._verify(step, fed, picks)
                 self._grow(new)
             num_cached = step.start + self._num_equal(step.start, fed)
@@ -134,7 +134,7 @@ class Stage:
     def _verify(self, step: Step, fed: TokenArray, picks: TokenArray) -> TokenArray:
         """Accepted proposals and one more: recovered after a mismatch, bonus after none."""
         length = len(self.tokens)
-        own = picks[length - (step.start + len(step.tokens) - step.num_picks + 1) :]
+        own = picks[length - step.first_pick :]
         proposed = fed[length - step.start :]
         num_accepted = common_prefix(own, proposed)
         new = own[: min(num_accepted + 1, max(0, self._room()))]
@@ -151,9 +151,8 @@ class Stage:
 
     def _grow(self, new: TokenArray) -> None:
         self.tokens.append(new)
-        if self.up is not None:
+        if self.up is not None and new:
             self.up.on_own_growth(new)
-            self._truth_due = True
 
     def _num_equal(self, start: int, fed: TokenArray) -> int:
         return common_prefix(self.tokens.slice(start, start + len(fed)), fed)
@@ -180,7 +179,6 @@ class Stage:
     def attach_upstream(self, edge: EdgeId, knobs: EdgeKnobs) -> Truth:
         """Begins to listen to ``edge``. What is returned tells the other side where we stand."""
         self.up = UpstreamEdge(edge, knobs)
-        self._truth_due = False
         return self._truth(self.up)
 
     def detach_upstream(self) -> None:
@@ -246,10 +244,10 @@ class Stage:
         down, up = self.down, self.up
         if down is not None and (down.due or len(self.tokens) > down.sent):
             messages.append(self._proposals(down))
-        if up is not None and self._truth_due:
+        if up is not None and up.truth_due:
             up.version += 1
+            up.truth_due = False
             messages.append(self._truth(up))
-        self._truth_due = False
         return messages
 
     def _proposals(self, down: DownstreamEdge) -> Proposals:

@@ -17,6 +17,11 @@ class Step:
     num_drafts: int
     """Tokens to draw autoregressively behind the last pick."""
 
+    @property
+    def first_pick(self) -> int:
+        """Position of the first pick."""
+        return self.start + len(self.tokens) - self.num_picks + 1
+
 
 @dataclass(slots=True)
 class StageCounts:
