@@ -130,7 +130,6 @@ class LookupStage:
 
     def next_step(self) -> None:
         """There is no model to run."""
-        return None
 
     # -- downstream: Truths come, proposals go -------------------------------------------------
 
