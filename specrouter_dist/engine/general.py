@@ -3,7 +3,7 @@
 Every session has its own ``DynamicCache`` and its own forwards. In exact mode positions are
 computed in fixed groups: blocks of 128 inside the prompt, then of 8, aligned to multiples of
 their size. A forward always feeds one whole group behind the whole groups before it, padded where
-tokens are not known yet, and the cache keeps complete groups only. So the shapes in which a
+tokens are not known yet; an incomplete group is computed again. So the shapes in which a
 position is computed are a function of the position and the prompt's length alone, and no row
 looks at a later one: picks are bit-equal however the tokens were cut into extensions. (Mixtures
 of experts gather rows by content; their groups have one row.)
@@ -23,7 +23,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from specrouter_dist.config import Dtype, SamplingParams
-from specrouter_dist.engine.general_checks import check_supported, mixes_rows, resolve_context
+from specrouter_dist.engine.general_checks import (
+    check_supported,
+    measure_kv_bytes,
+    mixes_rows,
+    resolve_context,
+)
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import ConfigError, EngineError, NoRoomError
@@ -41,7 +46,7 @@ class _Session:
     max_total_tokens: int
     cache: DynamicCache
     cached: int = 0
-    """Positions whose keys and values ``cache`` holds; in exact mode, of complete groups."""
+    """Positions whose keys and values ``cache`` holds, in exact mode with the padding."""
     tokens: list[int] = field(default_factory=list)
     """All that was fed and still stands."""
 
@@ -78,7 +83,7 @@ class GeneralEngine:
             context_tokens=context_tokens,
             num_parameters=sum(p.numel() for p in parameters),
             weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
-            kv_bytes=kv_tokens * _measure_kv_bytes(model),
+            kv_bytes=kv_tokens * measure_kv_bytes(model),
             max_sessions=max_sessions,
         )
 
@@ -136,7 +141,11 @@ class GeneralEngine:
         return self._info
 
     def open(self, sampling: SamplingParams, prompt_tokens: int, max_total_tokens: int) -> int:
-        assert 0 < max_total_tokens <= self._info.context_tokens
+        if not 1 <= max_total_tokens <= self._info.context_tokens:
+            raise EngineError(
+                f"max_total_tokens: must be 1 to {self._info.context_tokens}, "
+                f"got {max_total_tokens}"
+            )
         cache = DynamicCache(config=self._model.config)
         slot = self._reserve(_Session(sampling, prompt_tokens, max_total_tokens, cache))
         self._sampler.open(slot, sampling, prompt_tokens)
@@ -144,11 +153,14 @@ class GeneralEngine:
 
     @torch.inference_mode()
     def extend(self, batch: Sequence[Extension]) -> list[Picks]:
+        for extension in batch:
+            _check(self._sessions[extension.slot], extension)
         return [self._extend(self._sessions[extension.slot], extension) for extension in batch]
 
     def fork(self, slot: int, length: int) -> int:
         origin = self._sessions[slot]
-        assert 0 <= length <= len(origin.tokens), f"fork at {length} of {len(origin.tokens)} fed"
+        if not 0 <= length <= len(origin.tokens):
+            raise EngineError(f"length: must be 0 to {len(origin.tokens)}, got {length}")
         cache = copy.copy(origin.cache)
         # Tensors are shared: a cache never writes to them, it concatenates into new ones.
         cache.layers = [copy.copy(layer) for layer in origin.cache.layers]
@@ -202,10 +214,8 @@ class GeneralEngine:
     def _feed(self, session: _Session, extension: Extension) -> Tensor:
         """Logits ``[num_picks, vocab_size]`` after the last ``num_picks`` tokens."""
         start = extension.start
-        assert start <= len(session.tokens), f"{start} leaves a gap after {len(session.tokens)}"
         session.tokens[start:] = extension.tokens
         length = len(session.tokens)
-        assert length <= session.max_total_tokens, f"{length} of {session.max_total_tokens} tokens"
         first_wanted = length - extension.num_picks
         wanted = []
         for begin, end in self._groups_of(session, min(start, session.cached), length):
@@ -237,7 +247,7 @@ class GeneralEngine:
     def _forward(self, session: _Session, begin: int, end: int, num_kept: int) -> Tensor:
         """Computes positions ``[begin, end)`` behind the cache cut to ``begin``.
 
-        What lies past the session's tokens is padding; a group with padding is not kept.
+        What lies past the session's tokens is padding.
 
         Returns:
             Logits ``[num_kept, vocab_size]`` of the last positions.
@@ -250,9 +260,8 @@ class GeneralEngine:
         logits: Tensor = self._model(
             input_ids=ids, past_key_values=session.cache, use_cache=True, **keep
         ).logits
+        # Padding stays until the next forward, which begins before it and cuts it off.
         session.cached = end
-        if len(tokens) < end - begin:
-            self._cut(session, begin)
         return logits[0, -num_kept:, : self._info.vocab_size]
 
     def _cut(self, session: _Session, length: int) -> None:
@@ -264,27 +273,15 @@ class GeneralEngine:
             session.cached = length
 
 
-@torch.inference_mode()
-def _measure_kv_bytes(model: Any) -> int:
-    """Bytes of keys and values of one position, from running one.
-
-    Raises:
-        EngineError: the model keeps its state elsewhere than in the cache.
-    """
-    cache = DynamicCache(config=model.config)
-    device = next(model.parameters()).device
-    model(
-        input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    if cache.get_seq_length() != 1:
-        raise EngineError(
-            f"model_type {model.config.model_type!r}: does not keep its state in a cache of "
-            "keys and values"
-        )
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-    )
+def _check(session: _Session, extension: Extension) -> None:
+    """Raises EngineError for an extension that does not fit its session."""
+    fed, count = len(session.tokens), len(extension.tokens)
+    if not 0 <= extension.start <= fed:
+        raise EngineError(f"start: must be 0 to {fed}, got {extension.start}")
+    if count == 0 or not 0 <= extension.num_picks <= count:
+        raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
+    if extension.num_drafts > 0 and extension.num_picks == 0:
+        raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
+    stop = extension.start + count + extension.num_drafts
+    if stop > session.max_total_tokens:
+        raise EngineError(f"tokens: {stop} of the {session.max_total_tokens} positions reserved")

@@ -7,6 +7,7 @@ breaks that, and is refused.
 
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -66,6 +67,32 @@ def mixes_rows(config: PretrainedConfig) -> bool:
     """Whether the rows of one forward share matrices by content (mixtures of experts)."""
     text_config = config.get_text_config(decoder=True)
     return any((getattr(text_config, name, None) or 0) > 1 for name in _EXPERT_COUNTS)
+
+
+@torch.inference_mode()
+def measure_kv_bytes(model: Any) -> int:
+    """Bytes of keys and values of one position, from running one.
+
+    Raises:
+        EngineError: the model keeps its state elsewhere than in the cache.
+    """
+    cache = DynamicCache(config=model.config)
+    device = next(model.parameters()).device
+    model(
+        input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    if cache.get_seq_length() != 1:
+        raise EngineError(
+            f"model_type {model.config.model_type!r}: does not keep its state in a cache of "
+            "keys and values"
+        )
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+    )
 
 
 def _unscaled_limit(text_config: Any, context: int) -> int:

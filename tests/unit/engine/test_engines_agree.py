@@ -308,6 +308,36 @@ def test_slots_and_reservations_run_out_and_come_back(load: Load) -> None:
     assert feed(engine, slot, 0, PROMPT, 1, 19).tokens.tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("start", "tokens", "picks", "drafts"),
+    [
+        (4, [1], 1, 0),
+        (3, [], 0, 0),
+        (3, [1], 2, 0),
+        (3, [1], 0, 1),
+        (3, [1] * 8, 1, 0),
+        (3, [1], 1, 7),
+    ],
+)
+def test_impossible_extensions_are_refused_and_change_nothing(
+    load: Load, start: int, tokens: list[int], picks: int, drafts: int
+) -> None:
+    engine = load()
+    slot = engine.open(GREEDY, 3, 10)
+    feed(engine, slot, 0, PROMPT[:3], 0)
+    with pytest.raises(EngineError):
+        feed(engine, slot, start, tokens, picks, drafts)
+    assert feed(engine, slot, 2, PROMPT[2:3], 1, 7).tokens == array(
+        "I", generate(engine, GREEDY, PROMPT[:3], 8)
+    )
+
+
+@pytest.mark.parametrize("size", [0, CONTEXT + 1])
+def test_a_reservation_must_fit_the_context(load: Load, size: int) -> None:
+    with pytest.raises(EngineError, match=f"max_total_tokens: must be 1 to {CONTEXT}, got {size}"):
+        load().open(GREEDY, 1, size)
+
+
 def test_info_describes_the_model(model: TinyModel, load: Load) -> None:
     info = load(dtype=Dtype.FP32, kv_tokens=1024).info
     config = model.reference.config
