@@ -29,15 +29,13 @@ def _open_local(pool: Pool, report: PoolReport) -> PoolBackend:
 
 
 def _open_ray(pool: Pool, report: PoolReport) -> PoolBackend:
-    import ray
-
-    from specrouter_dist.actors.pool import connect_pool, start_ray
+    from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 
     started = start_ray()
     try:
         running = connect_pool(pool, report, detached=False)
     except BaseException:
         if started:
-            ray.shutdown()
+            stop_ray()
         raise
-    return PoolBackend(pool, report, running, ray.shutdown if started else None)
+    return PoolBackend(pool, report, running, stop_ray if started else None)
