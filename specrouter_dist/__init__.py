@@ -1,3 +1,3 @@
-"""specrouter-dist: speculative decoding over chains of models on Ray. Faster text, the same text."""
+"""Speculative decoding over chains of models on Ray: faster text, the same text."""
 
 __version__ = "0.1.0"

@@ -191,9 +191,7 @@ class PoolConfig(UserModel):
     def _one_target_and_distinct_names(self) -> Self:
         targets = [m.name for m in self.members if m.role == "target"]
         if len(targets) != 1:
-            raise ValueError(
-                f"members: exactly one has role 'target', got {targets or 'none'}"
-            )
+            raise ValueError(f"members: exactly one has role 'target', got {targets or 'none'}")
         names = [m.name for m in self.members]
         doubled = sorted({n for n in names if names.count(n) > 1})
         if doubled:
