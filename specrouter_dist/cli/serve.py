@@ -25,7 +25,7 @@ def serve(
 
     check_port_free(host, port)
     checked, _ = open_pool(pool, dtype=dtype)
-    from deployments.app import run_server
+    from deployments.server import run_server
 
     run_server(checked, host=host, port=port)
 

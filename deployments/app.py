@@ -1,0 +1,80 @@
+"""The OpenAI-compatible service as a Ray Serve application.
+
+``serve run ray_config.yaml`` and ``serve deploy`` call :func:`build_app`. Ray only carries the
+requests; tokens come over the ingress's own link to the target.
+"""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+
+from specrouter_dist.actors.pool import RunningPool, connect_pool
+from specrouter_dist.config import Dtype, UserModel
+from specrouter_dist.pools.checks import PoolReport, check_pool
+from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
+from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.http import build_http
+from specrouter_dist.serving.openai_service import OpenAIService
+from specrouter_dist.text.tokenizer import Tokenizer
+
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+
+class ServeArgs(UserModel):
+    """``args`` of the application in a Serve config file."""
+
+    pool: str = "tiny"
+    """A pool's name, or the path of a pool file."""
+    dtype: Dtype | None = None
+    """Replaces that of every member."""
+
+
+# Serve looks at the annotation itself, so it must not be a text.
+def build_app(args: ServeArgs) -> Application:
+    """The application of a Serve config file."""
+    pool = resolve_directories(load_pool(args.pool, dtype=args.dtype))
+    return bind(pool, check_pool(pool))
+
+
+def bind(pool: Pool, report: PoolReport) -> Application:
+    """The application over a checked pool."""
+    application: Application = _DEPLOYMENT.bind(pool, report)
+    return application
+
+
+def connect(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPool:
+    """The running pool; one that has just been started is calibrated first."""
+    running = connect_pool(pool, report, detached=detached)
+    if running.is_new:
+        calibrate(pool, PoolBackend(pool, report, running))
+    return running
+
+
+class Ingress:
+    """The HTTP routes. Replicas share the pool's actors; the first to come starts them."""
+
+    def __init__(self, pool: Pool, report: PoolReport) -> None:
+        self._running = running = connect(pool, report, detached=True)
+        tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
+        self._service = OpenAIService(running.client, tokenizer, report, pool, running.plan_of)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        # Ready means that real tokens have come through the chain.
+        await self._service.health()
+        return build_http(self._service)
+
+    async def __del__(self) -> None:
+        await asyncio.to_thread(self._running.close)
+
+
+_DEPLOYMENT: Any = serve.deployment(
+    # The target's own queue refuses what is too much, in OpenAI's shape.
+    max_ongoing_requests=4096,
+    max_constructor_retry_count=2,
+    ray_actor_options={"num_cpus": 0},
+    logging_config=LOGGING,
+)(serve.ingress()(Ingress))
