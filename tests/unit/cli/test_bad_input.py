@@ -1,7 +1,6 @@
 """Each kind of bad input: exit code 2 and one line that says what, where, and what is right."""
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 
 from specrouter_dist.cli import main as cli
 from specrouter_dist.errors import EngineError
-from specrouter_dist.pools.loading import POOLS_DIRECTORY
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -158,12 +156,6 @@ def test_an_address_of_another_machine(refused: Callable[..., str]) -> None:
     assert refused("serve", "--host", "192.0.2.1").startswith("--port: cannot listen on 192.0.2.1:")
 
 
-def copy_of_tiny(tmp_path: Path) -> Path:
-    shutil.copy(POOLS_DIRECTORY / "tiny.yaml", tmp_path)
-    shutil.copytree(POOLS_DIRECTORY / "tiny", tmp_path / "tiny")
-    return tmp_path / "tiny.yaml"
-
-
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -175,28 +167,27 @@ def copy_of_tiny(tmp_path: Path) -> Path:
     ],
 )
 def test_a_pool_file_that_is_wrong(
-    refused: Callable[..., str], tmp_path: Path, old: str, new: str, expected: str
+    refused: Callable[..., str], tiny_copy: Path, old: str, new: str, expected: str
 ) -> None:
-    file = copy_of_tiny(tmp_path)
-    file.write_text(file.read_text().replace(old, new))
-    line = refused("generate", *PROMPT, "--pool", str(file))
+    tiny_copy.write_text(tiny_copy.read_text().replace(old, new))
+    line = refused("generate", *PROMPT, "--pool", str(tiny_copy))
     assert expected in line
 
 
 def test_a_pool_with_a_truncated_a_missing_and_a_foreign_file(
-    refused: Callable[..., str], tmp_path: Path
+    refused: Callable[..., str], tiny_copy: Path
 ) -> None:
-    file = copy_of_tiny(tmp_path)
-    weights = tmp_path / "tiny" / "target" / "model.safetensors"
+    file, models = str(tiny_copy), tiny_copy.parent / "tiny"
+    weights = models / "target" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1])
-    assert "it is truncated or damaged: fetch it again" in refused("pool", "check", str(file))
+    assert "it is truncated or damaged: fetch it again" in refused("pool", "check", file)
     weights.unlink()
-    assert "target: no weight file; accepted: " in refused("pool", "check", str(file))
+    assert "target: no weight file; accepted: " in refused("pool", "check", file)
     weights.write_bytes(content)
-    tokenizer = tmp_path / "tiny" / "small" / "tokenizer.json"
+    tokenizer = models / "small" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"<|pad|>"', '"<|other|>"'))
-    assert "id 1 is '<|other|>', in 'target' '<|pad|>'" in refused("pool", "check", str(file))
+    assert "id 1 is '<|other|>', in 'target' '<|pad|>'" in refused("pool", "check", file)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """A pool that cannot run is refused before anything is loaded, by file and field."""
 
 import json
-import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -12,18 +11,14 @@ import pytest
 from specrouter_dist.config import Dtype
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.checks import check_pool, memory_available, shared_ids
-from specrouter_dist.pools.loading import POOLS_DIRECTORY, Pool, load_pool
+from specrouter_dist.pools.loading import Pool, load_pool
 from specrouter_dist.pools.model_files import count_parameters, read_eos_ids, weight_files
-
-TINY = POOLS_DIRECTORY / "tiny"
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Pool:
+def tiny(tiny_copy: Path) -> Pool:
     """A copy of the embedded pool, to be damaged."""
-    shutil.copy(POOLS_DIRECTORY / "tiny.yaml", tmp_path)
-    shutil.copytree(TINY, tmp_path / "tiny")
-    return load_pool(str(tmp_path / "tiny.yaml"))
+    return load_pool(str(tiny_copy))
 
 
 def change_json(path: Path, **fields: Any) -> None:

@@ -1,7 +1,6 @@
 """Pool files: what is wrong is said in one line, with the field and what would be right."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,12 @@ from hypothesis import strategies as st
 from specrouter_dist.config import Dtype, ModelMember
 from specrouter_dist.errors import ConfigError, InputError, NotFoundError
 from specrouter_dist.pools.loading import (
-    POOLS_DIRECTORY,
     available_pools,
     load_pool,
     parse_chain,
     resolve_directories,
 )
 
-TINY = POOLS_DIRECTORY / "tiny"
 TARGET = "{name: t, kind: model, role: target, model: tiny/target}"
 
 
@@ -177,20 +174,14 @@ def test_a_hub_model_without_the_hub_is_refused_with_what_to_do(
         resolve_directories(pool)
 
 
-def copy_of_tiny(tmp_path: Path) -> str:
-    shutil.copy(POOLS_DIRECTORY / "tiny.yaml", tmp_path)
-    shutil.copytree(TINY, tmp_path / "tiny")
-    return str(tmp_path / "tiny.yaml")
-
-
-def test_the_hash_tells_whether_a_running_pool_is_the_wanted_one(tmp_path: Path) -> None:
-    file = copy_of_tiny(tmp_path)
+def test_the_hash_tells_whether_a_running_pool_is_the_wanted_one(tiny_copy: Path) -> None:
+    file, small = str(tiny_copy), tiny_copy.parent / "tiny" / "small"
     first = load_pool(file).config_hash
     assert load_pool(file).config_hash == first
     assert load_pool(file, dtype=Dtype.FP32).config_hash != first
-    (tmp_path / "tiny" / "small" / "README.md").write_text("not part of the model")
+    (small / "README.md").write_text("not part of the model")
     assert load_pool(file).config_hash == first
-    os.utime(tmp_path / "tiny" / "small" / "model.safetensors", ns=(1, 1))
+    os.utime(small / "model.safetensors", ns=(1, 1))
     assert load_pool(file).config_hash != first
 
 
