@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from specrouter_dist.config import Plan
-from specrouter_dist.errors import LinkError, NoRoomError
+from specrouter_dist.errors import LinkError, SpecRouterError
 from specrouter_dist.links.address import Address, Peer
 from specrouter_dist.links.control import Attach, Detach, Refused, Report
 from specrouter_dist.links.hub import Hub
@@ -147,7 +147,7 @@ class Chains:
                 return
             try:
                 session = self._open(member, message)
-            except NoRoomError as error:
+            except SpecRouterError as error:
                 self._outbox.put(peer, Refused(message.edge, str(error)))
                 return
         session.down_edge, session.down_peer = message.edge, peer

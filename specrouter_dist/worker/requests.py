@@ -139,12 +139,13 @@ class Requests:
             request = self._queue[0]
             try:
                 session = self._open_session(request.submit)
-            except NoRoomError as error:
-                if not self._open:
-                    self._queue.popleft()
-                    self._fail(request, error)
-                    continue
-                return
+            except SpecRouterError as error:
+                if isinstance(error, NoRoomError) and self._open:
+                    return
+                # There will never be room, or the engine refuses the request itself.
+                self._queue.popleft()
+                self._fail(request, error)
+                continue
             self._queue.popleft()
             self._open[session.id] = (request, session)
             plan = request.submit.plan or self._table.plan(greedy=session.sampling.greedy)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from specrouter_dist.config import Plan, SamplingParams
+from specrouter_dist.links.control import Failed
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -136,6 +137,14 @@ def test_a_lost_drafter_is_done_without_and_taken_back() -> None:
         assert last.stats["attached"] == ("small", "medium", "target")
     finally:
         toys.stop()
+
+
+def test_a_request_that_the_engine_refuses_fails_alone(toys: Toys) -> None:
+    refused = toys.submit(PROMPT, plan("small", "target"), sampling(top_p=0.5))
+    message = toys.inboxes[refused].get(timeout=WAIT_S)
+    assert isinstance(message, Failed)
+    assert message.kind == "EngineError"
+    assert toys.collect(toys.submit(PROMPT, plan("target"), sampling()))[0] == alone(sampling())
 
 
 def test_replanning_a_running_request_changes_nothing_but_the_speed() -> None:
