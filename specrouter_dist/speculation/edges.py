@@ -111,6 +111,7 @@ class UpstreamEdge:
         """Our stream was cut back to ``position``."""
         self.acked = min(self.acked, position)
         self.floor_version = self.version + 1
+        self.limit = min(self.limit, position + self.knobs.window)
         self.more = True
         self.queue.clear()
 
