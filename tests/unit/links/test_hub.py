@@ -148,6 +148,18 @@ class TestPeersThatDoNotRead:
         assert isinstance(downs[-1], LinkDown)
         assert downs[-1].peer == to_a
 
+    def test_a_busy_engine_thread_holds_a_bounded_number_of_frames(self) -> None:
+        hubs = Hubs("grpc")
+        a, b = hubs.make("a"), hubs.make("b")
+        to_b, _ = hubs.link(a, b)
+        sent = [Refused(EdgeId(0, 0, number), "x" * 100_000) for number in range(80)]
+        for message in sent:
+            a.send(to_b, [message])
+            assert a.receive(0.005) == []
+            assert len(b._mailbox) <= 16
+        assert received(collect(b, lambda events: len(received(events)) == 80)) == sent
+        hubs.close()
+
     def test_a_stuck_end_of_a_pair_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("specrouter_dist.links.pair.MAX_WAITING_FRAMES", 3)
         hubs = Hubs("pair")
