@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +9,9 @@ import torch
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
+from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
-from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, PageTable, pages_for
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import LlamaShape, read_shape, refusal, rotary_table
 from specrouter_dist.engine.loading import (
@@ -22,7 +22,7 @@ from specrouter_dist.engine.loading import (
 )
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
-from specrouter_dist.errors import ConfigError, EngineError, NoRoomError
+from specrouter_dist.errors import ConfigError, EngineError, RequestError
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
 _MOST_PADDING_ROWS = 128
@@ -31,16 +31,6 @@ _MOST_PADDING_ROWS = 128
 def supports(config: Mapping[str, Any]) -> bool:
     """Whether the fast engine runs the model that a ``config.json`` describes."""
     return refusal(config) is None
-
-
-@dataclass(slots=True)
-class _Session:
-    table: PageTable
-    reserved: int
-    """Positions that may be fed."""
-    fed: int
-    """Positions that have been: nothing may be fed behind a gap."""
-    stop_ids: frozenset[int]
 
 
 class FastEngine:
@@ -65,8 +55,7 @@ class FastEngine:
         self._rotary = rotary.to(device)
         max_keys = pages_for(info.context_tokens) * PAGE_TOKENS
         self._masks = CausalMasks(max_keys, cache.layers()[0].dtype, device)
-        self._sessions: dict[int, _Session] = {}
-        self._free_slots = list(range(info.max_sessions - 1, -1, -1))
+        self._sessions = SessionTable(cache, info.max_sessions)
 
     @classmethod
     def load(
@@ -122,6 +111,7 @@ class FastEngine:
                     attention_dtype=kv_dtype,
                     device=where,
                     num_ids=ids,
+                    exact=exact,
                 )
             cache = KvCache(
                 shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, where
@@ -152,52 +142,32 @@ class FastEngine:
                 f"max_total_tokens: must be 1 to {self._info.context_tokens}, "
                 f"got {max_total_tokens}"
             )
-        slot = self._next_slot()
-        self._sampler.open(slot, sampling, prompt_tokens)
+        slot = self._sessions.open(max_total_tokens, frozenset(sampling.stop_token_ids))
         try:
-            pages = self._cache.allocator.take(pages_for(max_total_tokens))
-        except NoRoomError:
-            self._sampler.close(slot)
+            self._sampler.open(slot, sampling, prompt_tokens)
+        except RequestError:
+            self._sessions.close(slot)
             raise
-        self._free_slots.pop()
-        table = PageTable(pages, self._cache.device)
-        stop_ids = frozenset(sampling.stop_token_ids)
-        self._sessions[slot] = _Session(table, max_total_tokens, 0, stop_ids)
         return slot
 
+    @torch.inference_mode()
     def fork(self, slot: int, length: int) -> int:
         """A new slot with the same reservation that shares the first ``length`` positions.
 
         Whole pages are shared, the rest of the last one is copied.
 
         Raises:
+            EngineError: fewer positions have been fed.
             NoRoomError: slots or pages are used up.
         """
-        parent = self._session(slot)
-        if not 0 <= length <= parent.fed:
-            raise EngineError(f"length: must be 0 to {parent.fed}, got {length}")
-        new_slot = self._next_slot()
-        allocator = self._cache.allocator
-        num_shared = length // PAGE_TOKENS
-        shared = parent.table.pages[:num_shared]
-        fresh = allocator.take(len(parent.table.pages) - num_shared)
-        allocator.share(shared)
-        if length % PAGE_TOKENS:
-            with torch.inference_mode():
-                self._cache.copy_page(parent.table.pages[num_shared], fresh[0])
+        new_slot = self._sessions.fork(slot, length)
         self._sampler.fork(slot, new_slot, length)
-        self._free_slots.pop()
-        table = PageTable(shared + fresh, self._cache.device)
-        self._sessions[new_slot] = _Session(table, parent.reserved, length, parent.stop_ids)
         return new_slot
 
     def close(self, slot: int) -> None:
         """Frees the slot and the pages that no fork holds."""
-        session = self._session(slot)
-        self._cache.allocator.drop(session.table.pages)
+        self._sessions.close(slot)
         self._sampler.close(slot)
-        del self._sessions[slot]
-        self._free_slots.append(slot)
 
     def set_threads(self, num_threads: int) -> None:
         """How many CPU threads the next forwards use, in the whole process."""
@@ -215,7 +185,7 @@ class FastEngine:
         for extension in batch:
             self._check(extension)
         for extension in batch:
-            self._own_pages(extension)
+            self._sessions.own_pages(extension.slot, extension.start, _stop(extension))
         picks = self._step(batch)
         drafting = [i for i, extension in enumerate(batch) if extension.num_drafts > 0]
         while drafting:
@@ -281,20 +251,10 @@ class FastEngine:
             hidden = hidden.index_select(0, torch.tensor(wanted, device=hidden.device))
         return self._decoder.logits(hidden)[:count]
 
-    def _session(self, slot: int) -> _Session:
-        if slot not in self._sessions:
-            raise EngineError(f"slot: {slot} is not open")
-        return self._sessions[slot]
-
-    def _next_slot(self) -> int:
-        if not self._free_slots:
-            raise NoRoomError(f"all {self._info.max_sessions} session slots are used up")
-        return self._free_slots[-1]
-
     def _check(self, extension: Extension) -> None:
-        session = self._session(extension.slot)
+        session = self._sessions[extension.slot]
         count = len(extension.tokens)
-        stop = extension.start + count + extension.num_drafts
+        stop = _stop(extension)
         if count == 0 or not 0 <= extension.num_picks <= count:
             raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
         if extension.num_drafts > 0 and extension.num_picks == 0:
@@ -304,23 +264,10 @@ class FastEngine:
         if stop > session.reserved:
             raise EngineError(f"slot {extension.slot}: {stop} of {session.reserved} positions")
 
-    def _own_pages(self, extension: Extension) -> None:
-        """Copies pages that are about to be written and that a fork still reads."""
-        session = self._sessions[extension.slot]
-        allocator = self._cache.allocator
-        stop = extension.start + len(extension.tokens) + extension.num_drafts
-        pages = session.table.pages
-        touched = range(extension.start // PAGE_TOKENS, pages_for(stop))
-        shared = [i for i in touched if allocator.users(pages[i]) > 1]
-        if not shared:
-            return
-        fresh = allocator.take(len(shared))
-        replaced = list(pages)
-        for i, page in zip(shared, fresh, strict=True):
-            self._cache.copy_page(pages[i], page)
-            replaced[i] = page
-        allocator.drop([pages[i] for i in shared])
-        session.table = PageTable(replaced, self._cache.device)
+
+def _stop(extension: Extension) -> int:
+    """The position behind the last that is fed, drafts included."""
+    return extension.start + len(extension.tokens) + extension.num_drafts
 
 
 def _checked_context(shape: LlamaShape, context_tokens: int | None, kv_tokens: int) -> int:

@@ -17,6 +17,10 @@ PAGE_TOKENS = 64
 """Positions per page; also the step in which attention lengthens (:mod:`~...exactness`)."""
 
 
+KvViews = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer."""
+
+
 def pages_for(num_tokens: int) -> int:
     """Pages that hold ``num_tokens`` positions."""
     return -(-num_tokens // PAGE_TOKENS)
@@ -77,7 +81,7 @@ class PageAllocator:
 class PageTable:
     """One session's pages, in order of position."""
 
-    __slots__ = ("first_row", "index", "pages")
+    __slots__ = ("first_row", "index", "pages", "views")
 
     def __init__(self, pages: list[int], device: torch.device) -> None:
         self.pages = pages
@@ -85,6 +89,8 @@ class PageTable:
         self.first_row = pages[0] * PAGE_TOKENS if contiguous else None
         """Row of position 0 when the pages form one run, else None."""
         self.index = None if contiguous else torch.tensor(pages, device=device)
+        self.views: tuple[int, KvViews] = (0, [])
+        """The views last made of the run, by their length (see :meth:`KvCache.run_views`)."""
 
     def row(self, position: int) -> int:
         """Row of the cache that holds ``position``."""
@@ -130,12 +136,23 @@ class KvCache:
         """Per layer ``[num_rows, 2 * num_kv_heads * head_dim]``: keys, then values."""
         return self._rows.unbind(0)
 
-    def run_views(self, first_row: int, num_tokens: int) -> list[tuple[Tensor, Tensor]]:
+    def run_views(self, table: PageTable, num_tokens: int) -> KvViews:
         """Keys and values of a contiguous run, per layer, without copying.
+
+        The length changes once a page: the views are kept with the table.
 
         Returns:
             pairs ``[1, num_kv_heads, num_tokens, head_dim]``.
         """
+        length, views = table.views
+        if length != num_tokens:
+            views = self._make_views(table, num_tokens)
+            table.views = (num_tokens, views)
+        return views
+
+    def _make_views(self, table: PageTable, num_tokens: int) -> KvViews:
+        first_row = table.first_row
+        assert first_row is not None
         run = self._rows[:, first_row : first_row + num_tokens]
         # [layers, tokens, 2 * heads * dim] to [2, layers, 1, heads, tokens, dim]
         run = run.view(*run.shape[:2], *self._heads).permute(2, 0, 3, 1, 4).unsqueeze(2)

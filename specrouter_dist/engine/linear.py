@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SMALL_WEIGHTS = 1 << 18
+"""Matrices up to this many elements are faster in float32 through MKL than packed in bfloat16,
+for one row: measured, 192 x 1024 takes 15 against 22 microseconds, 288 x 1536 33 against 33."""
+
 
 class Linear(Protocol):
     """``y = x W^T + b`` and the same with a residual added."""
@@ -63,16 +67,42 @@ class PackedLinear:
         return result
 
 
-def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """The fastest linear layer for the weight's device and dtype.
+class SmallLinear:
+    """MKL over a transposed float32 weight (CPU).
+
+    Three times as fast as oneDNN for one row of a matrix that the first caches hold, for want of
+    a lookup per call; its rounding depends on the number of rows.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = weight.t().contiguous()
+        self._bias = bias
+        self.weight_bytes = weight.nbytes
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self._bias is None:
+            return torch.mm(rows, self._weight)
+        return torch.addmm(self._bias, rows, self._weight)
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        if self._bias is not None:
+            residual = residual + self._bias
+        return torch.addmm(residual, rows, self._weight)
+
+
+def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool) -> Linear:
+    """The fastest linear layer for the weight's device, dtype and size.
 
     Args:
         weight: ``[out_features, in_features]``.
         bias: ``[out_features]`` or None.
+        exact: whether a row's rounding must not depend on the number of rows.
     """
-    if weight.device.type == "cpu" and _packable(weight.dtype):
-        return PackedLinear(weight, bias)
-    return PlainLinear(weight, bias)
+    if weight.device.type != "cpu" or not _packable(weight.dtype):
+        return PlainLinear(weight, bias)
+    if weight.dtype == torch.float32 and weight.numel() <= SMALL_WEIGHTS and not exact:
+        return SmallLinear(weight, bias)
+    return PackedLinear(weight, bias)
 
 
 def _packable(dtype: torch.dtype) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specrouter_dist.engine.exactness import rows_at_once
-from specrouter_dist.engine.linear import Linear, make_linear
+from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.engine.loading import Checkpoint
 
@@ -32,25 +32,36 @@ class _Layer:
 class _Reader:
     """Tensors of a checkpoint in the engine's dtype, on its device."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, *, exact: bool
+    ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
+        self._exact = exact
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self._checkpoint.read(name, *shape).to(self._device, self._dtype).contiguous()
 
-    def fused(
-        self, names: list[str], outs: list[int], width: int, bias: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Several linear layers over the same input as one: weight and bias."""
-        weights = [
-            self.tensor(f"{name}.weight", out, width) for name, out in zip(names, outs, strict=True)
-        ]
-        if not bias:
-            return torch.cat(weights), None
-        biases = [self.tensor(f"{name}.bias", out) for name, out in zip(names, outs, strict=True)]
-        return torch.cat(weights), torch.cat(biases)
+    def linear(
+        self, outs: dict[str, int], width: int, *, bias: bool, order: Tensor | None = None
+    ) -> Linear:
+        """Linear layers over the same input as one.
+
+        Args:
+            outs: their names and numbers of outputs.
+            width: number of inputs.
+            bias: whether they have one.
+            order: of the fused outputs; None: as they come.
+        """
+        weight = torch.cat([self.tensor(f"{name}.weight", outs[name], width) for name in outs])
+        biases = [self.tensor(f"{name}.bias", outs[name]) for name in outs] if bias else None
+        fused = None if biases is None else torch.cat(biases)
+        if order is not None:
+            order = order.to(weight.device)
+            weight = weight[order]
+            fused = None if fused is None else fused[order]
+        return make_linear(weight, fused, exact=self._exact)
 
 
 class LlamaDecoder:
@@ -70,25 +81,37 @@ class LlamaDecoder:
         attention_dtype: torch.dtype,
         device: torch.device,
         num_ids: int,
+        exact: bool,
     ) -> None:
         """Reads the weights.
+
+        Args:
+            shape: sizes of the model.
+            checkpoint: where its tensors are.
+            dtype: of weights and activations; where ``exact`` is not asked for, a small model's
+                layers are held in float32 on the CPU all the same, which is faster there.
+            attention_dtype: of queries, keys and values.
+            device: where the weights go.
+            num_ids: rows of embedding and head that are kept.
+            exact: whether a row's rounding must not depend on the number of rows.
 
         Raises:
             ConfigError: a tensor is missing, unreadable or of another shape than the config says.
         """
         self.shape = shape
         self._attention_dtype = attention_dtype
-        reader = _Reader(checkpoint, dtype, device)
+        self._head_dtype = dtype
+        layer_dtype = _layer_dtype(shape, dtype, device, exact=exact)
+        reader = _Reader(checkpoint, layer_dtype, device, exact=exact)
         hidden = shape.hidden_size
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
         self._embedding = self._embedding[:num_ids].clone()
         self._layers = [_read_layer(shape, reader, i) for i in range(shape.num_layers)]
         self._norm = reader.tensor("model.norm.weight", hidden)
-        if shape.tied:
-            self._head = make_linear(self._embedding, None)
-        else:
-            head = reader.tensor("lm_head.weight", shape.vocab_size, hidden)
-            self._head = make_linear(head[:num_ids].clone(), None)
+        head = self._embedding
+        if not shape.tied:
+            head = reader.tensor("lm_head.weight", shape.vocab_size, hidden)[:num_ids].clone()
+        self._head = make_linear(head.to(dtype), None, exact=exact)
         self._rotary_rows = rows_at_once(shape.query_size + shape.kv_size // 2)
         self._gate_rows = rows_at_once(shape.intermediate_size)
 
@@ -126,7 +149,7 @@ class LlamaDecoder:
     def logits(self, rows: Tensor) -> Tensor:
         """Float32 logits ``[rows, num_ids]`` of rows of the residual stream."""
         rows = F.rms_norm(rows, (self.shape.hidden_size,), self._norm, self.shape.norm_eps)
-        return self._head(rows).float()
+        return self._head(rows.to(self._head_dtype)).float()
 
     def _rotate(self, qkv: Tensor, qk_norm: Tensor | None, rotations: Tensor) -> None:
         """Rotates queries and keys in place."""
@@ -158,24 +181,34 @@ def _read_layer(shape: LlamaShape, reader: _Reader, number: int) -> _Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     hidden, wide, query = shape.hidden_size, shape.intermediate_size, shape.query_size
     key = shape.kv_size // 2
-    qkv, qkv_bias = reader.fused(
-        [f"{attention}.{name}_proj" for name in "qkv"], [query, key, key], hidden, shape.qkv_bias
-    )
-    order = _paired_order(shape).to(qkv.device)
-    out, out_bias = reader.fused([f"{attention}.o_proj"], [hidden], query, shape.out_bias)
-    gate_up, gate_up_bias = reader.fused(
-        [f"{mlp}.gate_proj", f"{mlp}.up_proj"], [wide, wide], hidden, shape.mlp_bias
-    )
-    down, down_bias = reader.fused([f"{mlp}.down_proj"], [hidden], wide, shape.mlp_bias)
     return _Layer(
         norm=reader.tensor(f"{prefix}.input_layernorm.weight", hidden),
-        qkv=make_linear(qkv[order], None if qkv_bias is None else qkv_bias[order]),
+        qkv=reader.linear(
+            {
+                f"{attention}.{name}_proj": out
+                for name, out in zip("qkv", (query, key, key), strict=True)
+            },
+            hidden,
+            bias=shape.qkv_bias,
+            order=_paired_order(shape),
+        ),
         qk_norm=_read_qk_norm(shape, reader, attention) if shape.qk_norm else None,
-        out=make_linear(out, out_bias),
+        out=reader.linear({f"{attention}.o_proj": hidden}, query, bias=shape.out_bias),
         mlp_norm=reader.tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
-        gate_up=make_linear(gate_up, gate_up_bias),
-        down=make_linear(down, down_bias),
+        gate_up=reader.linear(
+            {f"{mlp}.gate_proj": wide, f"{mlp}.up_proj": wide}, hidden, bias=shape.mlp_bias
+        ),
+        down=reader.linear({f"{mlp}.down_proj": hidden}, wide, bias=shape.mlp_bias),
     )
+
+
+def _layer_dtype(
+    shape: LlamaShape, dtype: torch.dtype, device: torch.device, *, exact: bool
+) -> torch.dtype:
+    qkv = shape.query_size + shape.kv_size
+    widest = shape.hidden_size * max(qkv, 2 * shape.intermediate_size)
+    small = device.type == "cpu" and widest <= SMALL_WEIGHTS
+    return torch.float32 if small and not exact else dtype
 
 
 def _paired_head(shape: LlamaShape) -> Tensor:

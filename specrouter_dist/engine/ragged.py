@@ -14,7 +14,7 @@ from specrouter_dist.engine.exactness import (
     padded_rows,
     split_spans,
 )
-from specrouter_dist.engine.kv_cache import KvCache, PageTable, pages_for
+from specrouter_dist.engine.kv_cache import KvCache, KvViews, PageTable, pages_for
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
@@ -34,8 +34,8 @@ class _Read:
 
     span: Span
     num_rows: int
-    mask: Tensor | None
-    views: list[tuple[Tensor, Tensor]] | None
+    mask: Tensor
+    views: KvViews | None
     pages: Tensor | None
 
 
@@ -82,19 +82,12 @@ class RaggedBatch:
         self._place(parts, rotary)
 
     def _plan_read(self, span: Span, table: PageTable) -> _Read:
-        num_rows = span.count
-        keys = span.keys
-        if self._exact:
-            num_rows = padded_rows(span.count)
-        elif span.count == 1:
-            keys = span.position + 1
-        span = Span(span.row, span.position, span.count, keys)
-        mask = None if keys == span.position + 1 else self._masks.view(span, num_rows)
+        num_rows = padded_rows(span.count) if self._exact else span.count
+        mask = self._masks.view(span, num_rows)
         if table.first_row is not None:
-            views = self._cache.run_views(table.first_row, keys)
-            return _Read(span, num_rows, mask, views, None)
+            return _Read(span, num_rows, mask, self._cache.run_views(table, span.keys), None)
         assert table.index is not None
-        return _Read(span, num_rows, mask, None, table.index[: pages_for(keys)])
+        return _Read(span, num_rows, mask, None, table.index[: pages_for(span.keys)])
 
     def _token_ids(self, parts: Sequence[Part]) -> Tensor:
         ids = array(TOKEN_TYPECODE, parts[0].tokens)
@@ -151,7 +144,6 @@ class RaggedBatch:
         else:
             assert read.pages is not None
             keys, values = self._cache.gather(layer, read.pages)
-            keys, values = keys[:, :, : read.span.keys], values[:, :, : read.span.keys]
         mixed = F.scaled_dot_product_attention(
             queries,
             keys,

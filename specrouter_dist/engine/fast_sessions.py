@@ -1,0 +1,115 @@
+"""The fast engine's sessions: slots, reserved pages, and pages shared between forks."""
+
+from dataclasses import dataclass
+
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, PageTable, pages_for
+from specrouter_dist.errors import EngineError, NoRoomError
+
+
+@dataclass(slots=True)
+class Session:
+    """One session's reservation."""
+
+    table: PageTable
+    reserved: int
+    """Positions that may be fed."""
+    stop_ids: frozenset[int]
+    fed: int = 0
+    """Positions that have been: nothing may be fed behind a gap."""
+
+
+class SessionTable:
+    """Open sessions by slot.
+
+    Args:
+        cache: whose pages they reserve.
+        max_sessions: how many may be open at once.
+    """
+
+    def __init__(self, cache: KvCache, max_sessions: int) -> None:
+        self._cache = cache
+        self._max_sessions = max_sessions
+        self._sessions: dict[int, Session] = {}
+        self._free_slots = list(range(max_sessions - 1, -1, -1))
+
+    def __getitem__(self, slot: int) -> Session:
+        """The session in ``slot``.
+
+        Raises:
+            EngineError: none is.
+        """
+        if slot not in self._sessions:
+            raise EngineError(f"slot: {slot} is not open")
+        return self._sessions[slot]
+
+    def open(self, num_positions: int, stop_ids: frozenset[int]) -> int:
+        """Takes a slot and pages for ``num_positions``.
+
+        Raises:
+            NoRoomError: one of them is used up; nothing has been taken.
+        """
+        self._require_slot()
+        pages = self._cache.allocator.take(pages_for(num_positions))
+        return self._add(Session(PageTable(pages, self._cache.device), num_positions, stop_ids))
+
+    def fork(self, slot: int, length: int) -> int:
+        """Takes a slot with the same reservation whose first ``length`` positions are shared.
+
+        Whole pages are held by both, the rest of the last one is copied.
+
+        Raises:
+            EngineError: fewer positions have been fed.
+            NoRoomError: slots or pages are used up; nothing has been taken.
+        """
+        parent = self[slot]
+        if not 0 <= length <= parent.fed:
+            raise EngineError(f"length: must be 0 to {parent.fed}, got {length}")
+        self._require_slot()
+        num_shared = length // PAGE_TOKENS
+        shared = parent.table.pages[:num_shared]
+        fresh = self._cache.allocator.take(len(parent.table.pages) - num_shared)
+        self._cache.allocator.share(shared)
+        if length % PAGE_TOKENS:
+            self._cache.copy_page(parent.table.pages[num_shared], fresh[0])
+        table = PageTable(shared + fresh, self._cache.device)
+        return self._add(Session(table, parent.reserved, parent.stop_ids, length))
+
+    def close(self, slot: int) -> None:
+        """Frees the slot, and its pages unless a fork holds them.
+
+        Raises:
+            EngineError: it is not open.
+        """
+        self._cache.allocator.drop(self[slot].table.pages)
+        del self._sessions[slot]
+        self._free_slots.append(slot)
+
+    def own_pages(self, slot: int, start: int, stop: int) -> None:
+        """Copies the pages of positions ``[start, stop)`` that another session reads as well.
+
+        Raises:
+            NoRoomError: no page is free to take their place; nothing has changed.
+        """
+        session = self[slot]
+        allocator = self._cache.allocator
+        pages = session.table.pages
+        touched = range(start // PAGE_TOKENS, pages_for(stop))
+        shared = [i for i in touched if allocator.users(pages[i]) > 1]
+        if not shared:
+            return
+        fresh = allocator.take(len(shared))
+        replaced = list(pages)
+        for i, page in zip(shared, fresh, strict=True):
+            self._cache.copy_page(pages[i], page)
+            replaced[i] = page
+        allocator.drop([pages[i] for i in shared])
+        session.table = PageTable(replaced, self._cache.device)
+
+    def _require_slot(self) -> None:
+        if not self._free_slots:
+            raise NoRoomError(f"all {self._max_sessions} session slots are used up")
+
+    def _add(self, session: Session) -> int:
+        slot = self._free_slots.pop()
+        self._sessions[slot] = session
+        return slot
