@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
-from specrouter_dist.actors.pool import RunningPool, connect_pool
+from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import Dtype, UserModel
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
@@ -46,19 +46,13 @@ def bind(pool: Pool, report: PoolReport) -> Application:
     return application
 
 
-def connect(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPool:
-    """The running pool; one that has just been started is calibrated first."""
-    running = connect_pool(pool, report, detached=detached)
-    if running.is_new:
-        calibrate(pool, PoolBackend(pool, report, running))
-    return running
-
-
 class Ingress:
     """The HTTP routes. Replicas share the pool's actors; the first to come starts them."""
 
     def __init__(self, pool: Pool, report: PoolReport) -> None:
-        self._running = running = connect(pool, report, detached=True)
+        self._running = running = connect_pool(pool, report, detached=True)
+        if running.is_new:
+            calibrate(pool, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self._service = OpenAIService(running.client, tokenizer, report, pool, running.plan_of)
 

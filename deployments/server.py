@@ -4,14 +4,17 @@ import logging
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from ray import serve
 
-from deployments.app import LOGGING, bind, connect
-from specrouter_dist.actors.pool import start_ray, stop_ray
+from deployments.app import LOGGING, bind
+from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import Pool
+from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.calibration import calibrate
 
 APP_NAME = "specrouter"
 
@@ -25,35 +28,33 @@ def run_server(pool: Pool, *, host: str, port: int) -> None:
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     report = check_pool(pool)
-    started = start_ray()
-    # Ray has taken SIGTERM for itself, and a script's background jobs inherit an ignored SIGINT.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    running = None
-    try:
+    with ExitStack() as stack:
+        if start_ray():
+            stack.callback(stop_ray)
+        # Ray takes SIGTERM for itself, and a script's background jobs inherit an ignored SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with ThreadPoolExecutor(1) as executor:
-            # Serve's controller and proxy come up while the members load.
+            # Serve's controller and proxy come up while the members load ...
             starting = executor.submit(
                 serve.start,
                 proxy_location="HeadOnly",
                 http_options={"host": host, "port": port},
                 logging_config=LOGGING,
             )
-            running = connect(pool, report, detached=False)
+            running = connect_pool(pool, report, detached=False)
+            stack.callback(running.close)
             starting.result()
-        serve.run(bind(pool, report), name=APP_NAME, route_prefix="/")
+            stack.callback(serve.delete, APP_NAME)
+            # ... and the ingress while the pool is calibrated.
+            application = bind(pool, report)
+            deploying = executor.submit(serve.run, application, name=APP_NAME, route_prefix="/")
+            if running.is_new:
+                calibrate(pool, PoolBackend(pool, report, running))
+            deploying.result()
         _check_listening(host, port)
         print(f"serving {pool.config.name!r} at http://{host}:{port}/v1", flush=True)
         signal.pause()
-    finally:
-        if started:
-            serve.shutdown()
-        else:
-            serve.delete(APP_NAME)
-        if running is not None:
-            running.close()
-        if started:
-            stop_ray()
 
 
 def _check_listening(host: str, port: int) -> None:

@@ -1,0 +1,227 @@
+"""``specrouter serve`` with OpenAI's own client: answers, streams, errors, closed connections."""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+import psutil
+import pytest
+import ray
+
+from specrouter_dist.actors.pool import NAMESPACE
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+READY_WITHIN_S = 240.0
+"""The service itself promises 45 s on two free cores; tests may share theirs."""
+FREE_WITHIN_S = 2.0
+PROMPT = "Once upon a time"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "specrouter_dist.cli", "serve", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready, _, _ = select.select([process.stdout], [], [], READY_WITHIN_S)
+            assert ready, "the server is not up"
+            line = process.stdout.readline()
+            assert line == f"serving 'tiny' at http://127.0.0.1:{port}/v1\n"
+            yield Server(process, port)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def num_sessions(server: Server) -> Iterator[Callable[[], dict[str, int]]]:
+    """Open sessions by member, asked of the pool's actors."""
+    ray.init("auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
+    router = ray.get_actor("tiny:router", NAMESPACE)
+    _, _, workers = ray.get(router.identity.remote())
+
+    def count() -> dict[str, int]:
+        numbers = ray.get([worker.num_sessions.remote() for worker in workers.values()])
+        return dict(zip(workers, numbers, strict=True))
+
+    yield count
+    ray.shutdown()
+
+
+def get(server: Server, path: str) -> Any:
+    with urllib.request.urlopen(server.url + path, timeout=30) as response:
+        return json.load(response)
+
+
+def ask(client: openai.OpenAI, speculative: Any, **fields: Any) -> openai.types.Completion:
+    body = {"speculative": speculative, "ignore_eos": True}
+    return client.completions.create(model="tiny", prompt=PROMPT, extra_body=body, **fields)
+
+
+SPECULATIVE = [True, {"chain": ["small", "target"]}, {"chain": ["small", "medium", "target"]}]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_chain_answers_as_the_target_alone(client: openai.OpenAI, temperature: float) -> None:
+    fields: dict[str, Any] = {"temperature": temperature, "seed": 5, "max_tokens": 64}
+    alone = ask(client, False, **fields)
+    assert alone.metrics["chain"] == ["target"]  # type: ignore[attr-defined]
+    assert alone.usage is not None and alone.usage.completion_tokens == 64
+    for speculative in SPECULATIVE:
+        assert ask(client, speculative, **fields).choices[0].text == alone.choices[0].text
+
+
+def test_an_unseeded_answer_can_be_had_again(client: openai.OpenAI) -> None:
+    first, second = (ask(client, True, max_tokens=32) for _ in range(2))
+    assert first.seed != second.seed  # type: ignore[attr-defined]
+    assert first.choices[0].text != second.choices[0].text
+    again = ask(client, False, max_tokens=32, seed=first.seed)  # type: ignore[attr-defined]
+    assert again.choices[0].text == first.choices[0].text
+
+
+@pytest.mark.parametrize("speculative", [False, {"chain": ["small", "medium", "target"]}])
+def test_a_stream_has_one_chunk_per_round(client: openai.OpenAI, speculative: Any) -> None:
+    fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 96}
+    whole = ask(client, speculative, **fields)
+    body = {"speculative": speculative, "ignore_eos": True}
+    *chunks, last = client.completions.create(
+        model="tiny",
+        prompt=PROMPT,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body=body,
+        **fields,
+    )
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert [c.choices[0].finish_reason for c in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert last.choices == [] and last.usage is not None
+    assert last.usage.completion_tokens == 96
+    accepted = last.metrics["speculative_decoding"]["num_accepted_draft_tokens"]  # type: ignore[attr-defined]
+    # Each round gives what it accepted and one more, but for the last where the length cuts it.
+    assert 96 - accepted <= len(chunks) <= 96 - accepted + 1
+    assert (accepted == 0) == (speculative is False)
+
+
+def test_a_conversation_streams_as_it_answers(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Translate to Dutch: Open the file."}]
+    fields: dict[str, Any] = {"model": "tiny", "messages": messages, "seed": 7, "max_tokens": 40}
+    whole = client.chat.completions.create(**fields).choices[0].message
+    chunks = list(client.chat.completions.create(stream=True, **fields))
+    assert chunks[0].choices[0].delta.role == whole.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.content
+
+
+def test_many_at_once_get_what_one_gets(client: openai.OpenAI, server: Server) -> None:
+    async def all_at_once() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as many:
+            calls = [
+                many.completions.create(model="tiny", prompt=PROMPT, seed=i, max_tokens=24)
+                for i in range(16)
+            ]
+            return [answer.choices[0].text for answer in await asyncio.gather(*calls)]
+
+    together = asyncio.run(all_at_once())
+    for i in (0, 15):
+        alone = client.completions.create(model="tiny", prompt=PROMPT, seed=i, max_tokens=24)
+        assert alone.choices[0].text == together[i]
+
+
+def test_models_and_health(client: openai.OpenAI, server: Server) -> None:
+    (model,) = client.models.list().data
+    assert model.id == "tiny"
+    assert os.path.isdir(model.root)  # type: ignore[attr-defined]
+    health = get(server, "/health")
+    assert health["status"] == "ok"
+    assert health["num_tokens"] > 0
+    assert health["chain"][-1] == "target"
+
+
+def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
+        client.completions.create(model="gpt-4", prompt=PROMPT)
+    with pytest.raises(openai.BadRequestError, match="temperature") as caught:
+        client.completions.create(model="tiny", prompt=PROMPT, temperature=-1)
+    assert caught.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError, match="has no member 'huge'"):
+        ask(client, {"chain": ["huge", "target"]})
+    with pytest.raises(openai.BadRequestError, match="empty"):
+        client.completions.create(model="tiny", prompt="", stream=True)
+
+
+def test_a_closed_connection_frees_every_level(
+    server: Server, num_sessions: Callable[[], dict[str, int]]
+) -> None:
+    for stream in (True, False):
+        wait_for(num_sessions, lambda numbers: not any(numbers.values()))
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(long_request(stream=stream))
+            wait_for(num_sessions, lambda numbers: all(numbers.values()))
+        closed = time.monotonic()
+        wait_for(num_sessions, lambda numbers: not any(numbers.values()))
+        assert time.monotonic() - closed < FREE_WITHIN_S, stream
+
+
+def long_request(*, stream: bool) -> bytes:
+    body = json.dumps(
+        {
+            "prompt": PROMPT,
+            "max_tokens": 1500,
+            "ignore_eos": True,
+            "stream": stream,
+            "speculative": {"chain": ["small", "medium", "target"]},
+        }
+    )
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+def wait_for(
+    num_sessions: Callable[[], dict[str, int]], condition: Callable[[dict[str, int]], bool]
+) -> None:
+    end = time.monotonic() + 20.0
+    while not condition(numbers := num_sessions()):
+        assert time.monotonic() < end, numbers
+        time.sleep(0.02)
+
+
+# The last one: it ends the server.
+def test_an_interrupt_ends_the_server_and_all_it_started(server: Server) -> None:
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(family) > 5
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 130
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port))
