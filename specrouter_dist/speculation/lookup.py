@@ -137,7 +137,7 @@ class LookupStage:
         """Begins to draft for ``truth.edge``, whose whole stream ``truth`` is (base 0)."""
         assert truth.base == 0
         self.down = DownstreamEdge(truth.edge, version_seen=truth.version - 1)
-        self._end = end
+        self._end = min(self._end, end)
         self.on_truth(truth)
 
     def detach_downstream(self) -> None:

@@ -193,10 +193,13 @@ class Stage:
     # -- downstream: Truths come, proposals go -------------------------------------------------
 
     def attach_downstream(self, truth: Truth, end: int) -> None:
-        """Begins to draft for ``truth.edge``, whose whole stream ``truth`` is (base 0)."""
+        """Begins to draft for ``truth.edge``, whose whole stream ``truth`` is (base 0).
+
+        ``end`` is where downstream's stream ends; ours ends no later than it was made for.
+        """
         assert truth.base == 0
         self.down = DownstreamEdge(truth.edge, version_seen=truth.version - 1)
-        self._end = end
+        self._end = min(self._end, end)
         self.on_truth(truth)
         self.down.due = True
 
