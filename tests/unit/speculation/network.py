@@ -248,7 +248,7 @@ class Network:
             self._open(node, attach.truth.tokens)
         assert node.stage is not None
         self.oracle.on_attach(node)
-        node.stage.attach_downstream(attach.truth, self._end(node))
+        node.stage.attach_downstream(attach.truth, self.scenario.end)
         node.down = down
         self.oracle.on_truth(node, attach.truth, attach.truth.tokens, self.nodes[down])
         self._want(node, attach.plan_number, attach.wanted, attach.knobs)

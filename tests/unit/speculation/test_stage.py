@@ -176,6 +176,15 @@ class TestFollowing:
         started = stage.next_step()
         assert started is not None and started.start == 3
 
+    def test_a_drafter_of_a_shorter_context_stops_there_and_says_so(self) -> None:
+        stage = new_stage(end=5, max_drafts=16)
+        stage.attach_downstream(truth(1, 0, [1, 2], limit=20), end=100)
+        assert step(stage, 3, 4, 5) == [3, 4, 5]
+        assert stage.next_step() is None
+        [message] = stage.flush()
+        assert isinstance(message, Proposals)
+        assert not message.more
+
     def test_a_newcomer_without_room_says_that_nothing_follows(self) -> None:
         stage = new_stage([1, 2, 3], end=2)
         stage.attach_downstream(truth(1, 0, [1, 2, 3], limit=20), end=2)
