@@ -48,11 +48,11 @@ class NgramIndex:
 
     def truncate(self, length: int) -> None:
         """The stream keeps its first ``length`` tokens."""
-        for end in range(len(self._stream), max(length, self._num_tokens - 1), -1):
+        for end, gram in reversed(self._grams(length, len(self._stream))):
             if self._older[end]:
-                self._newest[self._gram(end)] = self._older[end]
+                self._newest[gram] = self._older[end]
             else:
-                del self._newest[self._gram(end)]
+                del self._newest[gram]
         del self._older[length + 1 :]
         self._stream.truncate(length)
 
@@ -66,16 +66,20 @@ class NgramIndex:
         return places
 
     def _index(self, old_length: int) -> None:
-        for end in range(old_length + 1, len(self._stream) + 1):
-            if end < self._num_tokens:
-                self._older.append(0)
-                continue
-            gram = self._gram(end)
-            self._older.append(self._newest.get(gram, 0))
+        self._older.extend([0] * (len(self._stream) - old_length))
+        for end, gram in self._grams(old_length, len(self._stream)):
+            self._older[end] = self._newest.get(gram, 0)
             self._newest[gram] = end
 
-    def _gram(self, end: int) -> bytes:
-        return self._stream.slice(end - self._num_tokens, end).tobytes()
+    def _grams(self, start: int, stop: int) -> list[tuple[int, bytes]]:
+        """The n-grams that end in ``(start, stop]``, each with its end."""
+        first = max(start + 1, self._num_tokens)
+        tokens = self._stream.slice(first - self._num_tokens, stop)
+        step = tokens.itemsize
+        size = self._num_tokens * step
+        raw = tokens.tobytes()
+        num_grams = stop + 1 - first
+        return [(first + i, raw[i * step : i * step + size]) for i in range(num_grams)]
 
 
 class LookupStage:
