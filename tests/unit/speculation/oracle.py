@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from specrouter_dist.speculation.lookup import MAX_CANDIDATES
 from specrouter_dist.speculation.messages import (
     TOKEN_TYPECODE,
     EdgeId,
@@ -252,13 +253,16 @@ class Oracle:
         return up.queue.tokens[:] if up else array(TOKEN_TYPECODE)
 
 
-def longest_match(stream: Sequence[int], num_wanted: int) -> TokenArray:
+def longest_match(
+    stream: Sequence[int], num_wanted: int, matches: tuple[int, int] = LOOKUP_MATCH
+) -> TokenArray:
     """What the lookup member is to propose, found by trying every place and length."""
-    shortest, longest = LOOKUP_MATCH
+    shortest, longest = matches
     tokens, length = list(stream), len(stream)
-    places = [p for p in range(length - 1, 0, -1) if tokens[p - 1] == tokens[-1]][:16]
+    suffix = tokens[-shortest:]
+    places = [p for p in range(shortest, length) if tokens[p - shortest : p] == suffix]
     best = (shortest, 0, 0)
-    for place in places:
+    for place in places[-MAX_CANDIDATES:]:
         for match in range(shortest, min(longest, place) + 1):
             if tokens[place - match : place] == tokens[length - match :]:
                 best = max(best, (match, min(num_wanted, length - place), place))
