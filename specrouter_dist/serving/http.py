@@ -158,8 +158,9 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) ->
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
-        else:
-            leaving.result()
+        elif problem := leaving.exception():
+            # Servers also end what they were asked for; either way nobody is there any more.
+            logger.info("a connection has ended: %r", problem)
     finally:
         for task in (working, leaving):
             task.cancel()

@@ -111,6 +111,7 @@ class Chains:
         edge = EdgeId(session.id, next(self._attach_numbers), self._hub.address.incarnation)
         truth = session.model_stage.attach_upstream(edge, session.edges[count - 1])
         session.up_edge, session.up_peer, session.num_attached = edge, peer, count
+        session.drafter = name
         self.by_up_edge[edge] = session
         message = Attach(
             edge=edge,

@@ -43,6 +43,8 @@ class Session:
     num_attached: int = 0
     """The upstream is ``wanted[num_attached - 1]``; 0: none. Below ``len(wanted)`` the chain is
     shorter than wanted."""
+    drafter: str | None = None
+    """The upstream last attached; after it is gone, still whose proposals were counted."""
     refused: set[str] = field(default_factory=set)
     """Members that had no room for this session."""
     down_edge: EdgeId | None = None
@@ -71,9 +73,10 @@ class Session:
         """Counts of every level from the drafter down to this one."""
         if not isinstance(self.stage, Stage) or not self.stage.counts.verify_rounds:
             return self.upstream_levels
+        assert self.drafter is not None, "proposals come from an upstream"
         counts = self.stage.counts
         own = LevelCounts(
-            draft=self.upstream or self.wanted[-1],
+            draft=self.drafter,
             verifier=self.member.name,
             proposed=counts.proposed,
             accepted=counts.accepted,

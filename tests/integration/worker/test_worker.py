@@ -163,3 +163,25 @@ def test_replanning_a_running_request_changes_nothing_but_the_speed() -> None:
         assert toys.collect(request)[0] == wanted
     finally:
         toys.stop()
+
+
+def test_a_request_replanned_to_the_target_alone_still_says_who_drafted() -> None:
+    from specrouter_dist.routing.plans import PlanTable
+    from specrouter_dist.worker.worker import SetPlans
+
+    def follow(*chain: str, number: int) -> None:
+        table = plan(*chain, number=number)
+        toys.workers["target"].hub.post(SetPlans(PlanTable(table, table)))
+
+    toys = Toys(["small"], ["target"])
+    try:
+        follow("small", "target", number=1)
+        request = toys.submit(PROMPT, None, sampling(0.8, max_tokens=3000))
+        wait_until(lambda: toys.inboxes[request].qsize() > 20)
+        follow("target", number=2)
+        _, last = toys.collect(request)
+        assert last.stats is not None
+        assert last.stats["chain"] == ("target",)
+        assert [level[:2] for level in last.stats["levels"]] == [("small", "target")]  # type: ignore[attr-defined]
+    finally:
+        toys.stop()
