@@ -14,7 +14,10 @@ Each end runs torch on one thread:
   threads compete, and both compete for their interpreter.
 - ``none``: nothing but the frames.
 
-Arms are interleaved; the percentiles are over all rounds. The last line is the bound of p50.
+``bare`` is the floor: the same number of bytes through a socket pair, with nothing of ours.
+
+Arms are interleaved; the percentiles are over all rounds. The exit code says whether p50 of
+``turns`` is within its bound.
 """
 
 import argparse
@@ -36,11 +39,13 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from specrouter_dist.links.address import Address, LinkUp, Peer, Received
+from specrouter_dist.links.address import Address, Event, LinkUp, Received
 from specrouter_dist.links.frames import EdgeId, Truth
 from specrouter_dist.links.hub import Hub
 
 NUM_TOKENS = 64
+BARE_BYTES = 300
+"""About the size of such a frame."""
 WARM_UP = 20
 BOUND_US = {"unix": 100.0, "grpc": 400.0}
 """Of p50 under load, on the two-core machine that the project is built on."""
@@ -96,62 +101,111 @@ class Forward:
         return max(1, round(UNIT_MS / 1e3 / statistics.median(times_s)))
 
 
-def play(arm: Arm, num_hops: int, control: Connection, *, dials: bool) -> None:
+class HubEnd:
+    """One end of a link of ours."""
+
+    def __init__(self, transport: str, control: Connection, *, dials: bool) -> None:
+        node = "one" if transport == "unix" or dials else "other"
+        name = "dialler" if dials else "listener"
+        self._hub = Hub(name, 1, node, control.recv_bytes(), grpc_host="127.0.0.1")
+        control.send(self._hub.address.to_dict())
+        address = Address.from_dict(control.recv())
+        self._peer = self._hub.connect(address) if dials else address.peer
+        self._tokens = array("I", range(30000, 30000 + NUM_TOKENS))
+        self._edge = EdgeId(secrets.randbits(64), 1, secrets.randbits(64))
+        if not isinstance(self._next(_TIMEOUT_S), LinkUp):
+            raise RuntimeError("no link")
+
+    def send(self) -> None:
+        """Sends a frame with the time in it."""
+        message = Truth(self._edge, time.monotonic_ns(), 0, self._tokens, 0)
+        self._hub.send(self._peer, [message])
+
+    def receive(self, timeout_s: float) -> int | None:
+        """The time in the frame that has arrived; None: none has."""
+        event = self._next(timeout_s)
+        if event is None:
+            return None
+        if not isinstance(event, Received):
+            raise RuntimeError(f"the other end is gone: {event}")
+        (message,) = event.messages
+        assert isinstance(message, Truth)
+        return message.version
+
+    def close(self) -> None:
+        """Closes the link."""
+        self._hub.close()
+
+    def _next(self, timeout_s: float) -> Event | None:
+        events = self._hub.receive(timeout_s)
+        return events[0] if events else None
+
+
+class BareEnd:
+    """One end of a socket pair."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._padding = bytes(BARE_BYTES - 8)
+
+    def send(self) -> None:
+        """Sends as many bytes as a frame has, with the time in them."""
+        self._connection.send_bytes(time.monotonic_ns().to_bytes(8, "little") + self._padding)
+
+    def receive(self, timeout_s: float) -> int | None:
+        """The time in what has arrived; None: nothing has."""
+        if timeout_s == 0 and not self._connection.poll(0):
+            return None
+        return int.from_bytes(self._connection.recv_bytes()[:8], "little")
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._connection.close()
+
+
+End = HubEnd | BareEnd
+
+
+def play(arm: Arm, num_hops: int, control: Connection, bare: Connection, *, dials: bool) -> None:
     """One end: sends, waits and stamps; gives its list of hops (µs) to ``control``."""
     # A core each, as each member has its device.
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1 if dials else 0]})
     forward = Forward()
-    node = "one" if arm.transport == "unix" or dials else "other"
-    name = "dialler" if dials else "listener"
-    hub = Hub(name, 1, node, control.recv_bytes(), grpc_host="127.0.0.1")
-    control.send(hub.address.to_dict())
-    peer_address = Address.from_dict(control.recv())
+    end: End = BareEnd(bare)
+    if arm.transport != "bare":
+        end = HubEnd(arm.transport, control, dials=dials)
     stop = threading.Event()
     background = threading.Thread(target=_keep_busy, args=(forward.unit, stop))
     if arm.load == "always":
         background.start()
-    peer = hub.connect(peer_address) if dials else peer_address.peer
-    _wait_up(hub)
     compute = forward.unit if arm.load == "turns" else _nothing
-    hops_us = _exchange(hub, peer, compute, num_hops + WARM_UP, first=dials)
+    hops_us = _exchange(end, compute, num_hops + WARM_UP, first=dials)
     stop.set()
     if background.is_alive():
         background.join()
     control.send(hops_us[WARM_UP:])
     control.recv()  # the other end has read everything
-    hub.close()
+    end.close()
 
 
-def _exchange(
-    hub: Hub, peer: Peer, compute: Callable[[], None], num_hops: int, *, first: bool
-) -> list[float]:
-    tokens = array("I", range(30000, 30000 + NUM_TOKENS))
-    edge = EdgeId(secrets.randbits(64), 1, secrets.randbits(64))
+def _exchange(end: End, compute: Callable[[], None], num_hops: int, *, first: bool) -> list[float]:
     hops_us: list[float] = []
     if first:
-        hub.send(peer, [Truth(edge, time.monotonic_ns(), 0, tokens, 0)])
-    for received in range(num_hops):
+        end.send()
+    for number in range(num_hops):
         compute()
-        early = hub.receive(0)
-        event = (early or hub.receive(_TIMEOUT_S))[0]
-        now_ns = time.monotonic_ns()
-        if not isinstance(event, Received):
-            raise RuntimeError(f"the other end is gone: {event}")
-        message = event.messages[0]
-        assert isinstance(message, Truth)
-        if not early:
-            hops_us.append((now_ns - message.version) / 1e3)
+        early = end.receive(0)
+        if early is None:
+            sent_ns = end.receive(_TIMEOUT_S)
+            now_ns = time.monotonic_ns()
+            if sent_ns is None:
+                raise RuntimeError(f"nothing within {_TIMEOUT_S} s")
+            hops_us.append((now_ns - sent_ns) / 1e3)
         compute()
         compute()
-        if not first or received + 1 < num_hops:
-            hub.send(peer, [Truth(edge, time.monotonic_ns(), 0, tokens, 0)])
+        if not first or number + 1 < num_hops:
+            end.send()
     return hops_us
-
-
-def _wait_up(hub: Hub) -> None:
-    events = hub.receive(_TIMEOUT_S)
-    if not events or not isinstance(events[0], LinkUp):
-        raise RuntimeError(f"no link: {events}")
 
 
 def _keep_busy(unit: Callable[[], None], stop: threading.Event) -> None:
@@ -166,20 +220,21 @@ def _nothing() -> None:
 def measure(arm: Arm, num_hops: int) -> list[float]:
     """Both directions' hops of one run, in microseconds."""
     context = mp.get_context("spawn")
-    ends, controls = [], []
-    secret = secrets.token_bytes(32)
-    for dials in (True, False):
-        ours, theirs = context.Pipe()
-        kwargs = {"dials": dials}
-        end = context.Process(target=play, args=(arm, num_hops, theirs), kwargs=kwargs)
+    controls, ends = [], []
+    for dials, bare in zip((True, False), context.Pipe(), strict=True):
+        control, theirs = context.Pipe()
+        arguments = (arm, num_hops, theirs, bare)
+        end = context.Process(target=play, args=arguments, kwargs={"dials": dials})
         end.start()
-        theirs.close()
-        ours.send_bytes(secret)
+        controls.append(control)
         ends.append(end)
-        controls.append(ours)
-    addresses = [control.recv() for control in controls]
-    for control, address in zip(controls, reversed(addresses), strict=True):
-        control.send(address)
+    if arm.transport != "bare":
+        secret = secrets.token_bytes(32)
+        for control in controls:
+            control.send_bytes(secret)
+        addresses = [control.recv() for control in controls]
+        for control, address in zip(controls, reversed(addresses), strict=True):
+            control.send(address)
     hops_us = [hop for control in controls for hop in control.recv()]
     for control in controls:
         control.send(None)
@@ -220,14 +275,15 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="runs of every arm, interleaved")
     parser.add_argument("--hops", type=int, default=300, help="hops per run and direction")
     options = parser.parse_args()
-    arms = [Arm(t, load) for t in ("unix", "grpc") for load in ("turns", "always", "none")]
+    arms = [Arm(t, load) for t in ("bare", "unix", "grpc") for load in ("turns", "always", "none")]
     hops_us: dict[Arm, list[float]] = {arm: [] for arm in arms}
     about = machine()
     for _ in range(options.runs):
         for arm in arms:
             hops_us[arm] += measure(arm, options.hops)
     results = [summary(arm, hops_us[arm]) for arm in arms]
-    holds = all(r.p50_us <= BOUND_US[r.transport] for r in results if r.load == "turns")
+    bounded = [r for r in results if r.load == "turns" and r.transport in BOUND_US]
+    holds = all(r.p50_us <= BOUND_US[r.transport] for r in bounded)
     if options.json:
         rows = [asdict(result) for result in results]
         what = {"tokens": NUM_TOKENS, "runs": options.runs, "bounds_us": BOUND_US, "holds": holds}

@@ -6,15 +6,16 @@ has an event loop of grpc.aio already, and grpc.aio does not stand two.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 
 import grpc
 
-from specrouter_dist.errors import LinkError
+from specrouter_dist.errors import FrameError, LinkError
 from specrouter_dist.links._proto import link_pb2
+from specrouter_dist.links.control import WireMessage
 from specrouter_dist.links.link import Link
 from specrouter_dist.links.outbox import Outbox
 
@@ -85,6 +86,11 @@ class GrpcPipe:
         self._reader = threading.Thread(target=self._read, name="link-reader", daemon=True)
         self._reader.start()
 
+    def send(self, messages: Sequence[WireMessage]) -> None:
+        """Queues one frame for the stream's sending thread."""
+        self._writer.outbox.put(messages)
+        self._writer.ring()
+
     def flush(self) -> None:
         """Wakes the stream's sending thread."""
         self._writer.ring()
@@ -111,7 +117,12 @@ class GrpcPipe:
 
     def _on_frame(self, payload: bytes) -> None:
         self._credit.release()
-        self._link.on_frame(payload)
+        try:
+            self._link.check_length(len(payload))
+        except FrameError as error:
+            self._link.fail(error)
+        else:
+            self._link.on_frame(payload)
 
 
 class Accepted:

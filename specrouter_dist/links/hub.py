@@ -1,5 +1,6 @@
 """All links of one worker, and the place where its engine thread waits."""
 
+import math
 import selectors
 import socket
 import time
@@ -75,7 +76,7 @@ class Hub:
         self._max_buffered_bytes = max_buffered_bytes
         self._peers = PeerTable(handshake_timeout_s)
         self._selector = selectors.DefaultSelector()
-        self._mailbox: Mailbox[Posted | Callable[[], None]] = Mailbox(self._selector)
+        self._mailbox: Mailbox[Posted | Callable[[], None]] = Mailbox(self._selector, self._deliver)
         self._unix = UnixListener(self._selector, self._accept_unix)
         self._grpc: GrpcListener | None = None
         if grpc_host is not None:
@@ -147,13 +148,19 @@ class Hub:
         Args:
             timeout_s: 0 only looks, None waits for ever.
         """
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            self._look(self._wait_s(until))
-            events = self._peers.events
-            if events or (until is not None and time.monotonic() >= until):
-                self._peers.events = []
-                return events
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        peers = self._peers
+        while not peers.events:
+            wake_at = min(until, peers.deadline())
+            wait_s = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
+            for key, ready in self._selector.select(wait_s):
+                key.data(ready)
+            if wake_at != math.inf and time.monotonic() >= wake_at:
+                peers.expire()
+                if wake_at == until:
+                    break
+        events, peers.events = peers.events, []
+        return events
 
     def post(self, item: object) -> None:
         """Hands an item to the engine thread, as ``Posted``, and wakes it. Thread-safe."""
@@ -200,18 +207,8 @@ class Hub:
 
         return GrpcListener(host, self._max_frame_bytes, self._outbox, accept)
 
-    def _wait_s(self, until: float | None) -> float | None:
-        if self._peers.events or self._mailbox:
-            return 0.0
-        until = self._peers.sooner(until)
-        return None if until is None else max(0.0, until - time.monotonic())
-
-    def _look(self, wait_s: float | None) -> None:
-        for key, events in self._selector.select(wait_s):
-            key.data(events)
-        while (item := self._mailbox.take()) is not None:
-            if isinstance(item, Posted):
-                self._peers.events.append(item)
-            else:
-                item()
-        self._peers.expire()
+    def _deliver(self, item: Posted | Callable[[], None]) -> None:
+        if isinstance(item, Posted):
+            self._peers.events.append(item)
+        else:
+            item()

@@ -15,9 +15,19 @@ from specrouter_dist.links.outbox import Outbox, OutboxFullError
 class Pipe(Protocol):
     """Moves the frames of one link; the engine thread calls it.
 
-    It takes from the link's outbox, and hands what arrives to :meth:`Link.on_frame` and its end
-    to :meth:`Link.on_end`, both on the engine thread.
+    It takes from the link's outbox, and hands what arrives (no frame longer than the link's
+    ``max_frame_bytes``) to :meth:`Link.on_frame` and its end to :meth:`Link.on_end`, both on the
+    engine thread.
     """
+
+    def send(self, messages: Sequence[WireMessage]) -> None:
+        """Sends one frame now, or as soon as there is room.
+
+        Raises:
+            FrameError: one message alone is larger than a frame; nothing was queued.
+            OutboxFullError: the outbox is full.
+        """
+        ...
 
     def flush(self) -> None:
         """The outbox has something new."""
@@ -89,15 +99,12 @@ class Link:
         self._owner = owner
         self._credentials = credentials
         self._outbox = outbox
-        self._max_frame_bytes = max_frame_bytes
+        self.max_frame_bytes = MAX_HELLO_BYTES
+        """Longest frame that may arrive now; the pipe refuses longer ones."""
+        self._max_frame_bytes_when_up = max_frame_bytes
         self._vocab_size = vocab_size
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._pipe: Pipe | None = None
-
-    @property
-    def max_frame_bytes(self) -> int:
-        """Longest frame that may arrive now."""
-        return self._max_frame_bytes if self.up else MAX_HELLO_BYTES
 
     def start(self, make_pipe: Callable[["Link", Outbox], Pipe]) -> None:
         """Attaches the pipe; the dialler speaks first."""
@@ -111,21 +118,22 @@ class Link:
         if self._pipe is None:
             return
         try:
-            self._outbox.put(messages)
+            self._pipe.send(messages)
         except OutboxFullError as error:
             self.fail(error)
-        else:
-            self._pipe.flush()
+
+    def check_length(self, num_bytes: int) -> None:
+        """``FrameError``: a frame of that length is not to be read."""
+        if num_bytes > self.max_frame_bytes:
+            raise FrameError(
+                f"a frame has at most {self.max_frame_bytes} bytes now, got {num_bytes}"
+            )
 
     def on_frame(self, payload: bytes | memoryview) -> None:
         """A whole frame has arrived."""
         if self._pipe is None:
             return
         try:
-            if len(payload) > self.max_frame_bytes:
-                raise FrameError(
-                    f"a frame has at most {self.max_frame_bytes} bytes now, got {len(payload)}"
-                )
             if self.up:
                 self._owner.on_messages(self, decode(payload, vocab_size=self._vocab_size))
             else:
@@ -158,6 +166,7 @@ class Link:
             self.peer, answer = self._credentials.admit(hello)
             self._outbox.put_hello(answer)
         self.up = True
+        self.max_frame_bytes = self._max_frame_bytes_when_up
         # Reported first: what the pipe then finds broken belongs to a known peer.
         self._owner.on_up(self)
         self._outbox.release()

@@ -40,6 +40,13 @@ class Outbox:
         self._num_bytes = 0
         self._held = True
 
+    def pass_by(self, messages: Sequence[WireMessage]) -> bytes | None:
+        """The frame of messages that may go before anything is queued; None: put them."""
+        if self._held or self._messages or len(messages) > _MAX_MESSAGES:
+            return None
+        payload = join_messages([self._pack(message_fields(message)) for message in messages])
+        return payload if len(payload) <= self._max_frame_bytes else None
+
     def put(self, messages: Sequence[WireMessage]) -> None:
         """Queues messages.
 

@@ -40,16 +40,12 @@ class PeerTable:
         """Whether a ``LinkDown`` of the peer waits to be told."""
         return any(isinstance(event, LinkDown) and event.peer == peer for event in self.events)
 
-    def sooner(self, until: float | None) -> float | None:
-        """``until``, or when a stranger's time is up if that is sooner."""
-        if not self._strangers:
-            return until
-        return min(*self._strangers.values(), math.inf if until is None else until)
+    def deadline(self) -> float:
+        """When the time of a link that has not proved itself is up; infinite without one."""
+        return min(self._strangers.values()) if self._strangers else math.inf
 
     def expire(self) -> None:
         """Closes the links that took too long to prove themselves."""
-        if not self._strangers:
-            return
         now = time.monotonic()
         for link in [link for link, deadline in self._strangers.items() if deadline <= now]:
             link.fail(FrameError(f"no hello within {self._handshake_timeout_s} s"))

@@ -4,16 +4,18 @@ import contextlib
 import selectors
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Any thread puts; the engine thread takes, and is woken if it waits."""
+    """Any thread puts; the engine thread, woken if it waits, gives each item to ``deliver``."""
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self, selector: selectors.BaseSelector, deliver: Callable[[T], None]) -> None:
         self._selector = selector
+        self._deliver = deliver
         self._items: deque[T] = deque()
         self._awake_end, self._waking_end = socket.socketpair()
         self._awake_end.setblocking(False)
@@ -34,10 +36,6 @@ class Mailbox(Generic[T]):
             with contextlib.suppress(OSError):
                 self._waking_end.send(b"\0")
 
-    def take(self) -> T | None:
-        """The oldest item. Engine thread only."""
-        return self._items.popleft() if self._items else None
-
     def close(self) -> None:
         """Frees the sockets; later items are dropped."""
         self._selector.unregister(self._awake_end)
@@ -49,3 +47,5 @@ class Mailbox(Generic[T]):
         self._awake_end.recv(4096)
         # Before the items are looked at: what is put from now on wakes again.
         self._woken = False
+        while self._items:
+            self._deliver(self._items.popleft())
