@@ -6,6 +6,7 @@ does likewise. Starting, restarting, reconnecting and re-planning are the same a
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from specrouter_dist.config import Plan
 from specrouter_dist.errors import LinkError, SpecRouterError
@@ -21,6 +22,14 @@ from specrouter_dist.worker.session import Session
 LEASE_S = 5.0
 """How long a parked session keeps its KV. A re-plan that returns sooner pays nothing; a
 downstream that died holds no memory for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    session: Session
+    edge: EdgeId
+    """The one it was last used by."""
+    lease_end: float
 
 
 class Chains:
@@ -43,7 +52,7 @@ class Chains:
         self._touch = touch
         self._directory: dict[str, Address] = {}
         self._lost: set[Peer] = set()
-        self._parked: dict[tuple[int, str], tuple[Session, float]] = {}
+        self._parked: dict[tuple[int, str], _Parked] = {}
         self._attach_numbers = itertools.count(1)
 
     # -- as downstream -------------------------------------------------------------------------
@@ -70,10 +79,12 @@ class Chains:
 
     def release_upstream(self, session: Session, *, close: bool) -> None:
         """Lets the upstream go; it parks, or frees everything if ``close``."""
-        edge, peer = session.up_edge, session.up_peer
-        if edge is not None:
+        name, edge, peer = session.upstream, session.up_edge, session.up_peer
+        if name is not None and edge is not None:
             self._forget_upstream(session)
             self._outbox.put(peer, Detach(edge, close))
+            if not close:
+                session.parked_upstreams[name] = (edge, peer)
 
     def on_refused(self, message: Refused) -> None:
         """The upstream has no room: the chain is shorter."""
@@ -112,6 +123,7 @@ class Chains:
         truth = session.model_stage.attach_upstream(edge, session.edges[count - 1])
         session.up_edge, session.up_peer, session.num_attached = edge, peer, count
         session.drafter = name
+        session.parked_upstreams.pop(name, None)
         self.by_up_edge[edge] = session
         message = Attach(
             edge=edge,
@@ -168,11 +180,12 @@ class Chains:
         """The downstream lets go."""
         session = self.by_down_edge.pop(message.edge, None)
         if session is None:
-            return
-        if message.close:
+            if message.close:
+                self._close_parked(message.edge)
+        elif message.close:
             self.close(session)
         else:
-            self._park(session, now)
+            self._park(session, message.edge, now)
 
     def on_report(self, message: Report) -> None:
         """Counts of the levels above."""
@@ -191,11 +204,13 @@ class Chains:
         for session in [s for s in self.by_down_edge.values() if s.down_peer == peer]:
             assert session.down_edge is not None
             del self.by_down_edge[session.down_edge]
-            self._park(session, now)
+            self._park(session, session.down_edge, now)
 
     def close(self, session: Session) -> None:
-        """Frees the session here and above."""
+        """Frees the session here and above, with what earlier plans have left parked there."""
         self.release_upstream(session, close=True)
+        for edge, peer in session.parked_upstreams.values():
+            self._outbox.put(peer, Detach(edge, True))
         if session.down_edge is not None:
             self.by_down_edge.pop(session.down_edge, None)
         del self.sessions[session]
@@ -203,11 +218,11 @@ class Chains:
 
     def expire(self, now: float) -> float | None:
         """Closes parked sessions whose lease is over; returns when the next one ends."""
-        for key, (session, lease_end) in list(self._parked.items()):
-            if lease_end <= now:
+        for key, parked in list(self._parked.items()):
+            if parked.lease_end <= now:
                 del self._parked[key]
-                self.close(session)
-        return min((lease_end for _, lease_end in self._parked.values()), default=None)
+                self.close(parked.session)
+        return min((parked.lease_end for parked in self._parked.values()), default=None)
 
     def _open(self, member: Member, message: Attach) -> Session:
         opening = Opening(message.tokens, message.prompt_tokens, message.end, message.sampling)
@@ -224,13 +239,19 @@ class Chains:
         self.sessions[session] = None
         return session
 
-    def _park(self, session: Session, now: float) -> None:
+    def _park(self, session: Session, edge: EdgeId, now: float) -> None:
         self.release_upstream(session, close=False)
         session.wanted, session.edges, session.plan_number = (), (), 0
         session.stage.detach_downstream()
         session.down_edge, session.down_peer = None, None
-        self._parked[session.id, session.member.name] = (session, now + LEASE_S)
+        self._parked[session.id, session.member.name] = _Parked(session, edge, now + LEASE_S)
 
     def _unpark(self, session_id: int, name: str) -> Session | None:
         parked = self._parked.pop((session_id, name), None)
-        return parked[0] if parked else None
+        return parked.session if parked else None
+
+    def _close_parked(self, edge: EdgeId) -> None:
+        for key, parked in list(self._parked.items()):
+            if parked.edge == edge:
+                del self._parked[key]
+                self.close(parked.session)

@@ -45,6 +45,8 @@ class Session:
     shorter than wanted."""
     drafter: str | None = None
     """The upstream last attached; after it is gone, still whose proposals were counted."""
+    parked_upstreams: dict[str, tuple[EdgeId, Peer | None]] = field(default_factory=dict)
+    """Upstreams of earlier plans, by member, that may still hold the session under a lease."""
     refused: set[str] = field(default_factory=set)
     """Members that had no room for this session."""
     down_edge: EdgeId | None = None

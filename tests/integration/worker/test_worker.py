@@ -5,8 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from specrouter_dist.config import Plan, SamplingParams
+from specrouter_dist.config import SamplingParams
 from specrouter_dist.links.control import Failed
+from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.worker.chains import LEASE_S
+from specrouter_dist.worker.worker import SetPlans
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -148,40 +151,48 @@ def test_a_request_that_the_engine_refuses_fails_alone(toys: Toys) -> None:
 
 
 def test_replanning_a_running_request_changes_nothing_but_the_speed() -> None:
-    from specrouter_dist.routing.plans import PlanTable
-    from specrouter_dist.worker.worker import SetPlans
-
     toys = Toys(["small"], ["medium"], ["target"])
     params = sampling(0.8, max_tokens=3000)
     try:
         wanted = alone(params)
         request = toys.submit(PROMPT, None, params)
         for number, chain in enumerate([*CHAINS, ("target",), *CHAINS], start=1):
-            table: Plan = plan(*chain, number=number)
-            toys.workers["target"].hub.post(SetPlans(PlanTable(table, table)))
+            follow(toys, *chain, number=number)
             time.sleep(0.02)
         assert toys.collect(request)[0] == wanted
     finally:
         toys.stop()
 
 
+def follow(toys: Toys, *chain: str, number: int) -> None:
+    """The router's new choice."""
+    table = plan(*chain, number=number)
+    toys.workers["target"].hub.post(SetPlans(PlanTable(table, table)))
+
+
 def test_a_request_replanned_to_the_target_alone_still_says_who_drafted() -> None:
-    from specrouter_dist.routing.plans import PlanTable
-    from specrouter_dist.worker.worker import SetPlans
-
-    def follow(*chain: str, number: int) -> None:
-        table = plan(*chain, number=number)
-        toys.workers["target"].hub.post(SetPlans(PlanTable(table, table)))
-
     toys = Toys(["small"], ["target"])
     try:
-        follow("small", "target", number=1)
+        follow(toys, "small", "target", number=1)
         request = toys.submit(PROMPT, None, sampling(0.8, max_tokens=3000))
         wait_until(lambda: toys.inboxes[request].qsize() > 20)
-        follow("target", number=2)
+        follow(toys, "target", number=2)
         _, last = toys.collect(request)
         assert last.stats is not None
         assert last.stats["chain"] == ("target",)
         assert [level[:2] for level in last.stats["levels"]] == [("small", "target")]  # type: ignore[attr-defined]
     finally:
         toys.stop()
+
+
+def test_cancelling_frees_the_levels_of_earlier_plans_too(toys: Toys) -> None:
+    follow(toys, "small", "medium", "target", number=1)
+    request = toys.submit(PROMPT, None, sampling(0.8, max_tokens=4000))
+    wait_until(lambda: toys.inboxes[request].qsize() > 20)
+    follow(toys, "lookup", "target", number=2)
+    wait_until(lambda: toys.inboxes[request].qsize() > 40)
+    assert toys.engines["small"].num_open == 1, "parked, not closed"
+    cancelled = time.monotonic()
+    toys.cancel(request)
+    wait_until(lambda: all(worker.num_sessions == 0 for worker in toys.workers.values()))
+    assert time.monotonic() - cancelled < LEASE_S / 2
