@@ -172,8 +172,8 @@ def never_send_a_run_ahead_again(patch: Patch) -> None:
 
 def forget_older_places_at_a_cut(patch: Patch) -> None:
     def faulty(self: NgramIndex, length: int) -> None:
-        for end in range(len(self._stream), max(length, self._num_tokens - 1), -1):
-            self._newest.pop(self._gram(end), None)
+        for _, gram in self._grams(length, len(self._stream)):
+            self._newest.pop(gram, None)
         del self._older[length + 1 :]
         self._stream.truncate(length)
 
