@@ -1,0 +1,153 @@
+"""What the fast engine refuses, in one line that names the field, file or tensor."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, MistralConfig, PretrainedConfig, Qwen2Config
+
+from specrouter_dist.config import Dtype
+from specrouter_dist.engine.fast import supports
+from specrouter_dist.engine.llama_shape import read_shape
+from specrouter_dist.engine.loading import MemoryPlan, available_bytes, memory_plan
+from specrouter_dist.errors import ConfigError, EngineError
+from tests.unit.engine.fast_models import SMALL, load, save, small
+
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
+CPU = torch.device("cpu")
+
+WINDOWED = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}
+REFUSED: list[tuple[str, PretrainedConfig]] = [
+    ("model_type", GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2)),
+    ("hidden_act", small(hidden_act="gelu")),
+    ("sliding_window", MistralConfig(**SMALL, sliding_window=64)),
+    ("sliding_window", Qwen2Config(**SMALL, **WINDOWED)),
+    ("layer_types", small(layer_types=["full_attention", "chunked_attention"])),
+    ("rope_parameters.rope_type", small(rope_parameters=YARN)),
+    ("quantization_config", small(quantization_config={"quant_method": "gptq", "bits": 4})),
+]
+
+
+@pytest.mark.parametrize(("field", "config"), REFUSED)
+def test_a_model_it_cannot_run_is_refused_by_the_field(
+    field: str, config: PretrainedConfig, tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=field) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not supports(json.loads((tmp_path / "config.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    "config", [small(), Qwen2Config(**SMALL), MistralConfig(**SMALL, sliding_window=None)]
+)
+def test_what_it_runs_it_says_it_supports(config: PretrainedConfig, tmp_path: Path) -> None:
+    save(config, tmp_path)
+    assert supports(json.loads((tmp_path / "config.json").read_text()))
+    assert load(tmp_path).info.vocab_size == SMALL["vocab_size"]
+
+
+def test_the_older_spelling_of_rope_scaling_is_refused_too() -> None:
+    old = {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert not supports(old)
+
+
+def refusal_of(directory: Path, **changes: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(directory, **changes)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert "model.safetensors" in str(refusal_of(tmp_path))
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    save(small(), tmp_path, max_shard_size="50KB")
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert shard.name in str(refusal_of(tmp_path))
+
+
+def test_a_broken_index_is_named(tmp_path: Path) -> None:
+    save(small(), tmp_path, max_shard_size="50KB")
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    assert "model.safetensors.index.json" in str(refusal_of(tmp_path))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_a_truncated_file_is_named(kept: int, tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "model.safetensors" in str(refusal_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.embed_tokens.weight",
+        "model.layers.1.self_attn.k_proj.weight",
+        "model.layers.0.mlp.down_proj.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    ],
+)
+def test_a_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path)
+    assert name in str(refusal_of(tmp_path))
+
+
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
+    save_file(tensors, path)
+    message = str(refusal_of(tmp_path))
+    assert "model.norm.weight" in message
+    assert "(47,)" in message
+    assert "(48,)" in message
+
+
+def test_a_directory_without_config_is_refused(tmp_path: Path) -> None:
+    assert "config.json" in str(refusal_of(tmp_path))
+
+
+def test_more_kv_cache_than_memory_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    error = refusal_of(tmp_path, kv_tokens=1 << 40)
+    assert error.field == "kv_tokens"
+    assert f"{(1 << 40) * 2 * 2 * 2 * 12 * 4:,}" in str(error)
+
+
+def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
+    for tied in (False, True):
+        directory = tmp_path / str(tied)
+        save(small(tie_word_embeddings=tied), directory)
+        info = load(directory, kv_tokens=640).info
+        plan = memory_plan(
+            read_shape(directory), dtype=Dtype.FP32, device=CPU, kv_tokens=640, num_ids=None
+        )
+        assert plan.kv_bytes == info.kv_bytes
+        norms = 5 * SMALL["hidden_size"] * 4
+        assert plan.weight_bytes - norms == info.weight_bytes
+
+
+def test_memory_is_compared_with_what_is_free() -> None:
+    free = available_bytes(CPU)
+    assert free > 1 << 20
+    MemoryPlan(weight_bytes=1000, kv_bytes=1000).check_fits(CPU)
+    with pytest.raises(ConfigError):
+        MemoryPlan(weight_bytes=1 << 10, kv_bytes=free * 2).check_fits(CPU)
