@@ -47,7 +47,7 @@ class WorkerActor:
             num_ids=spec.num_ids,
             exact=spec.exact and member.role == "target",
         )
-        self._pending = profile(member.name, engine)
+        self._pending = profile(member.name, engine, drafts=member.role != "target")
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(spec.directory)

@@ -10,6 +10,8 @@ class ForwardKey(NamedTuple):
     member: str
     num_rows: int
     num_sessions: int
+    num_drafts: int = 0
+    """Tokens drawn one after the other behind the first, each in a forward of its own."""
 
 
 class PairKey(NamedTuple):

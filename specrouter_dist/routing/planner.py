@@ -2,7 +2,8 @@
 
 Lock-step cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
 ``tau`` per token: ``tau_i = (g * tau + v_i(g + 1) + hop) / E(g)``, with ``v_i(n)`` the time of a
-forward of n rows and ``E(g)`` the expected tokens of a round. A stage's stream does not depend
+forward of n rows and ``E(g)`` the expected tokens of a round. For the drafter ``g * tau`` is the
+measured time of a block, which has a constant part. A stage's stream does not depend
 on what is above it, so each level is optimised on its own, drafter first.
 """
 
@@ -17,8 +18,8 @@ from specrouter_dist.routing.observations import PairKey
 
 MAX_DRAFT_TOKENS = 16
 """Longest block considered."""
-_LOOKUP_US = 15.0
-"""Time per token of a member without a model."""
+_LOOKUP_US = 30.0
+"""Time per block of a member without a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +77,23 @@ class Planner:
         self, chain: Sequence[str], lengths: Sequence[int], *, greedy: bool
     ) -> Candidate | None:
         """The time per token of the stage below the last of ``lengths``; None if unknown."""
-        tau = _LOOKUP_US if chain[0] in self.lookups else self.latency.forward_us(chain[0], 1)
+        tau: float | None = None
+        if len(chain) == 1:
+            tau = self.latency.forward_us(chain[0], 1)
         for (draft, verifier), length in zip(pairwise(chain), lengths, strict=False):
+            block_us = self._drafting_us(draft, length) if tau is None else length * tau
             forward_us = self.latency.forward_us(verifier, length + 1)
-            if tau is None or forward_us is None:
+            if block_us is None or forward_us is None:
                 return None
             hop_us = 0.0 if draft in self.lookups else self.hop_us
             tokens = self.agreement.expected_tokens(PairKey(draft, verifier, greedy), length)
-            tau = (length * tau + forward_us + hop_us) / tokens
+            tau = (block_us + forward_us + hop_us) / tokens
         return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau)
+
+    def _drafting_us(self, drafter: str, length: int) -> float | None:
+        if drafter in self.lookups:
+            return _LOOKUP_US
+        return self.latency.drafting_us(drafter, length)
 
     def _chains(self) -> Iterator[tuple[str, ...]]:
         target = self.members[-1]

@@ -73,7 +73,7 @@ class LocalPool:
         members: list[Member] = [*hosts, *lookups]
         self._router = Router([h.name for h in hosts], [h.name for h in lookups], hop_us=0.0)
         for host in hosts:
-            self._router.observe(profile(host.name, host.engine))
+            self._router.observe(profile(host.name, host.engine, drafts=not host.is_target))
         self._lock = threading.Lock()
         self._router.decide()
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])

@@ -137,8 +137,8 @@ class ModelHost:
         num_drafts = {step.num_drafts for _, step in batch}
         if num_rows > _LARGEST_TIMED_ROWS or len(num_drafts) > 1:
             return
-        key = ForwardKey(self.name, num_rows, len(batch))
-        observations.add_forward(key, elapsed_us / (1 + num_drafts.pop()))
+        key = ForwardKey(self.name, num_rows, len(batch), num_drafts.pop())
+        observations.add_forward(key, elapsed_us)
 
 
 def _slot(session: Session) -> int:

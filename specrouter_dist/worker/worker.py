@@ -267,7 +267,7 @@ class Worker:
             if isinstance(message, Truth):
                 self._outbox.put(session.up_peer, message)
                 continue
-            if session.up_edge is not None and session.down_edge is not None:
+            if session.down_edge is not None:
                 levels, device_us = session.levels(), session.total_device_us()
                 self._outbox.put(session.down_peer, Report(session.down_edge, levels, device_us))
             self._outbox.put(session.down_peer, message)

@@ -60,6 +60,14 @@ class TestLatency:
             table.record(ForwardKey("m", 1, 1), times(300, 100))
         assert table.forward_us("m", 1) == pytest.approx(300, rel=0.05)
 
+    def test_a_block_of_drafts_has_a_time_of_its_own(self) -> None:
+        table = LatencyTable()
+        table.record(ForwardKey("m", 1, 1), times(500))
+        table.record(ForwardKey("m", 2, 1, num_drafts=4), times(900))
+        assert table.drafting_us("m", 1) == pytest.approx(500)
+        assert table.drafting_us("m", 3) == pytest.approx(700)
+        assert table.forward_us("m", 2) == pytest.approx(500)
+
     def test_forwards_of_several_sessions_are_left_out(self) -> None:
         table = LatencyTable()
         table.record(ForwardKey("m", 4, 4), times(100))
@@ -115,6 +123,8 @@ def observations(alphas: dict[tuple[str, str], float]) -> Observations:
     found = Observations()
     for name, (rows, base) in product(TIMES_US, ((1, 1.0), (9, 1.1), (17, 1.2))):
         found.forwards[ForwardKey(name, rows, 1)] = times(TIMES_US[name] * base)
+    for name, tokens in product(TIMES_US, (2, 16)):
+        found.forwards[ForwardKey(name, 1, 1, tokens - 1)] = times(TIMES_US[name] * tokens)
     for (draft, verifier), alpha in alphas.items():
         for greedy in (True, False):
             found.pairs[PairKey(draft, verifier, greedy)] = blocks(2000, 16, alpha)
