@@ -107,6 +107,10 @@ class LinkClient:
             case Cancel(request) if request in self._open:
                 if self._peer is not None:
                     self._hub.send(self._peer, [item])
+                else:
+                    # Lost with its target: nothing is left to be freed.
+                    text = "it was cancelled while the target was lost"
+                    self._on_message(Failed(request, "UnavailableError", text))
             case Cancel():
                 pass
             case _SetTarget(address) if address != self._target:

@@ -6,7 +6,7 @@ Types are strict: JSON numbers are no texts and no flags. Ranges are those of
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,9 @@ from specrouter_dist.errors import RequestError
 from specrouter_dist.validation import validated
 
 _TOKEN_ID_LIMIT = 1 << 32
+_MAX_LISTED = 1024
+"""Most elements of a list, and most characters of a stop string: a request has to fit a frame of
+the links whatever it says."""
 _MAX_SHOWN_CHARS = 60
 
 _SAMPLING_FIELDS = (
@@ -67,10 +70,10 @@ class _GenerationRequest(_Object):
     min_p: float | None = None
     seed: int | None = None
     """None: one is drawn. Every response carries its seed."""
-    stop: list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: list[Annotated[str, Field(max_length=_MAX_LISTED)]] | None = None
+    stop_token_ids: list[int] | None = Field(default=None, max_length=_MAX_LISTED)
     ignore_eos: bool | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, float] | None = Field(default=None, max_length=_MAX_LISTED)
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None

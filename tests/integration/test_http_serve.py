@@ -133,6 +133,34 @@ def test_a_stream_has_one_chunk_per_round(client: openai.OpenAI, speculative: An
     assert (accepted == 0) == (speculative is False)
 
 
+@pytest.mark.parametrize("speculative", [False, {"chain": ["small", "medium", "target"]}])
+def test_sampling_fields_are_obeyed(client: openai.OpenAI, speculative: Any) -> None:
+    greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": 40}
+    plain = ask(client, speculative, **greedy).choices[0]
+
+    stop = plain.text[20:26]
+    stopped = ask(client, speculative, stop=stop, **greedy).choices[0]
+    assert stopped.text == plain.text[: plain.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+
+    biased = ask(client, speculative, logit_bias={"300": 100}, logprobs=1, **greedy).choices[0]
+    assert biased.logprobs is not None and biased.logprobs.tokens is not None
+    assert len(set(biased.logprobs.tokens)) == 1
+    assert len(biased.logprobs.tokens) == 40
+
+    logprobs = ask(client, speculative, logprobs=2, **greedy).choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert "".join(logprobs.tokens).replace("<|endoftext|>", "") == plain.text
+    assert logprobs.token_logprobs is not None and logprobs.top_logprobs is not None
+    for token, logprob, top in zip(
+        logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True
+    ):
+        # Greedy: the drawn token is the likeliest.
+        assert logprob is not None and logprob <= 0
+        assert top is not None and top[token] == logprob == max(top.values())
+
+
 def test_a_conversation_streams_as_it_answers(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "Translate to Dutch: Open the file."}]
     fields: dict[str, Any] = {"model": "tiny", "messages": messages, "seed": 7, "max_tokens": 40}

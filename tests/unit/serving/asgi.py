@@ -42,10 +42,18 @@ def call(app: ASGIApp, method: str, path: str, body: bytes | Mapping[str, Any] =
 
 
 def call_and_hang_up(
-    app: ASGIApp, path: str, body: Mapping[str, Any], *, after_parts: int
+    app: ASGIApp,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    after_parts: int,
+    problem: Exception | None = None,
 ) -> Reply:
-    """A request whose connection closes after ``after_parts`` parts of the body have come."""
-    return asyncio.run(_call(app, "POST", path, body, after_parts))
+    """A request whose connection closes after ``after_parts`` parts of the body have come.
+
+    ``receive`` then raises ``problem``, if given, as some servers' does.
+    """
+    return asyncio.run(_call(app, "POST", path, body, after_parts, problem))
 
 
 async def _call(
@@ -54,6 +62,7 @@ async def _call(
     path: str,
     body: bytes | Mapping[str, Any],
     hang_up_after: int | None,
+    problem: Exception | None = None,
 ) -> Reply:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     reply = Reply()
@@ -67,6 +76,8 @@ async def _call(
         if unread:
             return unread.pop()
         await gone.wait()
+        if problem is not None:
+            raise problem
         return {"type": "http.disconnect"}
 
     async def send(message: MutableMapping[str, Any]) -> None:

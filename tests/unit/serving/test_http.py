@@ -328,9 +328,14 @@ def test_a_stream_that_fails_midway_says_so_and_closes(
 # -- closed connections ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("problem", [None, RuntimeError("the task was cancelled")])
 @pytest.mark.parametrize(("stream", "after_parts"), [(True, 2), (True, 0), (False, 0)])
 def test_a_closed_connection_cancels_the_request(
-    app: FastAPI, client: ScriptedClient, stream: bool, after_parts: int
+    app: FastAPI,
+    client: ScriptedClient,
+    stream: bool,
+    after_parts: int,
+    problem: Exception | None,
 ) -> None:
     never = threading.Event()
 
@@ -341,7 +346,7 @@ def test_a_closed_connection_cancels_the_request(
 
     client.script = goes_on
     body = {"prompt": "Hello", "stream": stream}
-    reply = call_and_hang_up(app, COMPLETIONS, body, after_parts=after_parts)
+    reply = call_and_hang_up(app, COMPLETIONS, body, after_parts=after_parts, problem=problem)
     never.set()
     assert len(reply.parts) == after_parts
     assert not reply.complete
