@@ -164,7 +164,7 @@ def test_a_fork_continues_with_the_same_bits(engine: FastEngine, one_by_one: Ten
         slot = engine.open(GREEDY, 1, NUM_TOKENS)
         engine.extend([Extension(slot, 0, tokens[:120], 120)])
         fork = engine.fork(slot, 101)
-        engine.extend([Extension(slot, 90, array("I", [1] * 30), 1)])
+        engine.extend([Extension(slot, 30, array("I", [1] * 40), 1)])
         engine.extend([Extension(fork, 101, tokens[101:], len(tokens) - 101)])
         for position in range(101, NUM_TOKENS):
             assert torch.equal(log.rows[fork, position], one_by_one[position])

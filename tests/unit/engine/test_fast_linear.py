@@ -1,0 +1,90 @@
+"""Linear layers: the same product whatever kernel runs it, and exact where that is asked for."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from specrouter_dist.engine.linear import (
+    SMALL_WEIGHTS,
+    FixedRowsLinear,
+    Linear,
+    PackedLinear,
+    PlainLinear,
+    SmallLinear,
+    make_linear,
+    rounds_rows_alike,
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(5)
+
+
+class DependsOnRows(PlainLinear):
+    """A kernel that rounds one way for up to 6 rows and another way for more."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight, None)
+        self.calls: list[int] = []
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self.calls.append(len(rows))
+        return super().__call__(rows) * (1.0 if len(rows) <= 6 else 1.0 + 1e-6)
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        return residual + self(rows)
+
+
+def kinds(weight: Tensor, bias: Tensor | None) -> list[Linear]:
+    made: list[Linear] = [kind(weight, bias) for kind in (PlainLinear, PackedLinear, SmallLinear)]
+    return [*made, FixedRowsLinear(made[0], 4)]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("num_rows", [1, 3, 4, 9])
+def test_every_kind_is_the_same_layer(with_bias: bool, num_rows: int) -> None:
+    weight, rows = torch.randn(30, 20), torch.randn(num_rows, 20)
+    bias = torch.randn(30) if with_bias else None
+    residual = torch.randn(num_rows, 30)
+    product = rows.double() @ weight.double().t()
+    expected = (product + bias if bias is not None else product).float()
+    with torch.inference_mode():
+        for linear in kinds(weight, bias):
+            torch.testing.assert_close(linear(rows), expected)
+            before = residual.clone()
+            torch.testing.assert_close(linear.add_to(residual, rows), residual + expected)
+            assert torch.equal(residual, before)
+            assert linear.weight_bytes == 30 * 20 * 4
+
+
+def test_the_probe_sees_a_kernel_that_depends_on_the_number_of_rows() -> None:
+    weight = torch.randn(30, 20)
+    assert rounds_rows_alike(PackedLinear(weight, None), 20, weight)
+    assert not rounds_rows_alike(DependsOnRows(weight), 20, weight)
+
+
+def test_fixed_rows_tame_such_a_kernel() -> None:
+    weight, rows = torch.randn(30, 20), torch.randn(64, 20)
+    untamed = DependsOnRows(weight)
+    tamed = FixedRowsLinear(untamed, 4)
+    assert rounds_rows_alike(tamed, 20, weight)
+    untamed.calls.clear()
+    assert torch.equal(tamed(rows[:7]), tamed(rows)[:7])
+    assert set(untamed.calls) == {4}
+    assert torch.equal(tamed.add_to(rows[:7, :1], rows[:7]), rows[:7, :1] + tamed(rows[:7]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exact_layers_round_rows_alike(dtype: torch.dtype) -> None:
+    for sizes in ((288, 768), (1024, 1500), (64, 2048)):
+        weight = torch.randn(*sizes, dtype=dtype)
+        linear = make_linear(weight, None, exact=True)
+        assert rounds_rows_alike(linear, sizes[1], weight)
+
+
+def test_small_float32_layers_are_the_fastest_only_without_exactness() -> None:
+    small, large = torch.randn(64, 64), torch.randn(SMALL_WEIGHTS // 64 + 1, 64)
+    assert isinstance(make_linear(small, None, exact=False), SmallLinear)
+    assert isinstance(make_linear(large, None, exact=False), PackedLinear)
+    assert not isinstance(make_linear(small, None, exact=True), SmallLinear)
