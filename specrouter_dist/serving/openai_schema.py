@@ -79,7 +79,7 @@ class _GenerationRequest(_Object):
     repetition_penalty: float | None = None
     n: Literal[1] = 1
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
     user: str | None = None
     """Whom the client serves; nothing depends on it."""
     speculative: bool | tuple[str, ...] = True
@@ -117,7 +117,7 @@ class _GenerationRequest(_Object):
         Raises:
             RequestError: names the field that cannot stand with the others.
         """
-        if self.stream_options is not None and not self.stream:
+        if "stream_options" in self.model_fields_set and not self.stream:
             _refuse("stream_options", 'needs "stream": true')
 
     @property
@@ -133,13 +133,12 @@ class _GenerationRequest(_Object):
     @property
     def includes_usage(self) -> bool:
         """Whether a stream ends with an event that holds usage and metrics."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options.include_usage
 
     @property
     def includes_usage_always(self) -> bool:
         """Whether every event of a stream holds the usage so far."""
-        options = self.stream_options
-        return options is not None and options.include_usage and options.continuous_usage_stats
+        return self.includes_usage and self.stream_options.continuous_usage_stats
 
     def to_sampling(self, *, seed: int, max_tokens: int) -> SamplingParams:
         """The parameters; ``seed`` and ``max_tokens`` stand in where the request has none.
