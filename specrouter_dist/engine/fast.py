@@ -245,9 +245,9 @@ class FastEngine:
         count = len(wanted)
         if count == 0:
             return hidden.new_zeros(0, self._info.vocab_size, dtype=torch.float32)
-        if self._exact:
-            wanted += [wanted[-1]] * (padded_rows(count) - count)
-        if len(wanted) != hidden.shape[0] or wanted[-1] != len(wanted) - 1:
+        if count < row:
+            if self._exact:
+                wanted += [wanted[-1]] * (padded_rows(count) - count)
             hidden = hidden.index_select(0, torch.tensor(wanted, device=hidden.device))
         return self._decoder.logits(hidden)[:count]
 
