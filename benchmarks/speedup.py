@@ -38,12 +38,14 @@ def run_pairs(
     chains: tuple[tuple[str, ...] | None, tuple[str, ...] | None],
     temperature: float,
     max_tokens: int,
+    *,
+    ignore_eos: bool,
 ) -> list[tuple[str, GenerateResult, GenerateResult]]:
     """Every prompt through both chains, in alternating order."""
     pairs = []
     for index, prompt in enumerate(tqdm(prompts, desc=f"T={temperature}", leave=False)):
         sampling = SamplingParams(
-            temperature=temperature, max_tokens=max_tokens, seed=index, ignore_eos=True
+            temperature=temperature, max_tokens=max_tokens, seed=index, ignore_eos=ignore_eos
         )
         order = (0, 1) if index % 2 else (1, 0)
         ids = tokenizer.encode(prompt.text)
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--chain", default="auto", help="members by comma; auto: the router's")
+    parser.add_argument("--ignore-eos", action="store_true", help="go on behind the text's end")
     parser.add_argument("--no-exact", action="store_true", help="exact mode off")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -103,7 +106,13 @@ def main() -> None:
     with open_backend(pool, report, BackendName(arguments.backend)) as backend:
         for temperature in TEMPERATURES:
             pairs = run_pairs(
-                backend, tokenizer, prompts, ((target,), chain), temperature, arguments.max_tokens
+                backend,
+                tokenizer,
+                prompts,
+                ((target,), chain),
+                temperature,
+                arguments.max_tokens,
+                ignore_eos=arguments.ignore_eos,
             )
             results[f"T={temperature}"] = summarise(pairs)
     head = {"benchmark": "speedup", "arguments": vars(arguments), **environment()}

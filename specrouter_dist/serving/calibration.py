@@ -15,7 +15,7 @@ from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _PROMPTS = POOLS_DIRECTORY / "prompts" / "calibration.jsonl"
-_PROMPTS_PER_CHAIN = 2
+_PROMPTS_PER_CHAIN = 4
 _MAX_TOKENS = 24
 _SEED = 20250512
 _TEMPERATURES = (0.0, 0.8)
@@ -44,9 +44,7 @@ def _requests(pool: Pool) -> Iterator[GenerateRequest]:
     lines = _PROMPTS.read_text(encoding="utf-8").splitlines()
     prompts = cycle([tokenizer.encode(json.loads(line)["prompt"]) for line in lines])
     for temperature in _TEMPERATURES:
-        sampling = SamplingParams(
-            temperature=temperature, max_tokens=_MAX_TOKENS, seed=_SEED, ignore_eos=True
-        )
+        sampling = SamplingParams(temperature=temperature, max_tokens=_MAX_TOKENS, seed=_SEED)
         for chain in pair_chains(pool):
             for prompt in islice(prompts, _PROMPTS_PER_CHAIN):
                 yield GenerateRequest(prompt, sampling, chain)

@@ -18,11 +18,12 @@ _WEIGHT = 5
 """The profile counts as so many forwards: what is observed later soon outweighs it."""
 
 
-def profile(name: str, engine: Engine, *, drafts: bool) -> Observations:
+def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Observations:
     """Times steps of a session of ``_CONTEXT_TOKENS`` tokens, greedy, their kinds interleaved.
 
     ``drafts``: also blocks of several tokens, drawn one after the other.
     """
+    engine.set_threads(threads)
     kinds = [(rows, 0) for rows in _ROWS]
     if drafts:
         kinds += [(1, num_drafts) for num_drafts in _DRAFTS]
