@@ -54,7 +54,7 @@ class FastEngine:
         rotary = rotary_table(shape, info.context_tokens + _MOST_PADDING_ROWS)
         self._rotary = rotary.to(device)
         max_keys = pages_for(info.context_tokens) * PAGE_TOKENS
-        self._masks = CausalMasks(max_keys, cache.layers()[0].dtype, device)
+        self._masks = CausalMasks(max_keys, cache.layers[0].dtype, device)
         self._sessions = SessionTable(cache, info.max_sessions)
 
     @classmethod
@@ -224,13 +224,13 @@ class FastEngine:
                 Part(session.table, extension.start, extension.tokens)
                 for extension, session in zip(batch, sessions, strict=True)
             ],
-            self._decoder.shape,
             self._cache,
             self._masks,
             self._rotary,
+            self._decoder.workspaces,
             exact=self._exact,
         )
-        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.attend)
+        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend)
         for extension, session in zip(batch, sessions, strict=True):
             session.fed = extension.start + len(extension.tokens)
         return self._sampler.draw(self._pick_logits(hidden, batch), batch)

@@ -125,6 +125,8 @@ class KvCache:
             device=device,
         )
         self._heads = (2, num_kv_heads, head_dim)
+        self.layers = self._rows.unbind(0)
+        """Per layer ``[num_rows, 2 * num_kv_heads * head_dim]``: keys, then values."""
         self.allocator = PageAllocator(num_pages)
         self.device = device
 
@@ -132,9 +134,9 @@ class KvCache:
     def num_bytes(self) -> int:
         return self._rows.nbytes
 
-    def layers(self) -> tuple[Tensor, ...]:
-        """Per layer ``[num_rows, 2 * num_kv_heads * head_dim]``: keys, then values."""
-        return self._rows.unbind(0)
+    def rows(self, first: int, count: int) -> tuple[Tensor, ...]:
+        """Consecutive rows of each layer, as views."""
+        return self._rows[:, first : first + count].unbind(0)
 
     def run_views(self, table: PageTable, num_tokens: int) -> KvViews:
         """Keys and values of a contiguous run, per layer, without copying.

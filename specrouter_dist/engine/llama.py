@@ -11,10 +11,7 @@ from specrouter_dist.engine.exactness import rows_at_once
 from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.engine.loading import Checkpoint
-
-Attend = Callable[[int, Tensor], Tensor]
-"""Of a layer's number and its queries, keys and values ``[rows, query_size + kv_size]``, rotated:
-stores keys and values, and returns ``[rows, query_size]`` in any dtype."""
+from specrouter_dist.engine.workspace import Workspace, Workspaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +96,11 @@ class LlamaDecoder:
             ConfigError: a tensor is missing, unreadable or of another shape than the config says.
         """
         self.shape = shape
-        self._attention_dtype = attention_dtype
         self._head_dtype = dtype
         layer_dtype = _layer_dtype(shape, dtype, device, exact=exact)
+        self.workspaces = Workspaces(
+            shape, layer_dtype=layer_dtype, attention_dtype=attention_dtype, device=device
+        )
         reader = _Reader(checkpoint, layer_dtype, device, exact=exact)
         hidden = shape.hidden_size
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
@@ -123,25 +122,31 @@ class LlamaDecoder:
             linears += [layer.qkv, layer.out, layer.gate_up, layer.down]
         return self._embedding.nbytes + sum(linear.weight_bytes for linear in linears)
 
-    def forward(self, ids: Tensor, rotations: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, ids: Tensor, rotations: Tensor, work: Workspace, attend: Callable[[int], None]
+    ) -> Tensor:
         """Runs all layers.
 
         Args:
             ids: int32 ``[rows]``.
             rotations: complex64 ``[rows, 1, head_dim / 2]``, of each row's position.
-            attend: stores and reads the cache.
+            work: for as many rows.
+            attend: for a layer's number, stores the keys and values of ``work.attended`` and
+                leaves the attention's result in ``work.mixed``.
 
         Returns:
             The residual stream after the last layer, ``[rows, hidden_size]``.
         """
-        shape = self.shape
-        width, eps = (shape.hidden_size,), shape.norm_eps
+        width, eps = (self.shape.hidden_size,), self.shape.norm_eps
+        converts = work.attended is not work.qkv
         rows = self._embedding.index_select(0, ids)
         for number, layer in enumerate(self._layers):
-            qkv = layer.qkv(F.rms_norm(rows, width, layer.norm, eps)).float()
-            self._rotate(qkv, layer.qk_norm, rotations)
-            mixed = attend(number, qkv.to(self._attention_dtype))
-            rows = layer.out.add_to(rows, mixed.to(rows.dtype))
+            work.qkv.copy_(layer.qkv(F.rms_norm(rows, width, layer.norm, eps)))
+            self._rotate(work, layer.qk_norm, rotations)
+            if converts:
+                work.attended.copy_(work.qkv)
+            attend(number)
+            rows = layer.out.add_to(rows, work.mixed)
             wide = layer.gate_up(F.rms_norm(rows, width, layer.mlp_norm, eps))
             rows = layer.down.add_to(rows, self._gate(wide))
         return rows
@@ -151,16 +156,13 @@ class LlamaDecoder:
         rows = F.rms_norm(rows, (self.shape.hidden_size,), self._norm, self.shape.norm_eps)
         return self._head(rows.to(self._head_dtype)).float()
 
-    def _rotate(self, qkv: Tensor, qk_norm: Tensor | None, rotations: Tensor) -> None:
+    def _rotate(self, work: Workspace, qk_norm: Tensor | None, rotations: Tensor) -> None:
         """Rotates queries and keys in place."""
-        shape = self.shape
-        size = shape.query_size + shape.kv_size // 2
-        heads = qkv[:, :size].view(qkv.shape[0], -1, shape.head_dim)
+        heads, pairs = work.heads, work.pairs
         if qk_norm is not None:
-            heads.copy_(F.rms_norm(heads, (shape.head_dim,), None, shape.norm_eps).mul_(qk_norm))
-        pairs = torch.view_as_complex(heads.view(*heads.shape[:2], -1, 2))
+            heads.copy_(F.rms_norm(heads, heads.shape[2:], None, self.shape.norm_eps).mul_(qk_norm))
         step = self._rotary_rows
-        if pairs.shape[0] <= step:
+        if len(pairs) <= step:
             pairs.mul_(rotations)
         else:
             for few, few_rotations in zip(

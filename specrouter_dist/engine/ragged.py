@@ -8,14 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specrouter_dist.engine.exactness import (
-    CausalMasks,
-    Span,
-    padded_rows,
-    split_spans,
-)
+from specrouter_dist.engine.exactness import CausalMasks, Span, padded_rows, split_spans
 from specrouter_dist.engine.kv_cache import KvCache, KvViews, PageTable, pages_for
-from specrouter_dist.engine.llama_shape import LlamaShape
+from specrouter_dist.engine.workspace import Workspace, Workspaces
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 
@@ -30,13 +25,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One span's attention: its query rows and, unless gathered layer by layer, its keys."""
+    """One span's attention."""
 
-    span: Span
-    num_rows: int
+    queries: Tensor
+    """``[1, num_heads, padded rows, head_dim]``."""
     mask: Tensor
-    views: KvViews | None
-    pages: Tensor | None
+    keys_values: KvViews | Tensor
+    """Views of a run of pages, or the numbers of scattered ones, gathered layer by layer."""
+    result: Tensor
+    """Where the result goes, of the same shape. Its padding lies on rows of the next span, which
+    is read after it, or behind the last."""
 
 
 class RaggedBatch:
@@ -47,47 +45,39 @@ class RaggedBatch:
         cache: of keys and values.
         masks: of its attention.
         rotary: complex64 ``[positions, 1, head_dim / 2]``.
+        workspaces: of the model.
         exact: fixed shapes (:mod:`~specrouter_dist.engine.exactness`).
     """
 
     def __init__(
         self,
         parts: Sequence[Part],
-        shape: LlamaShape,
         cache: KvCache,
         masks: CausalMasks,
         rotary: Tensor,
+        workspaces: Workspaces,
         *,
         exact: bool,
     ) -> None:
-        self._shape = shape
         self._cache = cache
-        self._masks = masks
-        self._exact = exact
-        self._layers = cache.layers()
-        self._count = sum(len(part.tokens) for part in parts)
-        self._reads: list[_Read] = []
+        planned: list[tuple[Span, int, PageTable]] = []
         num_rows = 0
         row = 0
         for part in parts:
             for span in split_spans(row, part.start, len(part.tokens)):
-                read = self._plan_read(span, part.table)
-                self._reads.append(read)
-                num_rows = max(num_rows, span.row + read.num_rows)
+                rows = padded_rows(span.count) if exact else span.count
+                planned.append((span, rows, part.table))
+                num_rows = max(num_rows, span.row + rows)
             row += len(part.tokens)
+        self._count = row
         self.num_rows = padded_rows(num_rows) if exact else num_rows
-        self._single = len(self._reads) == 1
+        self.work = workspaces.of(self.num_rows)
+        self._reads = [_plan_read(self.work, cache, masks, *plan) for plan in planned]
+        self._fresh = self.work.fresh[:row]
         self.ids = self._token_ids(parts)
-        self._target: slice | Tensor
+        self._runs: tuple[Tensor, ...] | None = None
+        self._rows: Tensor | None = None
         self._place(parts, rotary)
-
-    def _plan_read(self, span: Span, table: PageTable) -> _Read:
-        num_rows = padded_rows(span.count) if self._exact else span.count
-        mask = self._masks.view(span, num_rows)
-        if table.first_row is not None:
-            return _Read(span, num_rows, mask, self._cache.run_views(table, span.keys), None)
-        assert table.index is not None
-        return _Read(span, num_rows, mask, None, table.index[: pages_for(span.keys)])
 
     def _token_ids(self, parts: Sequence[Part]) -> Tensor:
         ids = array(TOKEN_TYPECODE, parts[0].tokens)
@@ -100,55 +90,50 @@ class RaggedBatch:
         """Where keys and values go, and the rotations of the rows' positions."""
         first = parts[0]
         if len(parts) == 1 and first.table.first_row is not None:
-            row = first.table.first_row + first.start
-            self._target = slice(row, row + self._count)
+            self._runs = self._cache.rows(first.table.first_row + first.start, self._count)
             self.rotations = rotary[first.start : first.start + self.num_rows]
             return
         positions = [p.start + i for p in parts for i in range(len(p.tokens))]
         rows = [p.table.row(p.start + i) for p in parts for i in range(len(p.tokens))]
-        self._target = torch.tensor(rows, device=self._cache.device)
+        self._rows = torch.tensor(rows, device=self._cache.device)
         positions += [0] * (self.num_rows - self._count)
         self.rotations = rotary.index_select(0, torch.tensor(positions, device=rotary.device))
 
-    def attend(self, layer: int, qkv: Tensor) -> Tensor:
-        """Stores one layer's keys and values and returns its attention's output.
+    def attend(self, layer: int) -> None:
+        """Stores one layer's keys and values and leaves its attention's result in ``work.mixed``.
 
         Args:
-            layer: its number.
-            qkv: ``[num_rows, query_size + kv_size]``.
-
-        Returns:
-            ``[num_rows, query_size]``.
+            layer: its number; ``work.attended`` holds its queries, keys and values.
         """
-        query_size = self._shape.query_size
-        fresh = qkv[: self._count, query_size:]
-        if isinstance(self._target, slice):
-            self._layers[layer][self._target] = fresh
+        if self._runs is not None:
+            self._runs[layer].copy_(self._fresh)
         else:
-            self._layers[layer].index_copy_(0, self._target, fresh)
-        queries = qkv[:, :query_size].view(1, self.num_rows, -1, self._shape.head_dim)
-        queries = queries.transpose(1, 2)
-        if self._single:
-            return self._attention(layer, queries, self._reads[0]).view(self.num_rows, -1)
-        mixed = qkv.new_zeros(self.num_rows, query_size)
+            assert self._rows is not None
+            self._cache.layers[layer].index_copy_(0, self._rows, self._fresh)
         for read in self._reads:
-            row, count = read.span.row, read.span.count
-            rows = self._attention(layer, queries[:, :, row : row + read.num_rows], read)
-            mixed[row : row + count] = rows.view(read.num_rows, -1)[:count]
-        return mixed
+            where = read.keys_values
+            if isinstance(where, Tensor):
+                keys, values = self._cache.gather(layer, where)
+            else:
+                keys, values = where[layer]
+            mixed = F.scaled_dot_product_attention(
+                read.queries, keys, values, attn_mask=read.mask, enable_gqa=True
+            )
+            read.result.copy_(mixed)
 
-    def _attention(self, layer: int, queries: Tensor, read: _Read) -> Tensor:
-        """``[1, heads, rows, dim]`` to ``[1, rows, heads, dim]``."""
-        if read.views is not None:
-            keys, values = read.views[layer]
-        else:
-            assert read.pages is not None
-            keys, values = self._cache.gather(layer, read.pages)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=read.mask,
-            enable_gqa=self._shape.num_heads != self._shape.num_kv_heads,
-        )
-        return mixed.transpose(1, 2)
+
+def _plan_read(
+    work: Workspace, cache: KvCache, masks: CausalMasks, span: Span, rows: int, table: PageTable
+) -> _Read:
+    views: KvViews | Tensor
+    if table.first_row is not None:
+        views = cache.run_views(table, span.keys)
+    else:
+        assert table.index is not None
+        views = table.index[: pages_for(span.keys)]
+    return _Read(
+        queries=work.queries[:, :, span.row : span.row + rows],
+        mask=masks.view(span, rows),
+        keys_values=views,
+        result=work.mixed_heads[:, :, span.row : span.row + rows],
+    )

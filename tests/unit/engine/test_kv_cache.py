@@ -68,7 +68,7 @@ def test_no_page_is_handed_out_twice_and_none_is_lost(steps: list[tuple[str, int
 
 def filled_cache() -> KvCache:
     cache = KvCache(3, 6, 2, 4, torch.float32, CPU)
-    for layer, rows in enumerate(cache.layers()):
+    for layer, rows in enumerate(cache.layers):
         rows.copy_(torch.arange(rows.numel()).view(rows.shape) + 10_000 * layer)
     return cache
 
@@ -79,7 +79,7 @@ def test_a_run_is_read_without_copying() -> None:
     assert table.first_row == 128
     views = cache.run_views(table, 128)
     for layer, (keys, values) in enumerate(views):
-        rows = cache.layers()[layer]
+        rows = cache.layers[layer]
         assert keys.shape == values.shape == (1, 2, 128, 4)
         assert keys.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
         assert torch.equal(keys[0, 1, 5], rows[133, 4:8])
