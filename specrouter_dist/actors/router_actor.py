@@ -50,7 +50,7 @@ class RouterActor:
         self._config_hash = config_hash
         self._secret = secret
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
-        self._router = Router(list(workers), lookups, hop_us=hop_us)
+        self._router = Router(list(workers), lookups, hop_us=hop_us, overlap=True)
         self._addresses: dict[str, Address] = {}
         self._learned = False
         self._task = asyncio.get_running_loop().create_task(self._run_for_ever())

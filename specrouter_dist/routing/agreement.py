@@ -72,6 +72,11 @@ class AgreementTable:
         empty = pair.num_empty / pair.num_blocks if pair.num_blocks else 0.0
         return empty + (1 - empty) * total
 
+    def survival(self, key: PairKey, num_proposals: int) -> float:
+        """Probability that all of ``num_proposals`` proposals are accepted."""
+        more = self.expected_tokens(key, num_proposals)
+        return more - self.expected_tokens(key, num_proposals - 1)
+
     def agreement(self, key: PairKey) -> float | None:
         """Share of accepted among judged proposals; None without evidence."""
         pair = self._pairs.get(key)

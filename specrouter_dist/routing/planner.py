@@ -41,11 +41,14 @@ class Planner:
         members: names of the models; the last is the target.
         lookups: names of the members without a model.
         hop_us: what a round pays for crossing from one worker to the next and back.
+        overlap: members have devices of their own: while the target verifies a block, the next
+            one is drafted, on the chance that all of this one is accepted.
     """
 
     members: tuple[str, ...]
     lookups: tuple[str, ...]
     hop_us: float
+    overlap: bool
     latency: LatencyTable
     agreement: AgreementTable
 
@@ -85,9 +88,14 @@ class Planner:
             forward_us = self.latency.forward_us(verifier, length + 1)
             if block_us is None or forward_us is None:
                 return None
-            hop_us = 0.0 if draft in self.lookups else self.hop_us
-            tokens = self.agreement.expected_tokens(PairKey(draft, verifier, greedy), length)
-            tau = (block_us + forward_us + hop_us) / tokens
+            pair = PairKey(draft, verifier, greedy)
+            if draft not in self.lookups:
+                block_us += self.hop_us
+            if self.overlap and verifier == self.members[-1]:
+                # The block is ready if the bonus token, too, is what the drafter went on with.
+                ahead = self.agreement.survival(pair, length + 1)
+                block_us -= ahead * min(block_us, forward_us)
+            tau = (block_us + forward_us) / self.agreement.expected_tokens(pair, length)
         return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau)
 
     def _drafting_us(self, drafter: str, length: int) -> float | None:
@@ -107,12 +115,17 @@ class Planner:
                     yield (lookup, *between, target)
 
 
-def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
-    """Lock-step knobs: a stage waits for its block, and takes what its upstream overshoots."""
+def to_plan(candidate: Candidate, number: int, threads: int, *, overlap: bool) -> Plan:
+    """Knobs: a stage waits for its block, and takes what its upstream overshoots.
+
+    With ``overlap`` the target's upstream drafts the block after the one being verified, too.
+    """
     edges: list[EdgeKnobs] = []
     overshoot = 0
     for length in candidate.num_draft_tokens:
         burst = length + overshoot
-        edges.append(EdgeKnobs(window=burst, burst=burst, patience=length))
+        is_last = len(edges) == len(candidate.num_draft_tokens) - 1
+        ahead = length + 1 if overlap and is_last else 0
+        edges.append(EdgeKnobs(window=burst + ahead, burst=burst, patience=length))
         overshoot = length
     return Plan(number=number, chain=candidate.chain, edges=tuple(edges), threads=threads)

@@ -20,15 +20,25 @@ class Router:
         models: names of the members with a model; the last is the target.
         lookups: names of the members without.
         hop_us: what a round pays for crossing between two members, there and back.
+        overlap: members have devices of their own, so one drafts while the other verifies.
         threads: CPU threads of a forward.
     """
 
     def __init__(
-        self, models: Sequence[str], lookups: Sequence[str], *, hop_us: float, threads: int = 1
+        self,
+        models: Sequence[str],
+        lookups: Sequence[str],
+        *,
+        hop_us: float,
+        overlap: bool,
+        threads: int = 1,
     ) -> None:
+        self._overlap = overlap
         self.latency = LatencyTable()
         self.agreement = AgreementTable()
-        self._planner = Planner(tuple(models), tuple(lookups), hop_us, self.latency, self.agreement)
+        self._planner = Planner(
+            tuple(models), tuple(lookups), hop_us, overlap, self.latency, self.agreement
+        )
         self._threads = threads
         self._number = 0
         alone = Plan(chain=(models[-1],), threads=threads)
@@ -50,7 +60,7 @@ class Router:
         candidate = self._planner.evaluate(chain, greedy=greedy)
         if candidate is None:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
-        return to_plan(candidate, self._number, self._threads)
+        return to_plan(candidate, self._number, self._threads, overlap=self._overlap)
 
     def decide(self) -> PlanTable | None:
         """A new table if a better choice is known than the present one."""
@@ -71,4 +81,4 @@ class Router:
         if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
             return None
         self._number += 1
-        return to_plan(best, self._number, self._threads)
+        return to_plan(best, self._number, self._threads, overlap=self._overlap)

@@ -71,7 +71,9 @@ class LocalPool:
         ]
         lookups = [LookupHost(member) for member in lookup_members(pool)]
         members: list[Member] = [*hosts, *lookups]
-        self._router = Router([h.name for h in hosts], [h.name for h in lookups], hop_us=0.0)
+        self._router = Router(
+            [h.name for h in hosts], [h.name for h in lookups], hop_us=0.0, overlap=False
+        )
         for host in hosts:
             self._router.observe(profile(host.name, host.engine, drafts=not host.is_target))
         self._lock = threading.Lock()

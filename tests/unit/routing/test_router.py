@@ -132,7 +132,7 @@ def observations(alphas: dict[tuple[str, str], float]) -> Observations:
 
 
 def router(alphas: dict[tuple[str, str], float], *lookups: str) -> Router:
-    made = Router(list(TIMES_US), lookups, hop_us=100.0)
+    made = Router(list(TIMES_US), lookups, hop_us=100.0, overlap=False)
     made.observe(observations(alphas))
     return made
 
@@ -177,12 +177,26 @@ class TestPlanner:
         made = router(GOOD)
         found = next(c for c in made.candidates(greedy=True) if len(c.chain) == 3)
         first, second = found.num_draft_tokens
-        plan = to_plan(found, 1, 1)
+        plan = to_plan(found, 1, 1, overlap=False)
         assert [edge.patience for edge in plan.edges] == [first, second]
         assert plan.edges[1].window == first + second
 
+    def test_with_devices_of_their_own_the_next_block_is_drafted_during_the_verify(self) -> None:
+        made = Router(list(TIMES_US), (), hop_us=100.0, overlap=True)
+        made.observe(observations(GOOD))
+        alone = router(GOOD)
+        for together, apart in zip(
+            sorted(made.candidates(greedy=True), key=lambda c: c.chain),
+            sorted(alone.candidates(greedy=True), key=lambda c: c.chain),
+            strict=True,
+        ):
+            assert (together.predicted_us < apart.predicted_us) == (len(apart.chain) > 1)
+        plan = made.plan_of(("small", "target"), greedy=True)
+        (edge,) = plan.edges
+        assert edge.window == 2 * edge.patience + 1
+
     def test_members_without_a_known_time_are_in_no_chain(self) -> None:
-        planner = Planner(("small", "target"), (), 0.0, LatencyTable(), AgreementTable())
+        planner = Planner(("small", "target"), (), 0.0, False, LatencyTable(), AgreementTable())
         assert planner.candidates(greedy=True) == []
 
 
