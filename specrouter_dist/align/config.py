@@ -52,7 +52,7 @@ class SamplesConfig(_Frozen):
     """What the drafters learn from."""
 
     shards: int = Field(
-        default=40, gt=0, description="of 2,048 rows each; every fifth is training text"
+        default=40, gt=0, description="of 2,048 rows each; every fourth is training text"
     )
     max_new_tokens: int = Field(default=128, gt=0)
 
@@ -85,4 +85,8 @@ class PoolTrainingConfig(_Frozen):
     target: TargetConfig = TargetConfig()
     samples: SamplesConfig = SamplesConfig()
     medium: StudentConfig = StudentConfig(from_layers=(0, 9), intermediate_size=768)
-    small: StudentConfig = StudentConfig(from_layers=(0,), intermediate_size=384)
+    small: StudentConfig = StudentConfig(
+        from_layers=(0,),
+        intermediate_size=384,
+        optimizer=OptimizerConfig(learning_rate=1.5e-3),
+    )
