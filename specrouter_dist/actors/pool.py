@@ -197,10 +197,12 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         for member in model_members(pool)
     }
     lookups = [member.name for member in lookup_members(pool)]
+    # Members on CPUs share caches and memory bandwidth: drafting ahead slows the target down.
+    overlap = all(member.num_gpus >= 1 for member in model_members(pool))
     router = (
         ray.remote(RouterActor)
         .options(name=name, namespace=NAMESPACE, lifetime=lifetime, num_cpus=0, max_restarts=-1)
-        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US)
+        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US, overlap)
     )
     try:
         return RunningPool(router, workers, secret, is_new=True, owned=not detached)

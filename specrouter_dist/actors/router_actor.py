@@ -36,6 +36,7 @@ class RouterActor:
         namespace: of these names.
         lookups: names of the members without a model.
         hop_us: what a round pays for crossing between two workers, there and back.
+        overlap: members have devices of their own.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class RouterActor:
         namespace: str,
         lookups: Sequence[str],
         hop_us: float,
+        overlap: bool,
     ) -> None:
         self._config_hash = config_hash
         self._secret = secret
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
-        self._router = Router(list(workers), lookups, hop_us=hop_us, overlap=True)
+        self._router = Router(list(workers), lookups, hop_us=hop_us, overlap=overlap)
         self._addresses: dict[str, Address] = {}
         self._learned = False
         self._task = asyncio.get_running_loop().create_task(self._run_for_ever())
