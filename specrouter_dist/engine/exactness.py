@@ -16,8 +16,12 @@ bfloat16, this is what it takes:
   same for every row, unless the work is split among threads, which happens from
   :data:`_SERIAL_ELEMENTS` on. So these operations take :func:`rows_at_once` rows at a time.
 - **Norms** reduce each row by itself, always alike.
+
+The first point is tried on every layer at load (:mod:`~specrouter_dist.engine.linear`). Together
+they make logits independent of the number of threads as well.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,9 +50,9 @@ def padded_rows(num_rows: int) -> int:
     return -(-num_rows // unit) * unit
 
 
-def rows_at_once(width: int) -> int:
+def rows_at_once(width: int, device: torch.device) -> int:
     """How many rows of ``width`` elements an elementwise kernel may take in one call."""
-    return max(1, _SERIAL_ELEMENTS // width)
+    return max(1, _SERIAL_ELEMENTS // width) if device.type == "cpu" else sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,8 @@ class FastEngine:
             NoRoomError: pages shared with a fork would have to be written, and none is free to
                 take their place. Nothing has been fed then.
         """
+        if len({extension.slot for extension in batch}) != len(batch):
+            raise EngineError("slot: a batch extends a session once")
         for extension in batch:
             self._check(extension)
         for extension in batch:
@@ -263,6 +265,10 @@ class FastEngine:
             raise EngineError(f"start: must be 0 to {session.fed}, got {extension.start}")
         if stop > session.reserved:
             raise EngineError(f"slot {extension.slot}: {stop} of {session.reserved} positions")
+        if max(extension.tokens) >= self._info.vocab_size:
+            raise EngineError(
+                f"tokens: ids must be below {self._info.vocab_size}, got {max(extension.tokens)}"
+            )
 
 
 def _stop(extension: Extension) -> int:

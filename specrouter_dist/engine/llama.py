@@ -111,8 +111,8 @@ class LlamaDecoder:
         if not shape.tied:
             head = reader.tensor("lm_head.weight", shape.vocab_size, hidden)[:num_ids].clone()
         self._head = make_linear(head.to(dtype), None, exact=exact)
-        self._rotary_rows = rows_at_once(shape.query_size + shape.kv_size // 2)
-        self._gate_rows = rows_at_once(shape.intermediate_size)
+        self._rotary_rows = rows_at_once(shape.query_size + shape.kv_size // 2, device)
+        self._gate_rows = rows_at_once(shape.intermediate_size, device)
 
     @property
     def weight_bytes(self) -> int:

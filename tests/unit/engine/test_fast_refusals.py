@@ -1,6 +1,7 @@
 """What the fast engine refuses, in one line that names the field, file or tensor."""
 
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, MistralConfig, PretrainedConfig, Qwen2Config
 
-from specrouter_dist.config import Dtype
+from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.fast import supports
+from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.llama_shape import read_shape
 from specrouter_dist.engine.loading import MemoryPlan, available_bytes, memory_plan
 from specrouter_dist.errors import ConfigError, EngineError
@@ -123,6 +125,20 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
 
 def test_a_directory_without_config_is_refused(tmp_path: Path) -> None:
     assert "config.json" in str(refusal_of(tmp_path))
+
+
+def test_an_id_outside_the_vocabulary_and_a_doubled_session_are_refused(tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    engine = load(tmp_path, num_ids=100)
+    slot = engine.open(SamplingParams(), 1, 10)
+    with pytest.raises(EngineError, match="tokens: ids must be below 100, got 100"):
+        engine.extend([Extension(slot, 0, array("I", [3, 100]), 1)])
+    once = Extension(slot, 0, array("I", [3]), 1)
+    with pytest.raises(EngineError, match="slot: a batch extends a session once"):
+        engine.extend([once, once])
+    engine.close(slot)
+    with pytest.raises(EngineError, match=f"slot: {slot} is not open"):
+        engine.extend([once])
 
 
 def test_more_kv_cache_than_memory_is_refused_before_anything_is_read(tmp_path: Path) -> None:
