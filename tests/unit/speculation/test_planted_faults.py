@@ -20,7 +20,7 @@ from tests.unit.speculation.test_protocol import SCHEDULES
 Patch = pytest.MonkeyPatch
 
 SEARCH = settings(
-    max_examples=500,
+    max_examples=4000,
     derandomize=True,
     deadline=None,
     phases=[Phase.generate],
@@ -79,7 +79,8 @@ def queue_whatever_comes(patch: Patch) -> None:
     def faulty(self: ProposalQueue, proposals: Proposals, own: TokenBuffer, limit: int) -> None:
         queue_end = len(own) + len(self)
         if proposals.start <= queue_end:
-            fits = slice(queue_end - proposals.start, limit - proposals.start)
+            first = queue_end - proposals.start
+            fits = slice(first, max(first, limit - proposals.start))
             self._append(proposals.tokens[fits], own)
 
     patch.setattr(ProposalQueue, "offer", faulty)
