@@ -64,6 +64,8 @@ class Survival:
 class Observations:
     """Sums over forwards and verified blocks."""
 
+    is_profile: bool = False
+    """The forwards were made to be timed, not for a request."""
     forwards: dict[ForwardKey, ForwardTimes] = field(default_factory=dict)
     pairs: dict[PairKey, Survival] = field(default_factory=dict)
 

@@ -46,8 +46,9 @@ class Router:
 
     def observe(self, observations: Observations) -> None:
         """Takes what a worker has measured."""
+        take = self.latency.profile if observations.is_profile else self.latency.observe
         for forward, times in observations.forwards.items():
-            self.latency.record(forward, times)
+            take(forward, times)
         for pair, survival in observations.pairs.items():
             self.agreement.record(pair, survival)
 

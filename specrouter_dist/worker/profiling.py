@@ -14,8 +14,6 @@ _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17)
 _DRAFTS = (1, 3, 7, 15)
 _REPEATS = 7
 _WARM_UP = 3
-_WEIGHT = 5
-"""The profile counts as so many forwards: what is observed later soon outweighs it."""
 
 
 def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Observations:
@@ -44,9 +42,8 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
                     samples[rows, num_drafts].append((time.perf_counter() - started) * 1e6)
     finally:
         engine.close(slot)
-    observations = Observations()
+    observations = Observations(is_profile=True)
     for (rows, num_drafts), times in samples.items():
-        total_us = statistics.median(times) * _WEIGHT
-        found = ForwardTimes(_WEIGHT, total_us, min(times))
+        found = ForwardTimes(1, statistics.median(times), min(times))
         observations.forwards[ForwardKey(name, rows, 1, num_drafts)] = found
     return observations

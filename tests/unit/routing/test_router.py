@@ -32,46 +32,46 @@ def blocks(num_blocks: int, length: int, alpha: float) -> Survival:
 
 
 class TestLatency:
-    def test_a_member_never_seen_has_no_time(self) -> None:
-        assert LatencyTable().forward_us("small", 1) is None
-
-    def test_between_observed_row_counts_the_time_is_linear(self) -> None:
+    @pytest.fixture
+    def table(self) -> LatencyTable:
         table = LatencyTable()
-        table.record(ForwardKey("m", 1, 1), times(100))
-        table.record(ForwardKey("m", 5, 1), times(300))
+        table.profile(ForwardKey("m", 1, 1), times(100))
+        table.profile(ForwardKey("m", 5, 1), times(300))
+        return table
+
+    def test_a_member_never_profiled_has_no_time(self) -> None:
+        table = LatencyTable()
+        table.observe(ForwardKey("small", 1, 1), times(100))
+        assert table.forward_us("small", 1) is None
+
+    def test_between_profiled_row_counts_the_time_is_linear(self, table: LatencyTable) -> None:
         assert table.forward_us("m", 3) == pytest.approx(200)
 
-    def test_beyond_them_it_goes_on_with_the_slope(self) -> None:
-        table = LatencyTable()
-        table.record(ForwardKey("m", 1, 1), times(100))
-        table.record(ForwardKey("m", 5, 1), times(300))
+    def test_beyond_them_it_goes_on_with_the_slope(self, table: LatencyTable) -> None:
         assert table.forward_us("m", 7) == pytest.approx(400)
 
-    def test_a_hiccup_counts_as_one_forward(self) -> None:
-        table = LatencyTable()
-        table.record(ForwardKey("m", 1, 1), times(100, 100))
-        table.record(ForwardKey("m", 1, 1), times(10_000, 100))
+    def test_what_is_observed_at_one_size_scales_all(self, table: LatencyTable) -> None:
+        for _ in range(20):
+            table.observe(ForwardKey("m", 1, 1), times(200, 100))
+        assert table.forward_us("m", 1) == pytest.approx(200, rel=0.02)
+        assert table.forward_us("m", 5) == pytest.approx(600, rel=0.02)
+
+    def test_a_hiccup_counts_as_one_forward(self, table: LatencyTable) -> None:
+        table.observe(ForwardKey("m", 1, 1), times(100, 100))
+        table.observe(ForwardKey("m", 1, 1), times(10_000, 100))
         assert table.forward_us("m", 1) == pytest.approx(100, rel=1.0)
 
-    def test_a_slower_member_is_believed_after_some_forwards(self) -> None:
-        table = LatencyTable()
-        table.record(ForwardKey("m", 1, 1), times(100, 400))
-        for _ in range(20):
-            table.record(ForwardKey("m", 1, 1), times(300, 100))
-        assert table.forward_us("m", 1) == pytest.approx(300, rel=0.05)
+    def test_a_block_of_drafts_has_a_time_of_its_own(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        assert table.drafting_us("m", 1) == pytest.approx(100)
+        assert table.drafting_us("m", 3) == pytest.approx(500)
+        table.observe(ForwardKey("m", 2, 1, num_drafts=4), times(1800, 10_000))
+        assert table.drafting_us("m", 3) == pytest.approx(1000, rel=0.01)
+        assert table.forward_us("m", 2) == pytest.approx(150)
 
-    def test_a_block_of_drafts_has_a_time_of_its_own(self) -> None:
-        table = LatencyTable()
-        table.record(ForwardKey("m", 1, 1), times(500))
-        table.record(ForwardKey("m", 2, 1, num_drafts=4), times(900))
-        assert table.drafting_us("m", 1) == pytest.approx(500)
-        assert table.drafting_us("m", 3) == pytest.approx(700)
-        assert table.forward_us("m", 2) == pytest.approx(500)
-
-    def test_forwards_of_several_sessions_are_left_out(self) -> None:
-        table = LatencyTable()
-        table.record(ForwardKey("m", 4, 4), times(100))
-        assert table.forward_us("m", 4) is None
+    def test_forwards_of_several_sessions_are_left_out(self, table: LatencyTable) -> None:
+        table.observe(ForwardKey("m", 4, 4), times(10_000))
+        assert table.forward_us("m", 4) == pytest.approx(250)
 
 
 class TestAgreement:
@@ -120,7 +120,7 @@ TIMES_US = {"small": 200.0, "medium": 600.0, "target": 3000.0}
 
 
 def observations(alphas: dict[tuple[str, str], float]) -> Observations:
-    found = Observations()
+    found = Observations(is_profile=True)
     for name, (rows, base) in product(TIMES_US, ((1, 1.0), (9, 1.1), (17, 1.2))):
         found.forwards[ForwardKey(name, rows, 1)] = times(TIMES_US[name] * base)
     for name, tokens in product(TIMES_US, (2, 16)):
