@@ -11,7 +11,7 @@ import ray
 from specrouter_dist.pools.loading import POOLS_DIRECTORY
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def ray_cannot_start() -> Iterator[None]:
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise AssertionError("a unit test tried to start Ray")
