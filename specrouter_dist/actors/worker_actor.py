@@ -1,6 +1,7 @@
 """One worker in a Ray actor."""
 
 import os
+import queue
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class WorkerActor:
             num_ids=spec.num_ids,
             exact=spec.exact and member.role == "target",
         )
-        self._pending = profile(member.name, engine, drafts=member.role != "target")
+        self._taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
+        self._taken.put(profile(member.name, engine, drafts=member.role != "target"))
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(spec.directory)
@@ -73,8 +75,12 @@ class WorkerActor:
 
     def observe(self) -> tuple[Address, Observations]:
         """Where the worker is, and what it has measured since the last call."""
-        taken, self._pending = self._pending, Observations()
-        self._worker.hub.post(Call(self._take))
+        try:
+            taken = self._taken.get_nowait()
+        except queue.Empty:
+            # The engine thread is in a long forward: what it has measured comes with a later call.
+            return self._worker.hub.address, Observations()
+        self._worker.hub.post(Call(lambda: self._taken.put(self._worker.take_observations())))
         return self._worker.hub.address, taken
 
     def set_directory(self, addresses: Mapping[str, Address]) -> None:
@@ -96,9 +102,6 @@ class WorkerActor:
     def stop(self) -> None:
         """Ends the engine thread and removes its sockets."""
         self._worker.stop()
-
-    def _take(self) -> None:
-        self._pending = self._worker.take_observations()
 
 
 def _refuse_local(message: object) -> None:

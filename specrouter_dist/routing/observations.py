@@ -28,13 +28,11 @@ class ForwardTimes:
 
     count: int = 0
     total_us: float = 0.0
-    min_us: float = float("inf")
 
     def add(self, elapsed_us: float) -> None:
         """One more forward."""
         self.count += 1
         self.total_us += elapsed_us
-        self.min_us = min(self.min_us, elapsed_us)
 
 
 @dataclass(slots=True)

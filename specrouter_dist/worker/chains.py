@@ -149,7 +149,7 @@ class Chains:
 
     # -- as upstream ---------------------------------------------------------------------------
 
-    def on_attach(self, peer: Peer | None, message: Attach, now: float) -> None:
+    def on_attach(self, peer: Peer | None, message: Attach) -> None:
         """Opens (or takes from the parked) the session that is to draft for ``message.edge``."""
         name = message.chain[-1]
         member = self._members.get(name)

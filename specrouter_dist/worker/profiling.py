@@ -44,6 +44,6 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
         engine.close(slot)
     observations = Observations(is_profile=True)
     for (rows, num_drafts), times in samples.items():
-        found = ForwardTimes(1, statistics.median(times), min(times))
+        found = ForwardTimes(1, statistics.median(times))
         observations.forwards[ForwardKey(name, rows, 1, num_drafts)] = found
     return observations

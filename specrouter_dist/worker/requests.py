@@ -33,7 +33,6 @@ class Requests:
     Args:
         target: the member whose output is promised.
         make_ending: where a request's text ends.
-        deliver: takes the messages for a client of this process (``peer`` None).
     """
 
     def __init__(

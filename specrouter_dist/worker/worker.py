@@ -221,7 +221,7 @@ class Worker:
             case Report():
                 chains.on_report(message)
             case Attach():
-                chains.on_attach(peer, message, self._clock())
+                chains.on_attach(peer, message)
             case Refused():
                 chains.on_refused(message)
             case Detach():

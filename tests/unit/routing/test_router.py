@@ -19,7 +19,7 @@ from specrouter_dist.routing.router import Router
 
 
 def times(mean_us: float, count: int = 10) -> ForwardTimes:
-    return ForwardTimes(count, mean_us * count, mean_us)
+    return ForwardTimes(count, mean_us * count)
 
 
 def blocks(num_blocks: int, length: int, alpha: float) -> Survival:
