@@ -6,7 +6,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGES = ("torch", "ray", "transformers", "numpy")
+_PACKAGES = ("torch", "ray", "transformers", "numpy", "grpcio", "msgpack")
 
 
 def environment() -> dict[str, object]:

@@ -23,21 +23,19 @@ import argparse
 import json
 import multiprocessing as mp
 import os
-import platform
 import secrets
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 
 import torch
 
+from benchmarks.environment import environment
 from specrouter_dist.links.address import Address, Event, LinkUp, Received
 from specrouter_dist.links.frames import EdgeId, Truth
 from specrouter_dist.links.hub import Hub
@@ -249,24 +247,6 @@ def summary(arm: Arm, hops_us: list[float]) -> Result:
     return Result(arm.transport, arm.load, len(hops_us), *rounded)
 
 
-def machine() -> dict[str, object]:
-    """Where and with what this was measured."""
-    with open("/proc/cpuinfo") as file:
-        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    packages = ("torch", "grpcio", "protobuf", "msgpack", "specrouter-dist")
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "num_cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "commit": commit,
-    }
-
-
 def main() -> int:
     """Prints a table or JSON; exit code 1 if a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -276,7 +256,7 @@ def main() -> int:
     options = parser.parse_args()
     arms = [Arm(t, load) for t in ("bare", "unix", "grpc") for load in ("turns", "always", "none")]
     hops_us: dict[Arm, list[float]] = {arm: [] for arm in arms}
-    about = machine()
+    about = environment() | {"load_average": os.getloadavg()[0]}
     for _ in range(options.runs):
         for arm in arms:
             hops_us[arm] += measure(arm, options.hops)

@@ -48,11 +48,6 @@ class AgreementTable:
         pair.num_blocks += survival.num_blocks
         pair.num_empty += survival.num_empty
 
-    def num_blocks(self, key: PairKey) -> float:
-        """Effective number of blocks behind the estimate."""
-        pair = self._pairs.get(key)
-        return pair.num_blocks if pair else 0.0
-
     def expected_tokens(self, key: PairKey, num_proposals: int) -> float:
         """Tokens a round of ``num_proposals`` yields, the recovered or bonus token included.
 
@@ -76,9 +71,3 @@ class AgreementTable:
         """Probability that all of ``num_proposals`` proposals are accepted."""
         more = self.expected_tokens(key, num_proposals)
         return more - self.expected_tokens(key, num_proposals - 1)
-
-    def agreement(self, key: PairKey) -> float | None:
-        """Share of accepted among judged proposals; None without evidence."""
-        pair = self._pairs.get(key)
-        reached = sum(pair.reached) if pair else 0.0
-        return sum(pair.accepted) / reached if pair and reached else None

@@ -105,7 +105,8 @@ class TestAgreement:
     def test_sampling_regimes_do_not_mix(self) -> None:
         table = AgreementTable()
         table.record(self.pair, blocks(1000, 4, 0.9))
-        assert table.agreement(PairKey("small", "target", False)) is None
+        sampled = PairKey("small", "target", False)
+        assert table.expected_tokens(sampled, 4) == AgreementTable().expected_tokens(sampled, 4)
 
     def test_blocks_count_what_was_reached_only(self) -> None:
         survival = Survival()
