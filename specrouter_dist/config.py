@@ -141,11 +141,23 @@ class ModelMember(UserModel):
     labels: dict[str, str] = Field(default_factory=dict)
     """Ray node labels that the member's node must carry."""
     dtype: Dtype = Dtype.BF16
+    quantization: Literal["int8"] | None = None
+    """``int8``: weights rounded to 8 bits per output, activations bf16. For drafters on the CPU,
+    whose text nobody reads: half the bytes of bf16, so about twice the speed."""
     context_tokens: int | None = Field(default=None, ge=16)
     """Longest sequence; None: what the model allows."""
     kv_tokens: int = Field(default=32768, ge=64)
     """KV cache size, in tokens over all sessions."""
     max_sessions: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _quantization_fits(self) -> Self:
+        if self.quantization and (self.role, self.device) != ("drafter", "cpu"):
+            raise ValueError(
+                f"member {self.name!r}: quantization is for members with role 'drafter' and "
+                f"device 'cpu', got role={self.role!r}, device={self.device!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _device_fits_gpus(self) -> Self:

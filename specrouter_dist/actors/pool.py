@@ -26,12 +26,8 @@ from specrouter_dist.serving.link_client import LinkClient
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "specrouter"
-HOP_US = 150.0
-"""Assumed for a round trip between two workers until hops are measured."""
-CPU_HOP_US = 2000.0
-"""The same between members on CPUs, with what a drafter loses because its core has slept during
-the verify: 3 tokens of the embedded medium take 3.4 ms beside the target and 5.7 in a process of
-their own."""
+HOP_US = 500.0
+"""Assumed for a round trip between two workers until it has been observed."""
 START_TIMEOUT_S = 120.0
 _WATCH_EVERY_S = 0.5
 _CALL_TIMEOUT_S = 10.0
@@ -201,14 +197,10 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         for member in model_members(pool)
     }
     lookups = [member.name for member in lookup_members(pool)]
-    # Members on CPUs share caches and memory bandwidth: drafting ahead slows the target down.
-    overlap = all(member.num_gpus >= 1 for member in model_members(pool))
-    on_cpu = any(member.device == "cpu" for member in model_members(pool))
-    hop_us = CPU_HOP_US if on_cpu else HOP_US
     router = (
         ray.remote(RouterActor)
         .options(name=name, namespace=NAMESPACE, lifetime=lifetime, num_cpus=0, max_restarts=-1)
-        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, hop_us, overlap)
+        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US)
     )
     try:
         return RunningPool(router, workers, secret, is_new=True, owned=not detached)

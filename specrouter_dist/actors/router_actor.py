@@ -35,8 +35,7 @@ class RouterActor:
             handles among the arguments would keep Ray from starting the router again.
         namespace: of these names.
         lookups: names of the members without a model.
-        hop_us: what a round pays for crossing between two workers, there and back.
-        overlap: members have devices of their own.
+        hop_us: what a round pays for crossing between two workers, until it has been observed.
     """
 
     def __init__(
@@ -47,12 +46,11 @@ class RouterActor:
         namespace: str,
         lookups: Sequence[str],
         hop_us: float,
-        overlap: bool,
     ) -> None:
         self._config_hash = config_hash
         self._secret = secret
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
-        self._router = Router(list(workers), lookups, hop_us=hop_us, overlap=overlap)
+        self._router = Router(list(workers), lookups, hop_us=hop_us, overlap=True)
         self._addresses: dict[str, Address] = {}
         self._learned = False
         self._task = asyncio.get_running_loop().create_task(self._run_for_ever())

@@ -74,7 +74,8 @@ class PoolTrainingConfig(_Frozen):
 
     stages: tuple[Stage, ...] = STAGES
     init_from: Path | None = Field(
-        default=None, description="a pool folder whose target/ is the starting point"
+        default=None,
+        description="a pool folder whose target, and whose drafters if it has any, are the start",
     )
     chat_fraction: float = Field(
         default=0.3, ge=0, le=1, description="share of the rows shown in chat form"
@@ -84,7 +85,7 @@ class PoolTrainingConfig(_Frozen):
     dev_prompts_per_task: int = Field(default=25, gt=0)
     target: TargetConfig = TargetConfig()
     samples: SamplesConfig = SamplesConfig()
-    medium: StudentConfig = StudentConfig(from_layers=(0, 9), intermediate_size=768)
+    medium: StudentConfig = StudentConfig(from_layers=(0, 5, 9), intermediate_size=768)
     small: StudentConfig = StudentConfig(
         from_layers=(0,),
         intermediate_size=384,

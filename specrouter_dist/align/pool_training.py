@@ -24,7 +24,13 @@ from specrouter_dist.align.data import (
 )
 from specrouter_dist.align.distillation import distil
 from specrouter_dist.align.samples import make_shards
-from specrouter_dist.align.students import copy_tokenizer, cut_student, load_model, save_member
+from specrouter_dist.align.students import (
+    copy_tokenizer,
+    cut_student,
+    grown_student,
+    load_model,
+    save_member,
+)
 from specrouter_dist.align.target_training import new_target, train_target, train_tokenizer
 from specrouter_dist.align.training import Progress
 
@@ -171,7 +177,11 @@ def _sample(run: _Run, target: LlamaForCausalLM) -> int:
 
 
 def _distil(run: _Run, target: LlamaForCausalLM, name: str, shape: StudentConfig) -> Progress:
-    student = cut_student(target, shape)
+    start = None if run.config.init_from is None else run.config.init_from / name
+    if start is not None and (start / "config.json").exists():
+        student = grown_student(load_model(start), shape)
+    else:
+        student = cut_student(target, shape)
     folder = run.pool / name
 
     def save() -> None:

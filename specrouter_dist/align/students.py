@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.align.config import StudentConfig
+from specrouter_dist.errors import ConfigError
 
+_LAYER_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 _COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -56,6 +58,41 @@ def _trim(layer: dict[str, Tensor], neurons: int) -> dict[str, Tensor]:
         "mlp.up_proj.weight": up[kept],
         "mlp.down_proj.weight": down[:, kept],
     }
+
+
+def grown_student(start: LlamaForCausalLM, shape: StudentConfig) -> LlamaForCausalLM:
+    """Build a drafter that says what ``start`` says, with as many layers as ``shape`` has.
+
+    The new layers stand before the last one, as copies of it whose outputs are zero: they change
+    nothing until they are trained.
+
+    Raises:
+        ConfigError: ``start`` has more layers than ``shape``, or MLPs of another size.
+    """
+    num_layers, num_missing = len(start.model.layers), len(shape.from_layers) - len(start.model.layers)
+    if num_missing < 0 or start.config.intermediate_size != shape.intermediate_size:
+        raise ConfigError(
+            f"init_from: a drafter with {num_layers} layers and MLPs of "
+            f"{start.config.intermediate_size} cannot grow into {len(shape.from_layers)} layers "
+            f"and {shape.intermediate_size}",
+            field="init_from",
+        )
+    if num_missing == 0:
+        return start
+    values = start.config.to_dict() | {"num_hidden_layers": len(shape.from_layers)}
+    values.pop("dtype", None)
+    values.pop("layer_types", None)
+    student = LlamaForCausalLM(LlamaConfig(**values)).float()
+    student.load_state_dict(start.state_dict(), strict=False)
+    last = start.model.layers[-1].state_dict()
+    zeroed = {
+        name: torch.zeros_like(weight) if name in _LAYER_OUTPUTS else weight
+        for name, weight in last.items()
+    }
+    for layer in student.model.layers[num_layers - 1 : -1]:
+        layer.load_state_dict(zeroed)
+    student.model.layers[-1].load_state_dict(last)
+    return student
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

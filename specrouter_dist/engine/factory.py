@@ -1,6 +1,7 @@
 """From a member's lines in the pool file to a loaded engine."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from specrouter_dist.config import ModelMember
 from specrouter_dist.engine.fast import FastEngine, supports
 from specrouter_dist.engine.general import GeneralEngine
 from specrouter_dist.engine.interface import Engine
-from specrouter_dist.errors import ConfigError
+from specrouter_dist.errors import ConfigError, EngineError
 
 
 def load_engine(
@@ -29,8 +30,13 @@ def load_engine(
     fast = member.engine == "fast"
     if member.engine == "auto":
         fast = supports(_read_config(directory))
-    load = FastEngine.load if fast else GeneralEngine.load
-    return load(
+    if not fast and member.quantization is not None:
+        raise EngineError(
+            f"member {member.name!r}: quantization: only the fast engine has it, and {directory} "
+            "is for the general one"
+        )
+    load = partial(FastEngine.load, int8=member.quantization == "int8")
+    return (load if fast else GeneralEngine.load)(
         directory,
         dtype=member.dtype,
         device=member.device,

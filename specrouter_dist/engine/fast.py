@@ -69,6 +69,7 @@ class FastEngine:
         max_sessions: int,
         num_ids: int | None,
         exact: bool,
+        int8: bool = False,
     ) -> Self:
         """Loads a Hugging Face directory (``config.json`` and safetensors).
 
@@ -82,6 +83,7 @@ class FastEngine:
             num_ids: only the first so many ids may be drawn; None: all.
             exact: whether picks must not depend on batch and block sizes
                 (:mod:`~specrouter_dist.engine.exactness`).
+            int8: whether weights are rounded to 8 bits (CPU, not with ``exact``).
 
         Raises:
             ConfigError: a file or tensor is missing or broken, a size does not fit the model, or
@@ -112,6 +114,7 @@ class FastEngine:
                     device=where,
                     num_ids=ids,
                     exact=exact,
+                    int8=int8,
                 )
             cache = KvCache(
                 shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, where

@@ -11,6 +11,7 @@ from specrouter_dist.engine.exactness import rows_at_once
 from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.engine.loading import Checkpoint
+from specrouter_dist.engine.norm import RmsNorm
 from specrouter_dist.engine.workspace import Workspace, Workspaces
 
 
@@ -30,12 +31,19 @@ class _Reader:
     """Tensors of a checkpoint in the engine's dtype, on its device."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, *, exact: bool
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        exact: bool,
+        int8: bool,
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
         self._device = device
         self._exact = exact
+        self._int8 = int8
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self._checkpoint.read(name, *shape).to(self._device, self._dtype).contiguous()
@@ -58,7 +66,7 @@ class _Reader:
             order = order.to(weight.device)
             weight = weight[order]
             fused = None if fused is None else fused[order]
-        return make_linear(weight, fused, exact=self._exact)
+        return make_linear(weight, fused, exact=self._exact, int8=self._int8)
 
 
 class LlamaDecoder:
@@ -79,6 +87,7 @@ class LlamaDecoder:
         device: torch.device,
         num_ids: int,
         exact: bool,
+        int8: bool,
     ) -> None:
         """Reads the weights.
 
@@ -91,26 +100,31 @@ class LlamaDecoder:
             device: where the weights go.
             num_ids: rows of embedding and head that are kept.
             exact: whether a row's rounding must not depend on the number of rows.
+            int8: whether weights are rounded to 8 bits; activations are bfloat16 then.
 
         Raises:
             ConfigError: a tensor is missing, unreadable or of another shape than the config says.
         """
         self.shape = shape
+        dtype = torch.bfloat16 if int8 else dtype
         self._head_dtype = dtype
-        layer_dtype = _layer_dtype(shape, dtype, device, exact=exact)
+        layer_dtype = dtype if int8 else _layer_dtype(shape, dtype, device, exact=exact)
         self.workspaces = Workspaces(
             shape, layer_dtype=layer_dtype, attention_dtype=attention_dtype, device=device
         )
-        reader = _Reader(checkpoint, layer_dtype, device, exact=exact)
+        reader = _Reader(checkpoint, layer_dtype, device, exact=exact, int8=int8)
         hidden = shape.hidden_size
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
         self._embedding = self._embedding[:num_ids].clone()
-        self._layers = [_read_layer(shape, reader, i) for i in range(shape.num_layers)]
-        self._norm = reader.tensor("model.norm.weight", hidden)
+        self._norm = RmsNorm(hidden, shape.norm_eps, layer_dtype, device)
+        self._layers = [
+            _read_layer(shape, reader, i, self._norm) for i in range(shape.num_layers)
+        ]
+        self._last_norm = self._norm.prepare(reader.tensor("model.norm.weight", hidden))
         head = self._embedding
         if not shape.tied:
             head = reader.tensor("lm_head.weight", shape.vocab_size, hidden)[:num_ids].clone()
-        self._head = make_linear(head.to(dtype), None, exact=exact)
+        self._head = make_linear(head.to(dtype), None, exact=exact, int8=int8)
         self._rotary_rows = rows_at_once(shape.query_size + shape.kv_size // 2, device)
         self._gate_rows = rows_at_once(shape.intermediate_size, device)
 
@@ -137,23 +151,23 @@ class LlamaDecoder:
         Returns:
             The residual stream after the last layer, ``[rows, hidden_size]``.
         """
-        width, eps = (self.shape.hidden_size,), self.shape.norm_eps
+        norm = self._norm
         converts = work.attended is not work.qkv
         rows = self._embedding.index_select(0, ids)
         for number, layer in enumerate(self._layers):
-            work.qkv.copy_(layer.qkv(F.rms_norm(rows, width, layer.norm, eps)))
+            work.qkv.copy_(layer.qkv(norm(rows, layer.norm)))
             self._rotate(work, layer.qk_norm, rotations)
             if converts:
                 work.attended.copy_(work.qkv)
             attend(number)
             rows = layer.out.add_to(rows, work.mixed)
-            wide = layer.gate_up(F.rms_norm(rows, width, layer.mlp_norm, eps))
+            wide = layer.gate_up(norm(rows, layer.mlp_norm))
             rows = layer.down.add_to(rows, self._gate(wide))
         return rows
 
     def logits(self, rows: Tensor) -> Tensor:
         """Float32 logits ``[rows, num_ids]`` of rows of the residual stream."""
-        rows = F.rms_norm(rows, (self.shape.hidden_size,), self._norm, self.shape.norm_eps)
+        rows = self._norm(rows, self._last_norm)
         return self._head(rows.to(self._head_dtype)).float()
 
     def _rotate(self, work: Workspace, qk_norm: Tensor | None, rotations: Tensor) -> None:
@@ -162,7 +176,7 @@ class LlamaDecoder:
         if qk_norm is not None:
             heads.copy_(F.rms_norm(heads, heads.shape[2:], None, self.shape.norm_eps).mul_(qk_norm))
         step = self._rotary_rows
-        if len(pairs) <= step:
+        if pairs.shape[0] <= step:
             pairs.mul_(rotations)
         else:
             for few, few_rotations in zip(
@@ -172,19 +186,19 @@ class LlamaDecoder:
 
     def _gate(self, wide: Tensor) -> Tensor:
         """``silu(gate) * up`` of ``[rows, 2 * intermediate_size]``."""
-        gate, up = torch.split(wide, self.shape.intermediate_size, dim=1)
+        gate, up = wide.chunk(2, dim=1)
         if gate.shape[0] <= self._gate_rows:
             return F.silu(gate).mul_(up)
         return torch.cat([F.silu(few) for few in torch.split(gate, self._gate_rows)]).mul_(up)
 
 
-def _read_layer(shape: LlamaShape, reader: _Reader, number: int) -> _Layer:
+def _read_layer(shape: LlamaShape, reader: _Reader, number: int, norm: RmsNorm) -> _Layer:
     prefix = f"model.layers.{number}"
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     hidden, wide, query = shape.hidden_size, shape.intermediate_size, shape.query_size
     key = shape.kv_size // 2
     return _Layer(
-        norm=reader.tensor(f"{prefix}.input_layernorm.weight", hidden),
+        norm=norm.prepare(reader.tensor(f"{prefix}.input_layernorm.weight", hidden)),
         qkv=reader.linear(
             {
                 f"{attention}.{name}_proj": out
@@ -196,7 +210,7 @@ def _read_layer(shape: LlamaShape, reader: _Reader, number: int) -> _Layer:
         ),
         qk_norm=_read_qk_norm(shape, reader, attention) if shape.qk_norm else None,
         out=reader.linear({f"{attention}.o_proj": hidden}, query, bias=shape.out_bias),
-        mlp_norm=reader.tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
+        mlp_norm=norm.prepare(reader.tensor(f"{prefix}.post_attention_layernorm.weight", hidden)),
         gate_up=reader.linear(
             {f"{mlp}.gate_proj": wide, f"{mlp}.up_proj": wide}, hidden, bias=shape.mlp_bias
         ),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specrouter_dist.engine.exactness import CausalMasks, Span, padded_rows, split_spans
+from specrouter_dist.engine.exactness import LEAST_ROWS, CausalMasks, Span, padded_rows, split_spans
 from specrouter_dist.engine.kv_cache import KvCache, KvViews, PageTable, pages_for
 from specrouter_dist.engine.workspace import Workspace, Workspaces
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
@@ -70,7 +70,7 @@ class RaggedBatch:
                 num_rows = max(num_rows, span.row + rows)
             row += len(part.tokens)
         self._count = row
-        self.num_rows = padded_rows(num_rows) if exact else num_rows
+        self.num_rows = num_rows if num_rows < LEAST_ROWS else padded_rows(num_rows)
         self.work = workspaces.of(self.num_rows)
         self._reads = [_plan_read(self.work, cache, masks, *plan) for plan in planned]
         self._fresh = self.work.fresh[:row]

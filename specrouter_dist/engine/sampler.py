@@ -121,7 +121,7 @@ class Sampler:
 
     def _copy(self, logits: Tensor) -> Tensor:
         """The logits as float32 in the work buffer."""
-        num_rows = len(logits)
+        num_rows = logits.shape[0]
         if num_rows > len(self._work):
             self._grow_work(num_rows)
         return self._work[:num_rows].copy_(logits)

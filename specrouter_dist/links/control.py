@@ -38,6 +38,8 @@ class Attach:
     """No position at or beyond it is wanted."""
     limit: int
     """Position up to which the receiver may draft."""
+    block_tokens: int
+    """The sender waits for so many proposals."""
 
 
 # Producer: the worker that was asked to attach. Consumer: the downstream stage's worker.
@@ -156,7 +158,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

@@ -136,9 +136,9 @@ def _truth(raw: _Raw, vocab_size: int | None) -> Truth:
 
 
 def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
-    _check_types(Attach, raw, (int, *_EDGE, int, dict, int, bytes, dict, int, int))
-    _, *edge, version, rest, prompt_tokens, raw_tokens, sampling, end, limit = raw
-    _check_unsigned(Attach, min(*edge, version, prompt_tokens, end, limit))
+    _check_types(Attach, raw, (int, *_EDGE, int, dict, int, bytes, dict, int, int, int))
+    _, *edge, version, rest, prompt_tokens, raw_tokens, sampling, end, limit, block = raw
+    _check_unsigned(Attach, min(*edge, version, prompt_tokens, end, limit, block))
     tokens = _tokens(raw_tokens, vocab_size)
     if prompt_tokens > len(tokens):
         raise FrameError(f"Attach: {prompt_tokens} prompt tokens among {len(tokens)} tokens")
@@ -155,6 +155,7 @@ def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
         sampling=_model(SamplingParams, sampling),
         end=end,
         limit=limit,
+        block_tokens=block,
     )
 
 

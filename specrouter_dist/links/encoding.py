@@ -85,7 +85,8 @@ def _attach(m: Attach) -> tuple[object, ...]:
         "threads": m.threads,
     }
     stream = (m.prompt_tokens, m.tokens.tobytes())
-    return (_ATTACH, *m.edge, m.version, plan, *stream, m.sampling.model_dump(), m.end, m.limit)
+    bounds = (m.end, m.limit, m.block_tokens)
+    return (_ATTACH, *m.edge, m.version, plan, *stream, m.sampling.model_dump(), *bounds)
 
 
 def _report(m: Report) -> tuple[object, ...]:

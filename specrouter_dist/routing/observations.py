@@ -12,6 +12,16 @@ class ForwardKey(NamedTuple):
     num_sessions: int
     num_drafts: int = 0
     """Tokens drawn one after the other behind the first, each in a forward of its own."""
+    overlapped: bool = False
+    """The drafter was drafting ahead meanwhile."""
+
+
+class WaitKey(NamedTuple):
+    """A verifier's wait for a block that its drafter began after the verifier's last word."""
+
+    draft: str
+    verifier: str
+    num_proposals: int
 
 
 class PairKey(NamedTuple):
@@ -66,10 +76,15 @@ class Observations:
     """The forwards were made to be timed, not for a request."""
     forwards: dict[ForwardKey, ForwardTimes] = field(default_factory=dict)
     pairs: dict[PairKey, Survival] = field(default_factory=dict)
+    waits: dict[WaitKey, ForwardTimes] = field(default_factory=dict)
 
     def add_forward(self, key: ForwardKey, elapsed_us: float) -> None:
         """One forward took ``elapsed_us``."""
         self.forwards.setdefault(key, ForwardTimes()).add(elapsed_us)
+
+    def add_wait(self, key: WaitKey, elapsed_us: float) -> None:
+        """The block was there after ``elapsed_us``."""
+        self.waits.setdefault(key, ForwardTimes()).add(elapsed_us)
 
     def add_block(self, key: PairKey, num_proposed: int, num_accepted: int) -> None:
         """The verifier accepted ``num_accepted`` of ``num_proposed``."""

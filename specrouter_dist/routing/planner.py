@@ -5,6 +5,9 @@ Lock-step cost of a stage i that is fed ``g`` proposals a round by an upstream w
 forward of n rows and ``E(g)`` the expected tokens of a round. For the drafter ``g * tau`` is the
 measured time of a block, which has a constant part. A stage's stream does not depend
 on what is above it, so each level is optimised on its own, drafter first.
+
+With overlap the target's upstream drafts the next block during the verify, on the chance that all
+of this one and the bonus token are what it went on with; the verify may be slower meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,6 +34,8 @@ class Candidate:
     """Per edge, the drafter's first."""
     predicted_us: float
     """Time per token of the target's stream."""
+    overlap: bool = False
+    """The target's next block is drafted while it verifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,11 @@ class Planner:
     Attributes:
         members: names of the models; the last is the target.
         lookups: names of the members without a model.
-        hop_us: what a round pays for crossing from one worker to the next and back.
-        overlap: members have devices of their own: while the target verifies a block, the next
-            one is drafted, on the chance that all of this one is accepted.
+        overlap: whether a member can work while another one does.
     """
 
     members: tuple[str, ...]
     lookups: tuple[str, ...]
-    hop_us: float
     overlap: bool
     latency: LatencyTable
     agreement: AgreementTable
@@ -62,11 +64,19 @@ class Planner:
         return sorted(found, key=lambda candidate: candidate.predicted_us)
 
     def evaluate(self, chain: Sequence[str], *, greedy: bool) -> Candidate | None:
-        """The best draft lengths of ``chain``; None if a member's times are unknown."""
+        """``chain`` with its best knobs; None if a member's times are unknown."""
+        can_overlap = self.overlap and len(chain) > 1 and chain[-2] not in self.lookups
+        ways = (False, True) if can_overlap else (False,)
+        found = [self._with_best_lengths(chain, overlap, greedy=greedy) for overlap in ways]
+        return min(filter(None, found), key=lambda way: way.predicted_us, default=None)
+
+    def _with_best_lengths(
+        self, chain: Sequence[str], overlap: bool, *, greedy: bool
+    ) -> Candidate | None:
         lengths: list[int] = []
         for _ in pairwise(chain):
             options = (
-                self.predict(chain, (*lengths, length), greedy=greedy)
+                self.predict(chain, (*lengths, length), overlap, greedy=greedy)
                 for length in range(1, MAX_DRAFT_TOKENS + 1)
             )
             known = [option for option in options if option is not None]
@@ -74,29 +84,29 @@ class Planner:
                 return None
             best = min(known, key=lambda option: option.predicted_us)
             lengths = list(best.num_draft_tokens)
-        return self.predict(chain, tuple(lengths), greedy=greedy)
+        return self.predict(chain, tuple(lengths), overlap, greedy=greedy)
 
     def predict(
-        self, chain: Sequence[str], lengths: Sequence[int], *, greedy: bool
+        self, chain: Sequence[str], lengths: Sequence[int], overlap: bool, *, greedy: bool
     ) -> Candidate | None:
         """The time per token of the stage below the last of ``lengths``; None if unknown."""
         tau: float | None = None
         if len(chain) == 1:
             tau = self.latency.forward_us(chain[0], 1)
         for (draft, verifier), length in zip(pairwise(chain), lengths, strict=False):
+            ahead = overlap and verifier == self.members[-1]
             block_us = self._drafting_us(draft, length) if tau is None else length * tau
-            forward_us = self.latency.forward_us(verifier, length + 1)
+            forward_us = self.latency.forward_us(verifier, length + 1, overlapped=ahead)
             if block_us is None or forward_us is None:
                 return None
             pair = PairKey(draft, verifier, greedy)
             if draft not in self.lookups:
-                block_us += self.hop_us
-            if self.overlap and verifier == self.members[-1]:
-                # The block is ready if the bonus token, too, is what the drafter went on with.
-                ahead = self.agreement.survival(pair, length + 1)
-                block_us -= ahead * min(block_us, forward_us)
+                block_us += self.latency.hop_us(draft, verifier)
+            if ahead:
+                is_ready = self.agreement.survival(pair, length + 1)
+                block_us -= is_ready * min(block_us, forward_us)
             tau = (block_us + forward_us) / self.agreement.expected_tokens(pair, length)
-        return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau)
+        return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau, overlap)
 
     def _drafting_us(self, drafter: str, length: int) -> float | None:
         if drafter in self.lookups:
@@ -115,17 +125,14 @@ class Planner:
                     yield (lookup, *between, target)
 
 
-def to_plan(candidate: Candidate, number: int, threads: int, *, overlap: bool) -> Plan:
-    """Knobs: a stage waits for its block, and takes what its upstream overshoots.
-
-    With ``overlap`` the target's upstream drafts the block after the one being verified, too.
-    """
+def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
+    """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
     edges: list[EdgeKnobs] = []
     overshoot = 0
     for length in candidate.num_draft_tokens:
         burst = length + overshoot
         is_last = len(edges) == len(candidate.num_draft_tokens) - 1
-        ahead = length + 1 if overlap and is_last else 0
+        ahead = length + 1 if candidate.overlap and is_last else 0
         edges.append(EdgeKnobs(window=burst + ahead, burst=burst, patience=length))
         overshoot = length
     return Plan(number=number, chain=candidate.chain, edges=tuple(edges), threads=threads)

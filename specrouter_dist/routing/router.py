@@ -19,8 +19,9 @@ class Router:
     Args:
         models: names of the members with a model; the last is the target.
         lookups: names of the members without.
-        hop_us: what a round pays for crossing between two members, there and back.
-        overlap: members have devices of their own, so one drafts while the other verifies.
+        hop_us: what a round pays for crossing between two members, there and back, until it has
+            been observed.
+        overlap: whether a member can work while another one does.
         threads: CPU threads of a forward.
     """
 
@@ -33,11 +34,10 @@ class Router:
         overlap: bool,
         threads: int = 1,
     ) -> None:
-        self._overlap = overlap
-        self.latency = LatencyTable()
+        self.latency = LatencyTable(hop_us)
         self.agreement = AgreementTable()
         self._planner = Planner(
-            tuple(models), tuple(lookups), hop_us, overlap, self.latency, self.agreement
+            tuple(models), tuple(lookups), overlap, self.latency, self.agreement
         )
         self._threads = threads
         self._number = 0
@@ -49,6 +49,8 @@ class Router:
         take = self.latency.profile if observations.is_profile else self.latency.observe
         for forward, times in observations.forwards.items():
             take(forward, times)
+        for wait, times in observations.waits.items():
+            self.latency.observe_wait(wait, times)
         for pair, survival in observations.pairs.items():
             self.agreement.record(pair, survival)
 
@@ -61,7 +63,7 @@ class Router:
         candidate = self._planner.evaluate(chain, greedy=greedy)
         if candidate is None:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
-        return to_plan(candidate, self._number, self._threads, overlap=self._overlap)
+        return to_plan(candidate, self._number, self._threads)
 
     def decide(self) -> PlanTable | None:
         """A new table if a better choice is known than the present one."""
@@ -78,8 +80,9 @@ class Router:
             return None
         best = candidates[0]
         lengths = tuple(edge.patience for edge in present.edges)
-        ours = self._planner.predict(present.chain, lengths, greedy=greedy)
+        overlap = any(edge.window > edge.burst for edge in present.edges)
+        ours = self._planner.predict(present.chain, lengths, overlap, greedy=greedy)
         if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
             return None
         self._number += 1
-        return to_plan(best, self._number, self._threads, overlap=self._overlap)
+        return to_plan(best, self._number, self._threads)

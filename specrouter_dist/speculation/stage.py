@@ -58,6 +58,8 @@ class Stage:
         self.counts = StageCounts()
         self.up: UpstreamEdge | None = None
         self.down: DownstreamEdge | None = None
+        self.block_tokens: int | None = None
+        """Downstream waits for so many tokens: a step draws no further than to a block's end."""
         self._limit = end
         self._prompt_tokens = prompt_tokens
         self._end = end
@@ -101,7 +103,7 @@ class Stage:
         else:
             tail = self.tokens.slice(self.kv_len, length)
             proposals = self._take_proposals()
-            num_drafts = min(self._max_drafts, self._room()) - 1 if self.up is None else 0
+            num_drafts = self._drafts_wanted() - 1 if self.up is None else 0
             num_picks = len(proposals) + 1
             self._step = Step(self.kv_len, tail + proposals, num_picks, len(proposals), num_drafts)
         return self._step
@@ -156,6 +158,14 @@ class Stage:
 
     def _num_equal(self, start: int, fed: TokenArray) -> int:
         return common_prefix(self.tokens.slice(start, start + len(fed)), fed)
+
+    def _drafts_wanted(self) -> int:
+        """Tokens to draw in this step, without an upstream."""
+        wanted = min(self._max_drafts, self._room())
+        if self.block_tokens is not None:
+            num_ahead = len(self.tokens) - self.settled
+            wanted = min(wanted, self.block_tokens - num_ahead % self.block_tokens)
+        return wanted
 
     def _take_proposals(self) -> TokenArray:
         if self.up is None:

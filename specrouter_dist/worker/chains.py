@@ -15,6 +15,7 @@ from specrouter_dist.links.control import Attach, Detach, Refused, Report
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import EdgeId, Truth
+from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.worker.member import Member, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.session import Session
@@ -137,6 +138,7 @@ class Chains:
             sampling=session.sampling.model_copy(update={"logprobs": None, "stop": ()}),
             end=session.end,
             limit=truth.limit,
+            block_tokens=session.edges[count - 1].patience,
         )
         self._outbox.put(peer, message)
         return True
@@ -167,6 +169,8 @@ class Chains:
         self.by_down_edge[message.edge] = session
         truth = Truth(message.edge, message.version, 0, message.tokens, message.limit)
         session.stage.attach_downstream(truth, message.end)
+        if isinstance(session.stage, Stage):
+            session.stage.block_tokens = message.block_tokens or None
         plan = Plan(
             number=message.plan_number,
             chain=message.chain,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
-from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey
+from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import TokenArray
@@ -80,13 +80,16 @@ class ModelHost:
         self.ready.pop(session, None)
         self.engine.close(_slot(session))
 
-    def take_steps(self, now: float) -> list[tuple[Session, Step]]:
+    def take_steps(
+        self, now: float, observations: Observations
+    ) -> list[tuple[Session, Step]]:
         """Starts a step of every session that has one; the others wait or rest."""
         batch = []
         for session in list(self.ready):
             step = session.model_stage.next_step()
             if step is not None:
                 session.deadline = None
+                self._observe_wait(session, step, now, observations)
                 batch.append((session, step))
                 continue
             del self.ready[session]
@@ -95,6 +98,7 @@ class ModelHost:
                 session.deadline = None
             elif session.deadline is None:
                 session.deadline = now + wait_ms / 1e3
+                session.waits_since = now
         return batch
 
     def forward(
@@ -120,12 +124,24 @@ class ModelHost:
             accepted = stage.counts.accepted
             new = stage.on_step_done(picks.tokens)
             accepted = stage.counts.accepted - accepted
+            session.drafter_restarts = accepted < step.num_proposals
             was_judged = len(new) > accepted or accepted == step.num_proposals
             if step.num_picks and session.upstream and was_judged:
                 key = PairKey(session.upstream, self.name, session.sampling.greedy)
                 observations.add_block(key, step.num_proposals, accepted)
             grown.append((session, new, picks))
         return grown
+
+    def _observe_wait(
+        self, session: Session, step: Step, now: float, observations: Observations
+    ) -> None:
+        since, session.waits_since = session.waits_since, None
+        # The time of a block is known of drafters only: those with nobody above them.
+        if since is None or not session.drafter_restarts or session.num_attached != 1:
+            return
+        if step.num_proposals >= session.edges[0].patience:
+            key = WaitKey(session.wanted[0], self.name, step.num_proposals)
+            observations.add_wait(key, (now - since) * 1e6)
 
     def _observe_forward(
         self,
@@ -137,7 +153,8 @@ class ModelHost:
         num_drafts = {step.num_drafts for _, step in batch}
         if num_rows > _LARGEST_TIMED_ROWS or len(num_drafts) > 1:
             return
-        key = ForwardKey(self.name, num_rows, len(batch), num_drafts.pop())
+        overlapped = any(session.drafts_ahead for session, _ in batch)
+        key = ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), overlapped)
         observations.add_forward(key, elapsed_us)
 
 

@@ -54,6 +54,10 @@ class Session:
 
     deadline: float | None = None
     """When the present wait for proposals ends, by the worker's clock."""
+    waits_since: float | None = None
+    """When the present wait for proposals began."""
+    drafter_restarts: bool = False
+    """The last round rejected a proposal, so what comes next was drafted after it."""
     device_us: float = 0.0
     """Device time spent on this session by this member."""
     upstream_levels: tuple[LevelCounts, ...] = ()
@@ -64,6 +68,12 @@ class Session:
     def upstream(self) -> str | None:
         """Name of the attached upstream member."""
         return self.wanted[self.num_attached - 1] if self.num_attached else None
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether the upstream may draft the next block while this one is verified."""
+        knobs = self.edges[self.num_attached - 1] if self.num_attached else None
+        return knobs is not None and knobs.window > knobs.burst
 
     @property
     def model_stage(self) -> Stage:

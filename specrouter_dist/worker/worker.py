@@ -276,7 +276,7 @@ class Worker:
         """One forward of the first member that has something to do; whether there was one."""
         now = self._clock()
         for model in self._models:
-            batch = model.take_steps(now)
+            batch = model.take_steps(now, self._observations)
             if not batch:
                 continue
             steps = dict(batch)
