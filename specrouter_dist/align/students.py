@@ -69,7 +69,10 @@ def grown_student(start: LlamaForCausalLM, shape: StudentConfig) -> LlamaForCaus
     Raises:
         ConfigError: ``start`` has more layers than ``shape``, or MLPs of another size.
     """
-    num_layers, num_missing = len(start.model.layers), len(shape.from_layers) - len(start.model.layers)
+    num_layers, num_missing = (
+        len(start.model.layers),
+        len(shape.from_layers) - len(start.model.layers),
+    )
     if num_missing < 0 or start.config.intermediate_size != shape.intermediate_size:
         raise ConfigError(
             f"init_from: a drafter with {num_layers} layers and MLPs of "

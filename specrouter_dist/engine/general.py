@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicCache
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.general_checks import (
+    cache_argument,
     check_supported,
     measure_kv_bytes,
     mixes_rows,
@@ -72,6 +73,7 @@ class GeneralEngine:
         self._device = next(model.parameters()).device
         self._exact = exact
         self._groups = (1, 1) if mixes_rows(model.config) else (_PROMPT_GROUP, _GROUP)
+        self._cache_argument = cache_argument(model)
         self._can_skip_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._kv_tokens = kv_tokens
         self._sessions: dict[int, _Session] = {}
@@ -258,7 +260,7 @@ class GeneralEngine:
         ids = torch.tensor([padded], dtype=torch.int64, device=self._device)
         keep = {"logits_to_keep": num_kept} if self._can_skip_logits else {}
         logits: Tensor = self._model(
-            input_ids=ids, past_key_values=session.cache, use_cache=True, **keep
+            input_ids=ids, use_cache=True, **{self._cache_argument: session.cache}, **keep
         ).logits
         # Padding stays until the next forward, which begins before it and cuts it off.
         session.cached = end

@@ -5,6 +5,7 @@ A pick must be a function of the tokens before it. State that cannot be cut back
 breaks that, and is refused.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -69,6 +70,11 @@ def mixes_rows(config: PretrainedConfig) -> bool:
     return any((getattr(text_config, name, None) or 0) > 1 for name in _EXPERT_COUNTS)
 
 
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its cache: transformers renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 @torch.inference_mode()
 def measure_kv_bytes(model: Any) -> int:
     """Bytes of keys and values of one position, from running one.
@@ -80,8 +86,8 @@ def measure_kv_bytes(model: Any) -> int:
     device = next(model.parameters()).device
     model(
         input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device),
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(model): cache},
     )
     if cache.get_seq_length() != 1:
         raise EngineError(

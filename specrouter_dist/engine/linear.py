@@ -170,9 +170,7 @@ def rounds_rows_alike(linear: Linear, in_features: int, like: Tensor) -> bool:
     return torch.equal(few, more) and torch.equal(few, linear(rows))
 
 
-def make_linear(
-    weight: Tensor, bias: Tensor | None, *, exact: bool, int8: bool = False
-) -> Linear:
+def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool, int8: bool = False) -> Linear:
     """The fastest linear layer for the weight's device, dtype and size.
 
     Args:

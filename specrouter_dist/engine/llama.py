@@ -117,9 +117,7 @@ class LlamaDecoder:
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
         self._embedding = self._embedding[:num_ids].clone()
         self._norm = RmsNorm(hidden, shape.norm_eps, layer_dtype, device)
-        self._layers = [
-            _read_layer(shape, reader, i, self._norm) for i in range(shape.num_layers)
-        ]
+        self._layers = [_read_layer(shape, reader, i, self._norm) for i in range(shape.num_layers)]
         self._last_norm = self._norm.prepare(reader.tensor("model.norm.weight", hidden))
         head = self._embedding
         if not shape.tied:

@@ -130,9 +130,7 @@ class LatencyTable:
         hop = self._hops.get((draft, verifier))
         return self._hop_prior_us if hop is None else hop.value
 
-    def forward_us(
-        self, member: str, num_rows: int, *, overlapped: bool = False
-    ) -> float | None:
+    def forward_us(self, member: str, num_rows: int, *, overlapped: bool = False) -> float | None:
         """Time of a forward of ``num_rows``, in microseconds; None if the member is unknown.
 
         ``overlapped``: while its drafter drafts the next block.

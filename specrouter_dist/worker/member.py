@@ -80,9 +80,7 @@ class ModelHost:
         self.ready.pop(session, None)
         self.engine.close(_slot(session))
 
-    def take_steps(
-        self, now: float, observations: Observations
-    ) -> list[tuple[Session, Step]]:
+    def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
         """Starts a step of every session that has one; the others wait or rest."""
         batch = []
         for session in list(self.ready):

@@ -18,9 +18,10 @@ from specrouter_dist.align.config import (
     StudentConfig,
 )
 from specrouter_dist.align.pool_training import PoolTrainingReport, train_pool
-from specrouter_dist.align.students import load_model
+from specrouter_dist.align.students import grown_student, load_model
 from specrouter_dist.align.training import Progress, Trainer, learning_rate
-from tests.unit.align.models import TINY_TARGET, write_data
+from specrouter_dist.errors import ConfigError
+from tests.unit.align.models import TINY_TARGET, tiny_target, write_data
 
 
 class Killed(Exception):
@@ -56,6 +57,20 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def data(tmp_path: Path) -> Path:
     write_data(tmp_path / "data")
     return tmp_path / "data"
+
+
+def test_a_grown_drafter_says_what_it_said_before_and_can_learn() -> None:
+    start, tokens = tiny_target(30), torch.arange(12).view(1, -1)
+    shape = StudentConfig(from_layers=(0, 1, 1, 1), intermediate_size=24)
+    grown = grown_student(start, shape)
+    assert len(grown.model.layers) == 4
+    torch.testing.assert_close(grown(tokens).logits, start(tokens).logits)
+    grown(tokens).logits.square().mean().backward()
+    for layer in grown.model.layers[1:3]:
+        assert layer.mlp.down_proj.weight.grad.abs().max() > 0
+    for wrong in ({"from_layers": (0,)}, {"intermediate_size": 8}):
+        with pytest.raises(ConfigError, match="init_from: a drafter with 2 layers"):
+            grown_student(start, shape.model_copy(update=wrong))
 
 
 def run_until_killed(monkeypatch: pytest.MonkeyPatch, call: Any, kill_at: int) -> None:

@@ -81,6 +81,7 @@ def attaches(draw: st.DrawFn) -> Attach:
         sampling=draw(sampling_params()),
         end=draw(uint64),
         limit=draw(uint64),
+        block_tokens=draw(uint64),
     )
 
 

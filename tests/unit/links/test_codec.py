@@ -26,6 +26,7 @@ from specrouter_dist.links.frames import (
 )
 from tests.unit.links.strategies import by_kind, messages
 
+ONLY_OURS = f"only frames of protocol version {PROTOCOL_VERSION}"
 EDGE = EdgeId(session=7, attach=1, incarnation=9)
 TRUTH = Truth(EDGE, version=2, base=3, tokens=array("I", [5, 6]), limit=20)
 PROPOSALS = Proposals(EDGE, 2, 3, 4, 5, array("I", [5, 6]), more=True)
@@ -41,6 +42,7 @@ ATTACH = Attach(
     sampling=SamplingParams(),
     end=100,
     limit=20,
+    block_tokens=4,
 )
 
 
@@ -157,8 +159,11 @@ def _with(message: WireMessage, where: int, value: object) -> bytes:
         (encode([TRUTH]) + b"\0", "not msgpack"),
         (msgpack.packb([]), "begins with the protocol version"),
         (msgpack.packb({}), "begins with the protocol version"),
-        (msgpack.packb([PROTOCOL_VERSION + 1]), "only frames of protocol version 1"),
-        (msgpack.packb([True]), "only frames of protocol version 1"),
+        (
+            msgpack.packb([PROTOCOL_VERSION + 1]),
+            ONLY_OURS,
+        ),
+        (msgpack.packb([True]), ONLY_OURS),
         (msgpack.packb([PROTOCOL_VERSION, 1]), "begins with a known tag"),
         (msgpack.packb([PROTOCOL_VERSION, [99]]), "begins with a known tag"),
         (msgpack.packb([PROTOCOL_VERSION, [[1]]]), "begins with a known tag"),
@@ -173,7 +178,7 @@ def _with(message: WireMessage, where: int, value: object) -> bytes:
         (_with(ATTACH, 8, {"colour": 1}), "SamplingParams.colour"),
         (_with(ATTACH, 5, {"chain": ("a",), "edges": ({},)}), "a chain of 1 members has 0 edges"),
         (b"\x92\x01\xdd\xff\xff\xff\xff", "not msgpack"),
-        (b"\x92\x01" + b"\x91" * 600 + b"\x01", "a message is an array"),
+        (b"\x92\x02" + b"\x91" * 600 + b"\x01", "a message is an array"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(payload: bytes, reason: str) -> None:

@@ -13,6 +13,7 @@ from specrouter_dist.routing.observations import (
     Observations,
     PairKey,
     Survival,
+    WaitKey,
 )
 from specrouter_dist.routing.planner import Planner, to_plan
 from specrouter_dist.routing.router import Router
@@ -34,13 +35,13 @@ def blocks(num_blocks: int, length: int, alpha: float) -> Survival:
 class TestLatency:
     @pytest.fixture
     def table(self) -> LatencyTable:
-        table = LatencyTable()
+        table = LatencyTable(100.0)
         table.profile(ForwardKey("m", 1, 1), times(100))
         table.profile(ForwardKey("m", 5, 1), times(300))
         return table
 
     def test_a_member_never_profiled_has_no_time(self) -> None:
-        table = LatencyTable()
+        table = LatencyTable(100.0)
         table.observe(ForwardKey("small", 1, 1), times(100))
         assert table.forward_us("small", 1) is None
 
@@ -68,6 +69,20 @@ class TestLatency:
         table.observe(ForwardKey("m", 2, 1, num_drafts=4), times(1800, 10_000))
         assert table.drafting_us("m", 3) == pytest.approx(1000, rel=0.01)
         assert table.forward_us("m", 2) == pytest.approx(150)
+
+    def test_a_wait_beyond_the_drafting_is_the_hop(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        assert table.hop_us("m", "target") == 100.0
+        table.observe_wait(WaitKey("m", "target", 3), times(800, 10_000))
+        assert table.hop_us("m", "target") == pytest.approx(300, rel=0.01)
+        assert table.hop_us("target", "m") == 100.0
+
+    def test_a_verify_beside_a_drafter_may_be_slower(self, table: LatencyTable) -> None:
+        assert table.forward_us("m", 3, overlapped=True) == table.forward_us("m", 3)
+        overlapped = ForwardKey("m", 3, 1, overlapped=True)
+        table.observe(overlapped, times(300, 10_000))
+        assert table.forward_us("m", 3, overlapped=True) == pytest.approx(300, rel=0.01)
+        assert table.forward_us("m", 3) == pytest.approx(200)
 
     def test_forwards_of_several_sessions_are_left_out(self, table: LatencyTable) -> None:
         table.observe(ForwardKey("m", 4, 4), times(10_000))
@@ -178,7 +193,7 @@ class TestPlanner:
         made = router(GOOD)
         found = next(c for c in made.candidates(greedy=True) if len(c.chain) == 3)
         first, second = found.num_draft_tokens
-        plan = to_plan(found, 1, 1, overlap=False)
+        plan = to_plan(found, 1, 1)
         assert [edge.patience for edge in plan.edges] == [first, second]
         assert plan.edges[1].window == first + second
 
@@ -196,8 +211,16 @@ class TestPlanner:
         (edge,) = plan.edges
         assert edge.window == 2 * edge.patience + 1
 
+    def test_a_verifier_that_drafting_ahead_slows_down_is_not_overlapped(self) -> None:
+        made = Router(list(TIMES_US), (), hop_us=100.0, overlap=True)
+        made.observe(observations(GOOD))
+        slowed = Observations()
+        slowed.forwards[ForwardKey("target", 5, 1, overlapped=True)] = times(6000.0, 1000)
+        made.observe(slowed)
+        assert not any(c.overlap for c in made.candidates(greedy=True))
+
     def test_members_without_a_known_time_are_in_no_chain(self) -> None:
-        planner = Planner(("small", "target"), (), 0.0, False, LatencyTable(), AgreementTable())
+        planner = Planner(("small", "target"), (), False, LatencyTable(100.0), AgreementTable())
         assert planner.candidates(greedy=True) == []
 
 

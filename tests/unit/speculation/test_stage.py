@@ -73,6 +73,24 @@ class TestVerifying:
         assert stage.on_step_done(array("I", [3, 4, 5])).tolist() == [3, 4, 5]
         assert stage.next_step() is None
 
+    def test_a_drafter_draws_block_by_block_ahead_of_what_is_settled(self) -> None:
+        stage = new_stage(max_drafts=16)
+        stage.block_tokens = 3
+        stage.attach_downstream(truth(1, 0, [1, 2], limit=9), end=100)
+        drawn = []
+        for _ in range(3):
+            started = stage.next_step()
+            assert started is not None
+            drawn.append(started.num_drafts + 1)
+            stage.on_step_done(array("I", range(3, 3 + drawn[-1])))
+        assert drawn == [3, 3, 1]
+        # Two tokens of its run-ahead stand: one more completes the block.
+        stage.on_truth(truth(2, 2, [3, 4, 5, 3, 4], limit=12))
+        assert len(stage.tokens) - stage.settled == 2
+        started = stage.next_step()
+        assert started is not None
+        assert started.num_drafts == 0
+
 
 class TestTruthsDuringAStep:
     def test_picks_stand_when_the_truth_agrees_with_what_was_fed(self) -> None:
