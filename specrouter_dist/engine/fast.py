@@ -23,7 +23,7 @@ from specrouter_dist.engine.loading import (
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import ConfigError, EngineError, RequestError
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 _MOST_PADDING_ROWS = 128
 
@@ -166,6 +166,17 @@ class FastEngine:
         new_slot = self._sessions.fork(slot, length)
         self._sampler.fork(slot, new_slot, length)
         return new_slot
+
+    @torch.inference_mode()
+    def reuse(self, slot: int, tokens: TokenArray) -> int:
+        """Takes over what earlier sessions have published of a prefix of ``tokens``."""
+        num_cached = self._sessions.reuse(slot, tokens)
+        self._sampler.resume(slot, tokens[:num_cached])
+        return num_cached
+
+    def publish(self, slot: int, tokens: TokenArray) -> None:
+        """Leaves the pages of ``tokens``, which the session holds, to later sessions."""
+        self._sessions.publish(slot, tokens)
 
     def close(self, slot: int) -> None:
         """Frees the slot and the pages that no fork holds."""

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, PageTable, pages_for
+from specrouter_dist.engine.prefix_cache import PrefixCache
 from specrouter_dist.errors import EngineError, NoRoomError
+from specrouter_dist.speculation.messages import TokenArray
+
+_KEPT_SHARE = 0.5
+"""Most of the pages that sessions may leave behind for later ones."""
 
 
 @dataclass(slots=True)
@@ -28,6 +33,8 @@ class SessionTable:
 
     def __init__(self, cache: KvCache, max_sessions: int) -> None:
         self._cache = cache
+        num_kept = int(cache.allocator.num_free * _KEPT_SHARE)
+        self._prefixes = PrefixCache(cache.allocator, num_kept)
         self._max_sessions = max_sessions
         self._sessions: dict[int, Session] = {}
         self._free_slots = list(range(max_sessions - 1, -1, -1))
@@ -49,7 +56,7 @@ class SessionTable:
             NoRoomError: one of them is used up; nothing has been taken.
         """
         self._require_slot()
-        pages = self._cache.allocator.take(pages_for(num_positions))
+        pages = self._prefixes.take(pages_for(num_positions))
         return self._add(Session(PageTable(pages, self._cache.device), num_positions, stop_ids))
 
     def fork(self, slot: int, length: int) -> int:
@@ -67,12 +74,32 @@ class SessionTable:
         self._require_slot()
         num_shared = length // PAGE_TOKENS
         shared = parent.table.pages[:num_shared]
-        fresh = self._cache.allocator.take(len(parent.table.pages) - num_shared)
+        fresh = self._prefixes.take(len(parent.table.pages) - num_shared)
         self._cache.allocator.share(shared)
         if length % PAGE_TOKENS:
             self._cache.copy_page(parent.table.pages[num_shared], fresh[0])
         table = PageTable(shared + fresh, self._cache.device)
         return self._add(Session(table, parent.reserved, parent.stop_ids, length))
+
+    def reuse(self, slot: int, tokens: TokenArray) -> int:
+        """Copies the known pages of ``tokens`` into a session that has been fed nothing.
+
+        Copies, since a session whose pages lie in one run is read as a view in every step.
+
+        Returns:
+            how many positions are valid now, a multiple of the page below ``len(tokens)``.
+        """
+        session = self[slot]
+        assert session.fed == 0, f"slot {slot} has been fed"
+        found = self._prefixes.find(tokens)
+        for source, target in zip(found, session.table.pages, strict=False):
+            self._cache.copy_page(source, target)
+        session.fed = PAGE_TOKENS * min(len(found), len(session.table.pages))
+        return session.fed
+
+    def publish(self, slot: int, tokens: TokenArray) -> None:
+        """Leaves the whole pages of ``tokens``, which the session holds, to later sessions."""
+        self._prefixes.publish(tokens, self[slot].table.pages)
 
     def close(self, slot: int) -> None:
         """Frees the slot, and its pages unless a fork holds them.
@@ -97,7 +124,7 @@ class SessionTable:
         shared = [i for i in touched if allocator.users(pages[i]) > 1]
         if not shared:
             return
-        fresh = allocator.take(len(shared))
+        fresh = self._prefixes.take(len(shared))
         replaced = list(pages)
         for i, page in zip(shared, fresh, strict=True):
             self._cache.copy_page(pages[i], page)

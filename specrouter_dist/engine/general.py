@@ -33,7 +33,7 @@ from specrouter_dist.engine.general_checks import (
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import ConfigError, EngineError, NoRoomError
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 _PROMPT_GROUP = 128
 _GROUP = 8
@@ -177,6 +177,13 @@ class GeneralEngine:
         new_slot = self._reserve(session)
         self._sampler.fork(slot, new_slot, length)
         return new_slot
+
+    def reuse(self, slot: int, tokens: TokenArray) -> int:
+        """Nothing is kept between sessions."""
+        return 0
+
+    def publish(self, slot: int, tokens: TokenArray) -> None:
+        """Nothing is kept between sessions."""
 
     def close(self, slot: int) -> None:
         del self._sessions[slot]

@@ -75,6 +75,20 @@ class Engine(Protocol):
         """
         ...
 
+    def reuse(self, slot: int, tokens: TokenArray) -> int:
+        """Fills a session that has been fed nothing with what others published of ``tokens``.
+
+        Returns:
+            the length of the prefix that is cached now, below ``len(tokens)``; 0 if nothing is
+            known, or the engine keeps nothing.
+        """
+        ...
+
+    def publish(self, slot: int, tokens: TokenArray) -> None:
+        """Lets later sessions reuse the slot's first ``len(tokens)`` positions, which were fed
+        exactly ``tokens``."""
+        ...
+
     def extend(self, batch: Sequence[Extension]) -> list[Picks]:
         """Feeds every session's tokens in one forward and returns the picks, in order."""
         ...

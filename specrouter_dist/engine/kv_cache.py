@@ -41,6 +41,10 @@ class PageAllocator:
         """How many sessions hold ``page``."""
         return self._users[page]
 
+    def has_run(self, count: int) -> bool:
+        """Whether ``count`` pages in a row are free."""
+        return count <= self._num_free and self._run(count) is not None
+
     def take(self, count: int) -> list[int]:
         """``count`` free pages: the first contiguous run that is long enough, else the first free.
 

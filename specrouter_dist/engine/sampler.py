@@ -72,6 +72,12 @@ class Sampler:
             session.penalties = origin.penalties.fork(length)
         self._sessions[new_slot] = session
 
+    def resume(self, slot: int, tokens: TokenArray) -> None:
+        """The session begins with ``tokens``, which are not fed: penalties count them."""
+        penalties = self._sessions[slot].penalties
+        if penalties is not None:
+            penalties.append(tokens)
+
     def close(self, slot: int) -> None:
         """Forgets the session in ``slot``."""
         del self._sessions[slot]

@@ -120,6 +120,13 @@ class ToyEngine:
             )
         )
 
+    def reuse(self, slot: int, tokens: TokenArray) -> int:
+        """Nothing is kept between sessions."""
+        return 0
+
+    def publish(self, slot: int, tokens: TokenArray) -> None:
+        """Nothing is kept between sessions."""
+
     def close(self, slot: int) -> None:
         del self._sessions[slot]
         self._free.append(slot)

@@ -34,6 +34,7 @@ class Stage:
 
     Args:
         tokens: the stream to begin with; its first ``prompt_tokens`` are the prompt.
+        kv_len: how much of it is cached already.
         prompt_tokens: length of the prompt, at least 1.
         end: no position at or beyond it is wanted (prompt + max_tokens, or the context).
         ending: where the stream ends before that.
@@ -48,12 +49,13 @@ class Stage:
         prompt_tokens: int,
         end: int,
         ending: Ending,
+        kv_len: int = 0,
         chunk_tokens: int = 128,
         max_drafts: int = 1,
     ) -> None:
-        assert 1 <= prompt_tokens <= len(tokens)
+        assert 1 <= prompt_tokens <= len(tokens) and kv_len < len(tokens)
         self.tokens = TokenBuffer(tokens)
-        self.kv_len = 0
+        self.kv_len = kv_len
         self.settled = len(tokens)
         self.counts = StageCounts()
         self.up: UpstreamEdge | None = None

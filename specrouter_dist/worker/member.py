@@ -1,6 +1,7 @@
 """A member of a worker: its engine, its sessions that may have work, and their forwards."""
 
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
-from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.session import Session
@@ -66,8 +67,10 @@ class ModelHost:
         """Reserves a slot. Only drafters draw several tokens in one step."""
         end = min(request.end, self.engine.info.context_tokens)
         slot = self.engine.open(request.sampling, request.prompt_tokens, end)
+        tokens = array(TOKEN_TYPECODE, request.tokens)
         stage = Stage(
-            request.tokens,
+            tokens,
+            kv_len=self.engine.reuse(slot, tokens),
             prompt_tokens=request.prompt_tokens,
             end=end,
             ending=ending,
@@ -76,8 +79,9 @@ class ModelHost:
         return stage, slot
 
     def close(self, session: Session) -> None:
-        """Frees the session's slot and KV blocks."""
+        """Frees the session's slot and KV blocks; what they hold is left to later sessions."""
         self.ready.pop(session, None)
+        self._publish(session)
         self.engine.close(_slot(session))
 
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
@@ -121,6 +125,9 @@ class ModelHost:
             stage = session.model_stage
             accepted = stage.counts.accepted
             new = stage.on_step_done(picks.tokens)
+            if step.num_picks and step.start < session.prompt_tokens:
+                # The prompt has just been fed: others that begin alike need not wait for the end.
+                self._publish(session)
             accepted = stage.counts.accepted - accepted
             session.drafter_restarts = accepted < step.num_proposals
             was_judged = len(new) > accepted or accepted == step.num_proposals
@@ -129,6 +136,10 @@ class ModelHost:
                 observations.add_block(key, step.num_proposals, accepted)
             grown.append((session, new, picks))
         return grown
+
+    def _publish(self, session: Session) -> None:
+        stage = session.model_stage
+        self.engine.publish(_slot(session), stage.tokens.slice(0, stage.kv_len))
 
     def _observe_wait(
         self, session: Session, step: Step, now: float, observations: Observations

@@ -1,0 +1,84 @@
+"""Pages that sessions leave behind, found again by what they hold.
+
+A page's key is a hash of all tokens up to its end, so a hit is a prefix. A page is kept as one of
+its users (:class:`~specrouter_dist.engine.kv_cache.PageAllocator`) until the room is wanted.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, PageAllocator
+from specrouter_dist.errors import NoRoomError
+from specrouter_dist.speculation.messages import TokenArray
+
+_KEY_BYTES = 16
+
+
+class PrefixCache:
+    """Whole pages by their tokens and all before them, the least recently used given up first.
+
+    Args:
+        allocator: of the pages.
+        max_pages: most pages kept.
+    """
+
+    def __init__(self, allocator: PageAllocator, max_pages: int) -> None:
+        self._allocator = allocator
+        self._max_pages = max_pages
+        self._pages: OrderedDict[bytes, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def find(self, tokens: TokenArray) -> list[int]:
+        """The pages of the longest known prefix that leaves at least one token to be fed."""
+        found: list[tuple[bytes, int]] = []
+        for key in _keys(tokens, (len(tokens) - 1) // PAGE_TOKENS):
+            page = self._pages.get(key)
+            if page is None:
+                break
+            found.append((key, page))
+        # A page is of use only with all before it: the first ones are to be given up last.
+        for key, _ in reversed(found):
+            self._pages.move_to_end(key)
+        return [page for _, page in found]
+
+    def publish(self, tokens: TokenArray, pages: Sequence[int]) -> None:
+        """Keeps the whole pages of ``tokens``, which lie in ``pages`` and will not change."""
+        keys = list(_keys(tokens, min(len(tokens) // PAGE_TOKENS, self._max_pages)))
+        for key, page in reversed(list(zip(keys, pages, strict=False))):
+            if key not in self._pages:
+                self._allocator.share([page])
+                self._pages[key] = page
+            self._pages.move_to_end(key)
+        while len(self._pages) > self._max_pages:
+            self._give_up_oldest()
+
+    def take(self, count: int) -> list[int]:
+        """``count`` pages for a session; what is kept gives way, and to a contiguous run too.
+
+        Raises:
+            NoRoomError: sessions hold too many; nothing has been given up then.
+        """
+        allocator = self._allocator
+        reclaimable = sum(allocator.users(page) == 1 for page in self._pages.values())
+        if count > allocator.num_free + reclaimable:
+            raise NoRoomError(
+                f"KV cache: {count} pages wanted, {allocator.num_free + reclaimable} free"
+            )
+        while self._pages and not allocator.has_run(count):
+            self._give_up_oldest()
+        return allocator.take(count)
+
+    def _give_up_oldest(self) -> None:
+        _, page = self._pages.popitem(last=False)
+        self._allocator.drop([page])
+
+
+def _keys(tokens: TokenArray, num_pages: int) -> Iterator[bytes]:
+    key = b""
+    for start in range(0, num_pages * PAGE_TOKENS, PAGE_TOKENS):
+        content = tokens[start : start + PAGE_TOKENS].tobytes()
+        key = hashlib.blake2b(key + content, digest_size=_KEY_BYTES).digest()
+        yield key
