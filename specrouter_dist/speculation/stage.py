@@ -61,7 +61,8 @@ class Stage:
         self.up: UpstreamEdge | None = None
         self.down: DownstreamEdge | None = None
         self.block_tokens: int | None = None
-        """Downstream waits for so many tokens: a step draws no further than to a block's end."""
+        """Downstream waits for so many tokens: fewer are not sent while more can follow, and a
+        step draws no further than to a block's end. None: each step's are sent."""
         self._limit = end
         self._prompt_tokens = prompt_tokens
         self._end = end
@@ -257,13 +258,20 @@ class Stage:
         """What is to be said after the events of a tick: at most one message per edge."""
         messages: list[Message] = []
         down, up = self.down, self.up
-        if down is not None and (down.due or len(self.tokens) > down.sent):
+        if down is not None and (down.due or self._has_block(down)):
             messages.append(self._proposals(down))
         if up is not None and up.truth_due:
             up.version += 1
             up.truth_due = False
             messages.append(self._truth(up))
         return messages
+
+    def _has_block(self, down: DownstreamEdge) -> bool:
+        """Whether there is something new that downstream has use for now."""
+        if len(self.tokens) <= down.sent:
+            return False
+        wanted = self.block_tokens or 0
+        return len(self.tokens) - self.settled >= wanted or self._room() < 1
 
     def _proposals(self, down: DownstreamEdge) -> Proposals:
         start, down.sent, down.due = down.sent, len(self.tokens), False

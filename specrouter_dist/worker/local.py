@@ -29,6 +29,7 @@ class LocalClient:
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
+        self._failure: Exception | None = None
         self._receivers: dict[int, Callable[[Output | Failed], None]] = {}
 
     def submit(self, submit: Submit, receive: Callable[[Output | Failed], None]) -> None:
@@ -36,11 +37,21 @@ class LocalClient:
         assert self.worker is not None
         self._receivers[submit.request] = receive
         self.worker.submit(submit)
+        if self._failure is not None:
+            self.fail(self._failure)
 
     def cancel(self, request: int) -> None:
         """Frees every level of the request; its last Output says ``cancelled``."""
         assert self.worker is not None
         self.worker.submit(Cancel(request))
+
+    def fail(self, error: Exception) -> None:
+        """The engine thread has ended: nobody would answer any more."""
+        self._failure = error
+        for request in list(self._receivers):
+            text = f"the engine has failed: {error!r}"
+            if (receive := self._receivers.pop(request, None)) is not None:
+                receive(Failed(request, "UnavailableError", text))
 
     def deliver(self, message: Output | Failed) -> None:
         """Called on the engine thread."""
@@ -86,6 +97,7 @@ class LocalPool:
             self._router.table,
             lambda submit: make_ending(tokenizer, submit),
             self.client.deliver,
+            on_failure=self.client.fail,
         )
         self.client.worker = self.worker
         self.worker.start()

@@ -104,7 +104,7 @@ class ModelHost:
         return batch
 
     def forward(
-        self, batch: list[tuple[Session, Step]], observations: Observations
+        self, batch: Sequence[tuple[Session, Step]], observations: Observations
     ) -> list[tuple[Session, TokenArray, Picks]]:
         """Runs the steps as one ragged batch; returns by what each stream grew."""
         threads = max(session.threads for session, _ in batch)
@@ -118,7 +118,6 @@ class ModelHost:
         started = time.perf_counter()
         all_picks = self.engine.extend(extensions)
         elapsed_us = (time.perf_counter() - started) * 1e6
-        self._observe_forward(batch, elapsed_us, observations)
         grown = []
         for (session, step), picks in zip(batch, all_picks, strict=True):
             session.device_us += elapsed_us / len(batch)
@@ -152,12 +151,10 @@ class ModelHost:
             key = WaitKey(session.wanted[0], self.name, step.num_proposals)
             observations.add_wait(key, (now - since) * 1e6)
 
-    def _observe_forward(
-        self,
-        batch: list[tuple[Session, Step]],
-        elapsed_us: float,
-        observations: Observations,
+    def observe_turn(
+        self, batch: Sequence[tuple[Session, Step]], elapsed_us: float, observations: Observations
     ) -> None:
+        """Takes the time of a forward and of all that the engine thread does for it."""
         num_rows = sum(len(step.tokens) for _, step in batch)
         num_drafts = {step.num_drafts for _, step in batch}
         if num_rows > _LARGEST_TIMED_ROWS or len(num_drafts) > 1:

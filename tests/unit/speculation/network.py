@@ -43,6 +43,7 @@ class Attach:
     plan_number: int
     wanted: tuple[int, ...]
     knobs: tuple[EdgeKnobs, ...]
+    block_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ class Network:
         edge = EdgeId(SESSION, node.num_attaches, node.incarnation << 8 | node.index)
         truth = node.model.attach_upstream(edge, node.knobs[-1])
         self.oracle.on_sent(node, truth)
-        attach = Attach(truth, node.plan_number, node.wanted[:-1], node.knobs[:-1])
+        block_tokens = node.knobs[-1].patience or None
+        attach = Attach(truth, node.plan_number, node.wanted[:-1], node.knobs[:-1], block_tokens)
         self.control.setdefault((node.index, node.wanted[-1]), []).append(attach)
 
     def _release(self, node: Node) -> None:
@@ -249,6 +251,8 @@ class Network:
         assert node.stage is not None
         self.oracle.on_attach(node)
         node.stage.attach_downstream(attach.truth, self.scenario.end)
+        if isinstance(node.stage, Stage):
+            node.stage.block_tokens = attach.block_tokens
         node.down = down
         self.oracle.on_truth(node, attach.truth, attach.truth.tokens, self.nodes[down])
         self._want(node, attach.plan_number, attach.wanted, attach.knobs)
