@@ -1,5 +1,6 @@
 """Chains of toy members: in one worker, over several, with losses."""
 
+import queue
 import time
 from collections.abc import Callable
 
@@ -7,9 +8,10 @@ import pytest
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.links.control import Failed
+from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.worker.chains import LEASE_S
-from specrouter_dist.worker.worker import SetPlans
+from specrouter_dist.worker.worker import Call, SetPlans
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -73,6 +75,17 @@ def test_drafters_are_used_and_counted_at_every_level(toys: Toys) -> None:
     assert set(levels) == {("small", "medium"), ("medium", "target")}
     assert all(accepted > 0 for accepted in levels.values())
     assert last.stats["num_rounds"] < 120  # type: ignore[operator]
+
+
+def test_waits_for_blocks_are_observed(toys: Toys) -> None:
+    request = toys.submit(PROMPT, plan("small", "target"), sampling(max_tokens=200))
+    toys.collect(request)
+    taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
+    worker = toys.workers["target"]
+    worker.hub.post(Call(lambda: taken.put(worker.take_observations())))
+    found = taken.get(timeout=10).waits
+    assert found.keys() == {WaitKey("small", "target", 4)}
+    assert all(times.total_us > 0 for times in found.values())
 
 
 def test_concurrent_requests_do_not_mix(toys: Toys) -> None:

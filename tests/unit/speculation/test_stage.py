@@ -91,6 +91,23 @@ class TestVerifying:
         assert started is not None
         assert started.num_drafts == 0
 
+    def test_a_middle_stage_sends_whole_blocks(self) -> None:
+        stage = middle()
+        stage.block_tokens = 3
+        for token in (4, 5):
+            step(stage, token)
+            assert [m for m in stage.flush() if isinstance(m, Proposals)] == []
+        step(stage, 6)
+        sent = [m for m in stage.flush() if isinstance(m, Proposals)]
+        assert [m.tokens.tolist() for m in sent] == [[4, 5, 6]]
+
+    def test_what_cannot_become_a_whole_block_is_sent_as_it_is(self) -> None:
+        stage = middle()
+        stage.block_tokens = 3
+        step(stage, STOP)
+        sent = [m for m in stage.flush() if isinstance(m, Proposals)]
+        assert [(m.tokens.tolist(), m.more) for m in sent] == [([STOP], False)]
+
 
 class TestTruthsDuringAStep:
     def test_picks_stand_when_the_truth_agrees_with_what_was_fed(self) -> None:

@@ -1,0 +1,99 @@
+"""What a step of each member costs, on one core: one token drawn, and a verify of a block.
+
+    python -m benchmarks.steps --json
+
+The members of the pool in one process, each with its engine, dtype and quantisation. A round is
+one step of every kind of every member in turn, so that each finds the caches as another has left
+them, as in a chain. ``hot`` is the same step repeated at once.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from array import array
+
+import torch
+from tqdm import trange
+
+from benchmarks.environment import environment
+from specrouter_dist.cli.session import open_pool
+from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.engine.interface import Engine, Extension
+from specrouter_dist.pools.loading import model_members
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+
+_CONTEXT_TOKENS = 128
+_WARM_UP = 20
+_GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
+
+
+class Stepper:
+    """One member with a session of ``_CONTEXT_TOKENS`` tokens."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        tokens = array(TOKEN_TYPECODE, [5] * _CONTEXT_TOKENS)
+        self._slot = engine.open(_GREEDY, _CONTEXT_TOKENS, _CONTEXT_TOKENS + 32)
+        engine.extend([Extension(self._slot, 0, tokens, 1)])
+
+    def step_us(self, num_rows: int) -> float:
+        """Time of a forward of ``num_rows``, a pick after each."""
+        tokens = array(TOKEN_TYPECODE, [5] * num_rows)
+        started = time.perf_counter()
+        self._engine.extend([Extension(self._slot, _CONTEXT_TOKENS, tokens, num_rows)])
+        return (time.perf_counter() - started) * 1e6
+
+
+def measure(steppers: dict[str, Stepper], rounds: int) -> dict[tuple[str, int, str], float]:
+    """Median times by member, number of rows and ``hot`` or ``cold``."""
+    samples: dict[tuple[str, int, str], list[float]] = {}
+    for number in trange(_WARM_UP + rounds, desc="rounds", leave=False):
+        for num_rows in (1, 4, 8):
+            for name, stepper in steppers.items():
+                cold, hot = stepper.step_us(num_rows), stepper.step_us(num_rows)
+                if number >= _WARM_UP:
+                    samples.setdefault((name, num_rows, "cold"), []).append(cold)
+                    samples.setdefault((name, num_rows, "hot"), []).append(hot)
+    return {key: statistics.median(values) for key, values in samples.items()}
+
+
+def main() -> None:
+    """Parses the arguments, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pool", default="tiny")
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    pool, report = open_pool(arguments.pool, dtype=None)
+    torch.set_num_threads(1)
+    steppers = {
+        member.name: Stepper(
+            load_engine(
+                member,
+                pool.directories[member.name],
+                num_ids=report.num_ids,
+                exact=pool.config.exact and member.role == "target",
+            )
+        )
+        for member in model_members(pool)
+    }
+    medians = measure(steppers, arguments.rounds)
+    target = pool.config.target.name
+    rows = [
+        {
+            "member": name,
+            "rows": num_rows,
+            "caches": caches,
+            "us": round(us, 1),
+            "target_steps": round(us / medians[target, 1, "hot"], 3),
+        }
+        for (name, num_rows, caches), us in sorted(medians.items())
+    ]
+    head = {"benchmark": "steps", "arguments": vars(arguments), **environment()}
+    print(json.dumps({**head, "rows": rows}, indent=None if arguments.json else 2))
+
+
+if __name__ == "__main__":
+    main()
