@@ -2,9 +2,9 @@
 
     python -m benchmarks.steps --json
 
-The members of the pool in one process, each with its engine, dtype and quantisation. A round is
-one step of every kind of every member in turn, so that each finds the caches as another has left
-them, as in a chain. ``hot`` is the same step repeated at once.
+The members of the pool in one process, each with its engine, dtype and quantisation. ``in turn``:
+one step of every member after the other, so that each finds the caches as the others have left
+them. ``in a row``: 30 steps of one member, then of the next.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from array import array
+from itertools import product
 
 import torch
 from tqdm import trange
@@ -25,7 +26,7 @@ from specrouter_dist.pools.loading import model_members
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
 _CONTEXT_TOKENS = 128
-_WARM_UP = 20
+_IN_A_ROW = 30
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
 
 
@@ -47,15 +48,13 @@ class Stepper:
 
 
 def measure(steppers: dict[str, Stepper], rounds: int) -> dict[tuple[str, int, str], float]:
-    """Median times by member, number of rows and ``hot`` or ``cold``."""
+    """Median times by member, number of rows and order."""
     samples: dict[tuple[str, int, str], list[float]] = {}
-    for number in trange(_WARM_UP + rounds, desc="rounds", leave=False):
-        for num_rows in (1, 4, 8):
-            for name, stepper in steppers.items():
-                cold, hot = stepper.step_us(num_rows), stepper.step_us(num_rows)
-                if number >= _WARM_UP:
-                    samples.setdefault((name, num_rows, "cold"), []).append(cold)
-                    samples.setdefault((name, num_rows, "hot"), []).append(hot)
+    for _ in trange(rounds, desc="rounds", leave=False):
+        for num_rows, repeats in product((1, 4, 8), (1, _IN_A_ROW)):
+            for (name, stepper), _ in product(steppers.items(), range(repeats)):
+                order = "in turn" if repeats == 1 else "in a row"
+                samples.setdefault((name, num_rows, order), []).append(stepper.step_us(num_rows))
     return {key: statistics.median(values) for key, values in samples.items()}
 
 
@@ -63,7 +62,7 @@ def main() -> None:
     """Parses the arguments, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
-    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
@@ -85,11 +84,11 @@ def main() -> None:
         {
             "member": name,
             "rows": num_rows,
-            "caches": caches,
+            "order": order,
             "us": round(us, 1),
-            "target_steps": round(us / medians[target, 1, "hot"], 3),
+            "target_steps": round(us / medians[target, 1, order], 3),
         }
-        for (name, num_rows, caches), us in sorted(medians.items())
+        for (name, num_rows, order), us in sorted(medians.items())
     ]
     head = {"benchmark": "steps", "arguments": vars(arguments), **environment()}
     print(json.dumps({**head, "rows": rows}, indent=None if arguments.json else 2))
