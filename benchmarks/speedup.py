@@ -4,7 +4,8 @@
 
 Both arms run through the same actors (or, with ``--backend local``, the same process), one
 request at a time, counted in token ids. A pair is one prompt through both arms, in alternating
-order. ``--no-exact`` also prints what exact mode costs the target alone.
+order, without a prefix cache, which would serve the second arm what the first has computed.
+``--no-exact`` turns exact mode off.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
-from specrouter_dist.config import SamplingParams
+from specrouter_dist.config import ModelMember, SamplingParams
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
-    pool = _with_exact(pool, exact=not arguments.no_exact)
+    pool = _prepared(pool, exact=not arguments.no_exact)
     prompts = read_prompts(arguments.data, arguments.split, arguments.per_task)
     target = pool.config.target.name
     chain = None if arguments.chain == "auto" else tuple(arguments.chain.split(","))
@@ -121,9 +122,14 @@ def main() -> None:
     )
 
 
-def _with_exact(pool: Pool, *, exact: bool) -> Pool:
-    config = pool.config.model_copy(update={"exact": exact})
-    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{exact}")
+def _prepared(pool: Pool, *, exact: bool) -> Pool:
+    cold = {"prefix_cache": False}
+    members = tuple(
+        member.model_copy(update=cold) if isinstance(member, ModelMember) else member
+        for member in pool.config.members
+    )
+    config = pool.config.model_copy(update={"exact": exact, "members": members})
+    return replace(pool, config=config, config_hash=f"{pool.config_hash}:speedup:{exact}")
 
 
 if __name__ == "__main__":

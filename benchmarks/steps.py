@@ -73,7 +73,7 @@ def main() -> None:
                 member,
                 pool.directories[member.name],
                 num_ids=report.num_ids,
-                exact=pool.config.exact and member.role == "target",
+                exact=pool.config.exact,
             )
         )
         for member in model_members(pool)

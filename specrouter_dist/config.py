@@ -149,6 +149,8 @@ class ModelMember(UserModel):
     kv_tokens: int = Field(default=32768, ge=64)
     """KV cache size, in tokens over all sessions."""
     max_sessions: int = Field(default=64, ge=1)
+    prefix_cache: bool = True
+    """Keep the KV of earlier requests for later ones that begin alike, while there is room."""
 
     @model_validator(mode="after")
     def _quantization_fits(self) -> Self:

@@ -46,7 +46,7 @@ class WorkerActor:
             member,
             spec.directory,
             num_ids=spec.num_ids,
-            exact=spec.exact and member.role == "target",
+            exact=spec.exact,
         )
         self._taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
         self._taken.put(profile(member.name, engine, drafts=member.role != "target"))

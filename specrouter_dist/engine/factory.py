@@ -21,7 +21,7 @@ def load_engine(
         member: its engine, device, dtype and sizes.
         directory: the model, in Hugging Face format.
         num_ids: only the first so many ids may be drawn; None: all.
-        exact: fixed shapes, so that picks do not depend on the batch.
+        exact: whether the pool wants exact mode; only the target, whose picks count, runs in it.
 
     Raises:
         ConfigError: a file is missing or broken, or a size does not fit the model.
@@ -35,8 +35,13 @@ def load_engine(
             f"member {member.name!r}: quantization: only the fast engine has it, and {directory} "
             "is for the general one"
         )
-    load = partial(FastEngine.load, int8=member.quantization == "int8")
-    return (load if fast else GeneralEngine.load)(
+    load_fast = partial(
+        FastEngine.load,
+        int8=member.quantization == "int8",
+        prefix_cache=member.prefix_cache,
+    )
+    load = load_fast if fast else GeneralEngine.load
+    return load(
         directory,
         dtype=member.dtype,
         device=member.device,
@@ -44,7 +49,7 @@ def load_engine(
         kv_tokens=member.kv_tokens,
         max_sessions=member.max_sessions,
         num_ids=num_ids,
-        exact=exact,
+        exact=exact and member.role == "target",
     )
 
 

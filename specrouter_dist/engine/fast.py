@@ -40,6 +40,7 @@ class FastEngine:
         self,
         decoder: LlamaDecoder,
         cache: KvCache,
+        sessions: SessionTable,
         sampler: Sampler,
         info: ModelInfo,
         *,
@@ -55,7 +56,7 @@ class FastEngine:
         self._rotary = rotary.to(device)
         max_keys = pages_for(info.context_tokens) * PAGE_TOKENS
         self._masks = CausalMasks(max_keys, cache.layers[0].dtype, device)
-        self._sessions = SessionTable(cache, info.max_sessions)
+        self._sessions = sessions
 
     @classmethod
     def load(
@@ -70,6 +71,7 @@ class FastEngine:
         num_ids: int | None,
         exact: bool,
         int8: bool = False,
+        prefix_cache: bool = True,
     ) -> Self:
         """Loads a Hugging Face directory (``config.json`` and safetensors).
 
@@ -84,6 +86,7 @@ class FastEngine:
             exact: whether picks must not depend on batch and block sizes
                 (:mod:`~specrouter_dist.engine.exactness`).
             int8: whether weights are rounded to 8 bits (CPU, not with ``exact``).
+            prefix_cache: whether pages are kept for later sessions.
 
         Raises:
             ConfigError: a file or tensor is missing or broken, a size does not fit the model, or
@@ -98,6 +101,7 @@ class FastEngine:
         plan = memory_plan(
             shape,
             dtype=dtype,
+            int8=int8,
             device=where,
             kv_tokens=num_pages * PAGE_TOKENS,
             num_ids=ids,
@@ -127,7 +131,9 @@ class FastEngine:
                 kv_bytes=cache.num_bytes,
                 max_sessions=max_sessions,
             )
-            return cls(decoder, cache, Sampler(ids, max_sessions, where), info, exact=exact)
+            sessions = SessionTable(cache, max_sessions, prefix_cache=prefix_cache)
+            sampler = Sampler(ids, max_sessions, where)
+            return cls(decoder, cache, sessions, sampler, info, exact=exact)
 
     @property
     def info(self) -> ModelInfo:

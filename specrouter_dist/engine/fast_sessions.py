@@ -29,11 +29,12 @@ class SessionTable:
     Args:
         cache: whose pages they reserve.
         max_sessions: how many may be open at once.
+        prefix_cache: whether pages are kept for later sessions.
     """
 
-    def __init__(self, cache: KvCache, max_sessions: int) -> None:
+    def __init__(self, cache: KvCache, max_sessions: int, *, prefix_cache: bool) -> None:
         self._cache = cache
-        num_kept = int(cache.allocator.num_free * _KEPT_SHARE)
+        num_kept = int(cache.allocator.num_free * _KEPT_SHARE) if prefix_cache else 0
         self._prefixes = PrefixCache(cache.allocator, num_kept)
         self._max_sessions = max_sessions
         self._sessions: dict[int, Session] = {}

@@ -17,6 +17,9 @@ from specrouter_dist.errors import ConfigError, EngineError
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
 
+INT8_WEIGHT_BYTES = 3
+"""Of a weight that is held in int8 and in bf16."""
+
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
@@ -130,13 +133,20 @@ def attention_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def memory_plan(
-    shape: LlamaShape, *, dtype: Dtype, device: torch.device, kv_tokens: int, num_ids: int | None
+    shape: LlamaShape,
+    *,
+    dtype: Dtype,
+    int8: bool,
+    device: torch.device,
+    kv_tokens: int,
+    num_ids: int | None,
 ) -> MemoryPlan:
     """What loading a model of ``shape`` will take.
 
-    Embedding and head are kept apart even when tied: the head is packed for its kernel.
+    Embedding and head are kept apart even when tied: the head is packed for its kernel. Weights in
+    int8 are held in bf16 as well, for forwards of many rows.
     """
-    width = TORCH_DTYPES[dtype].itemsize
+    width = INT8_WEIGHT_BYTES if int8 else TORCH_DTYPES[dtype].itemsize
     num_weights = shape.num_parameters + shape.tied * (num_ids or shape.vocab_size) * (
         shape.hidden_size
     )

@@ -22,6 +22,8 @@ from specrouter_dist.pools.model_files import (
 )
 
 _ELEMENT_BYTES = {Dtype.FP32: 4, Dtype.BF16: 2}
+_INT8_WEIGHT_BYTES = 3
+"""Held in int8, and in bf16 for forwards of many rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def _check_member(member: ModelMember, directory: Path) -> MemberReport:
     weight_bytes = (
         sum(path.stat().st_size for path in weight_files(directory))
         if num_parameters is None
-        else num_parameters * element_bytes
+        else num_parameters * (_INT8_WEIGHT_BYTES if member.quantization else element_bytes)
     )
     limit = member.context_tokens or shape.context_tokens
     if limit > shape.context_tokens:

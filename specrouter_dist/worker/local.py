@@ -74,7 +74,7 @@ class LocalPool:
                     member,
                     pool.directories[member.name],
                     num_ids=report.num_ids,
-                    exact=pool.config.exact and member.role == "target",
+                    exact=pool.config.exact,
                 ),
                 is_target=member.role == "target",
             )

@@ -149,6 +149,14 @@ class TestEngine:
             engine.publish(slot, tokens)
         assert picks[0] == picks[1]
 
+    def test_nothing_is_kept_where_it_is_not_wanted(self, saved: Path) -> None:
+        engine = load(saved, prefix_cache=False)
+        tokens = text(120, 100)
+        slot = engine.open(GREEDY, len(tokens), 200)
+        self.feed(engine, tokens, 0, slot)
+        engine.publish(slot, tokens)
+        assert engine.reuse(engine.open(GREEDY, len(tokens), 200), tokens) == 0
+
     def test_what_is_kept_gives_way_to_sessions(self, engine: FastEngine) -> None:
         for seed in range(6):
             tokens = array("I", [(token + seed) % 120 for token in text(120, 200)])
