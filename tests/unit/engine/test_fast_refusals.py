@@ -154,7 +154,12 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         save(small(tie_word_embeddings=tied), directory)
         info = load(directory, kv_tokens=640).info
         plan = memory_plan(
-            read_shape(directory), dtype=Dtype.FP32, device=CPU, kv_tokens=640, num_ids=None
+            read_shape(directory),
+            dtype=Dtype.FP32,
+            int8=False,
+            device=CPU,
+            kv_tokens=640,
+            num_ids=None,
         )
         assert plan.kv_bytes == info.kv_bytes
         norms = 5 * SMALL["hidden_size"] * 4

@@ -36,9 +36,16 @@ def test_the_embedded_pool_can_run() -> None:
 
 
 def test_fp32_takes_twice_the_memory_of_bf16() -> None:
-    bf16 = check_pool(load_pool("tiny"))
-    fp32 = check_pool(load_pool("tiny", dtype=Dtype.FP32))
-    assert fp32.required_bytes == 2 * bf16.required_bytes
+    bf16 = check_pool(load_pool("tiny")).member("target")
+    fp32 = check_pool(load_pool("tiny", dtype=Dtype.FP32)).member("target")
+    assert fp32.weight_bytes == 2 * bf16.weight_bytes
+    assert fp32.kv_bytes == 2 * bf16.kv_bytes
+
+
+def test_weights_in_int8_are_held_in_bf16_as_well() -> None:
+    medium = check_pool(load_pool("tiny")).member("medium")
+    assert medium.num_parameters is not None
+    assert medium.weight_bytes == 3 * medium.num_parameters
 
 
 def test_a_cache_takes_keys_and_values_of_every_layer() -> None:
