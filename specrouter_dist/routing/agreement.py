@@ -48,26 +48,33 @@ class AgreementTable:
         pair.num_blocks += survival.num_blocks
         pair.num_empty += survival.num_empty
 
-    def expected_tokens(self, key: PairKey, num_proposals: int) -> float:
+    def mean(self, key: PairKey) -> float:
+        """Share of the proposals that were judged which were accepted."""
+        pair = self._pairs.get(key, _Pair())
+        return (sum(pair.accepted) + PRIOR_AGREEMENT * _PRIOR_WEIGHT) / (
+            sum(pair.reached) + _PRIOR_WEIGHT
+        )
+
+    def expected_tokens(self, key: PairKey, num_proposals: int, scale: float = 1.0) -> float:
         """Tokens a round of ``num_proposals`` yields, the recovered or bonus token included.
 
         The sum of the survival s_0..s_n (Leviathan et al. with measured s_k instead of
-        alpha^k), weighted by how often the drafter has something to propose.
+        alpha^k), weighted by how often the drafter has something to propose. ``scale``: for a
+        request that accepts so many times as often as usual at every position.
         """
         pair = self._pairs.get(key, _Pair())
-        pooled = (sum(pair.accepted) + PRIOR_AGREEMENT * _PRIOR_WEIGHT) / (
-            sum(pair.reached) + _PRIOR_WEIGHT
-        )
+        pooled = self.mean(key)
         survival, total = 1.0, 1.0
         for k in range(num_proposals):
             reached = pair.reached[k] if k < len(pair.reached) else 0.0
             accepted = pair.accepted[k] if k < len(pair.accepted) else 0.0
-            survival *= (accepted + pooled * _PRIOR_WEIGHT) / (reached + _PRIOR_WEIGHT)
+            usual = (accepted + pooled * _PRIOR_WEIGHT) / (reached + _PRIOR_WEIGHT)
+            survival *= min(1.0, usual * scale)
             total += survival
         empty = pair.num_empty / pair.num_blocks if pair.num_blocks else 0.0
         return empty + (1 - empty) * total
 
-    def survival(self, key: PairKey, num_proposals: int) -> float:
+    def survival(self, key: PairKey, num_proposals: int, scale: float = 1.0) -> float:
         """Probability that all of ``num_proposals`` proposals are accepted."""
-        more = self.expected_tokens(key, num_proposals)
-        return more - self.expected_tokens(key, num_proposals - 1)
+        more = self.expected_tokens(key, num_proposals, scale)
+        return more - self.expected_tokens(key, num_proposals - 1, scale)

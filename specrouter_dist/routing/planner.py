@@ -63,20 +63,25 @@ class Planner:
         ]
         return sorted(found, key=lambda candidate: candidate.predicted_us)
 
-    def evaluate(self, chain: Sequence[str], *, greedy: bool) -> Candidate | None:
-        """``chain`` with its best knobs; None if a member's times are unknown."""
+    def evaluate(
+        self, chain: Sequence[str], *, greedy: bool, scale: float = 1.0
+    ) -> Candidate | None:
+        """``chain`` with its best knobs; None if a member's times are unknown.
+
+        ``scale``: for a request with which the target agrees so many times as often as usual.
+        """
         can_overlap = self.overlap and len(chain) > 1 and chain[-2] not in self.lookups
         ways = (False, True) if can_overlap else (False,)
-        found = [self._with_best_lengths(chain, overlap, greedy=greedy) for overlap in ways]
+        found = [self._with_best_lengths(chain, overlap, greedy, scale) for overlap in ways]
         return min(filter(None, found), key=lambda way: way.predicted_us, default=None)
 
     def _with_best_lengths(
-        self, chain: Sequence[str], overlap: bool, *, greedy: bool
+        self, chain: Sequence[str], overlap: bool, greedy: bool, scale: float
     ) -> Candidate | None:
         lengths: list[int] = []
         for _ in pairwise(chain):
             options = (
-                self.predict(chain, (*lengths, length), overlap, greedy=greedy)
+                self.predict(chain, (*lengths, length), overlap, greedy=greedy, scale=scale)
                 for length in range(1, MAX_DRAFT_TOKENS + 1)
             )
             known = [option for option in options if option is not None]
@@ -84,17 +89,24 @@ class Planner:
                 return None
             best = min(known, key=lambda option: option.predicted_us)
             lengths = list(best.num_draft_tokens)
-        return self.predict(chain, tuple(lengths), overlap, greedy=greedy)
+        return self.predict(chain, tuple(lengths), overlap, greedy=greedy, scale=scale)
 
     def predict(
-        self, chain: Sequence[str], lengths: Sequence[int], overlap: bool, *, greedy: bool
+        self,
+        chain: Sequence[str],
+        lengths: Sequence[int],
+        overlap: bool,
+        *,
+        greedy: bool,
+        scale: float = 1.0,
     ) -> Candidate | None:
         """The time per token of the stage below the last of ``lengths``; None if unknown."""
         tau: float | None = None
         if len(chain) == 1:
             tau = self.latency.forward_us(chain[0], 1)
         for (draft, verifier), length in zip(pairwise(chain), lengths, strict=False):
-            ahead = overlap and verifier == self.members[-1]
+            is_last = verifier == self.members[-1]
+            ahead, ratio = overlap and is_last, scale if is_last else 1.0
             block_us = self._drafting_us(draft, length) if tau is None else length * tau
             forward_us = self.latency.forward_us(verifier, length + 1, overlapped=ahead)
             if block_us is None or forward_us is None:
@@ -103,9 +115,10 @@ class Planner:
             if draft not in self.lookups:
                 block_us += self.latency.hop_us(draft, verifier)
             if ahead:
-                is_ready = self.agreement.survival(pair, length + 1)
+                is_ready = self.agreement.survival(pair, length + 1, ratio)
                 block_us -= is_ready * min(block_us, forward_us)
-            tau = (block_us + forward_us) / self.agreement.expected_tokens(pair, length)
+            num_tokens = self.agreement.expected_tokens(pair, length, ratio)
+            tau = (block_us + forward_us) / num_tokens
         return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau, overlap)
 
     def _drafting_us(self, drafter: str, length: int) -> float | None:

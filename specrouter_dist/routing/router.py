@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.latency import LatencyTable
-from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.observations import Observations, PairKey
 from specrouter_dist.routing.planner import Candidate, Planner, to_plan
-from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.plans import Ladder, PlanTable, Rung
 
 _HYSTERESIS = 0.05
 """A choice replaces the present one when it is predicted to be faster by this share."""
+
+
+_SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
+"""Agreement of requests, relative to the usual, that have a plan of their own."""
 
 
 class Router:
@@ -41,7 +45,7 @@ class Router:
         )
         self._threads = threads
         self._number = 0
-        alone = Plan(chain=(models[-1],), threads=threads)
+        alone = Ladder.only(Plan(chain=(models[-1],), threads=threads))
         self.table = PlanTable(alone, alone)
 
     def observe(self, observations: Observations) -> None:
@@ -74,15 +78,31 @@ class Router:
         self.table = PlanTable(greedy or self.table.greedy, sampled or self.table.sampled)
         return self.table
 
-    def _choose(self, present: Plan, *, greedy: bool) -> Plan | None:
+    def _choose(self, ladder: Ladder, *, greedy: bool) -> Ladder | None:
         candidates = self.candidates(greedy=greedy)
         if not candidates:
             return None
-        best = candidates[0]
+        best, present = candidates[0], ladder.plan
         lengths = tuple(edge.patience for edge in present.edges)
         overlap = any(edge.window > edge.burst for edge in present.edges)
         ours = self._planner.predict(present.chain, lengths, overlap, greedy=greedy)
         if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
             return None
         self._number += 1
-        return to_plan(best, self._number, self._threads)
+        return self._ladder(best, greedy=greedy)
+
+    def _ladder(self, usual: Candidate, *, greedy: bool) -> Ladder:
+        """The same chain for requests that agree more or less, or the target alone."""
+        plan = to_plan(usual, self._number, self._threads)
+        if len(usual.chain) == 1:
+            return Ladder.only(plan)
+        alone = self._planner.evaluate(usual.chain[-1:], greedy=greedy)
+        rungs = [Rung(1.0, plan)]
+        for scale in _SCALES:
+            drafted = self._planner.evaluate(usual.chain, greedy=greedy, scale=scale)
+            known = [way for way in (drafted, alone) if way is not None]
+            best = min(known, key=lambda way: way.predicted_us)
+            rungs.append(Rung(scale, to_plan(best, self._number, self._threads)))
+        draft, verifier = usual.chain[-2:]
+        agreement = self.agreement.mean(PairKey(draft, verifier, greedy))
+        return Ladder(plan, agreement, tuple(rungs))

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from specrouter_dist.config import Plan
 from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
 from specrouter_dist.links.address import Peer
@@ -21,10 +22,15 @@ MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Request:
     peer: Peer | None
     submit: Submit
+    plan: Plan | None = None
+    """In force now; None before it is admitted."""
+    num_accepted: int = 0
+    num_rejected: int = 0
+    """Proposals judged before this ladder's drafter was attached."""
 
 
 class Requests:
@@ -58,7 +64,9 @@ class Requests:
         self._table = table
         for request, session in self._open.values():
             if request.submit.plan is None:
-                self._chains.want(session, table.plan(greedy=session.sampling.greedy))
+                counts = session.model_stage.counts
+                request.num_accepted, request.num_rejected = counts.accepted, counts.truncations
+                self._follow(request, session, table.plan(greedy=session.sampling.greedy))
 
     def on_submit(self, peer: Peer | None, submit: Submit) -> None:
         """Admits the request, queues it, or refuses it."""
@@ -112,6 +120,24 @@ class Requests:
         )
         if reason:
             self._close(request, session)
+        elif request.submit.plan is None and step.num_proposals:
+            self._reconsider(request, session)
+
+    def _reconsider(self, request: _Request, session: Session) -> None:
+        """A request that agrees more or less than others gets the plan that suits it."""
+        assert request.plan is not None
+        counts = session.model_stage.counts
+        plan = self._table.ladder(greedy=session.sampling.greedy).choose(
+            request.plan,
+            counts.accepted - request.num_accepted,
+            counts.truncations - request.num_rejected,
+        )
+        if plan is not request.plan:
+            self._follow(request, session, plan)
+
+    def _follow(self, request: _Request, session: Session, plan: Plan) -> None:
+        request.plan = plan
+        self._chains.want(session, plan)
 
     def _check(self, submit: Submit) -> None:
         info = self._target.engine.info
@@ -148,7 +174,7 @@ class Requests:
             self._queue.popleft()
             self._open[session.id] = (request, session)
             plan = request.submit.plan or self._table.plan(greedy=session.sampling.greedy)
-            self._chains.want(session, plan)
+            self._follow(request, session, plan)
             self._touch(session)
 
     def _open_session(self, submit: Submit) -> Session:

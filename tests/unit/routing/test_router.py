@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 
+from specrouter_dist.config import Plan
 from specrouter_dist.routing.agreement import PRIOR_AGREEMENT, AgreementTable
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
@@ -16,6 +17,7 @@ from specrouter_dist.routing.observations import (
     WaitKey,
 )
 from specrouter_dist.routing.planner import Planner, to_plan
+from specrouter_dist.routing.plans import Ladder, Rung
 from specrouter_dist.routing.router import Router
 
 
@@ -224,17 +226,43 @@ class TestPlanner:
         assert planner.candidates(greedy=True) == []
 
 
+class TestLadder:
+    low, usual, high = (Plan(number=number, chain=("target",)) for number in (1, 2, 3))
+    rungs = (Rung(1.0, usual), Rung(0.5, low), Rung(1.2, high))
+    ladder = Ladder(usual, 0.6, rungs)
+
+    def test_a_request_begins_with_the_usual_plan(self) -> None:
+        assert self.ladder.choose(self.usual, 0, 0) is self.usual
+
+    def test_evidence_moves_it(self) -> None:
+        assert self.ladder.choose(self.usual, 0, 20) is self.low
+        assert self.ladder.choose(self.usual, 60, 0) is self.high
+        assert self.ladder.choose(self.low, 60, 40) is self.usual
+
+    def test_little_evidence_does_not(self) -> None:
+        assert self.ladder.choose(self.usual, 0, 2) is self.usual
+        assert self.ladder.choose(self.usual, 3, 0) is self.usual
+
+    def test_it_does_not_go_to_and_fro_at_a_border(self) -> None:
+        # 0.75 is half way between 0.5 and 1: (34 / 0.6 + 16) / (80 + 16) = 0.757.
+        assert self.ladder.choose(self.usual, 34, 46) is self.usual
+        assert self.ladder.choose(self.low, 34, 46) is self.low
+
+    def test_one_plan_for_all_stays(self) -> None:
+        assert Ladder.only(self.usual).choose(self.usual, 0, 1000) is self.usual
+
+
 class TestRouter:
     def test_drafters_that_agree_are_used(self) -> None:
         made = router(GOOD)
         table = made.decide()
         assert table is not None
-        assert table.greedy.chain == ("small", "medium", "target")
+        assert table.greedy.plan.chain == ("small", "medium", "target")
 
     def test_drafters_that_never_agree_are_left_out(self) -> None:
         made = router(BAD)
         made.decide()
-        assert made.table.greedy.chain == ("target",)
+        assert made.table.greedy.plan.chain == ("target",)
 
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)
@@ -249,7 +277,17 @@ class TestRouter:
         for _ in range(5):
             made.observe(observations(BAD))
         assert made.decide() is not None
-        assert made.table.greedy.number > before.greedy.number
+        assert made.table.greedy.plan.number > before.greedy.plan.number
+
+    def test_requests_that_agree_less_get_shorter_blocks_and_at_last_none(self) -> None:
+        made = router(GOOD)
+        made.decide()
+        ladder = made.table.greedy
+        rungs = sorted(ladder.rungs, key=lambda rung: rung.scale)
+        assert rungs[0].plan.chain == ("target",)
+        lengths = [rung.plan.edges[-1].patience if rung.plan.edges else 0 for rung in rungs]
+        assert lengths == sorted(lengths)
+        assert len(set(lengths)) > 2
 
     def test_a_named_chain_gets_its_best_lengths(self) -> None:
         made = router(GOOD)
