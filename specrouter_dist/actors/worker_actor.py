@@ -13,7 +13,7 @@ from specrouter_dist.config import LookupMember, ModelMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.observations import Observations
-from specrouter_dist.routing.plans import Ladder, PlanTable
+from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
@@ -53,7 +53,6 @@ class WorkerActor:
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(spec.directory)
-        alone = Ladder.only(Plan(chain=(member.name,)))
         hub = Hub(
             member.name,
             secrets.randbits(63),
@@ -65,7 +64,7 @@ class WorkerActor:
         self._worker = Worker(
             members,
             hub,
-            PlanTable(alone, alone),
+            PlanTable.only(Plan(chain=(member.name,))),
             lambda submit: make_ending(tokenizer, submit),
             _refuse_local,
             # Ray restarts the actor; an actor without its engine thread is of no use.

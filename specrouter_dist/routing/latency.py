@@ -20,36 +20,30 @@ _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
 
 
+class _Mean:
+    """A decayed mean that begins with a prior."""
+
+    def __init__(self, prior: float) -> None:
+        self.value = prior
+        self._weight = _PROFILE_STEPS
+
+    def observe(self, mean: float, count: float) -> None:
+        total = self._weight + count
+        self.value += (mean - self.value) * count / total
+        self._weight = min(total, _MEMORY_STEPS)
+
+
 class _Curve:
-    """Times over a size: profiled points, times the decayed ratio of observed to profiled."""
+    """Profiled times over a size."""
 
     def __init__(self) -> None:
         self._points_us: dict[int, float] = {}
-        self._ratio = 1.0
-        self._weight = _PROFILE_STEPS
 
     def profile(self, size: int, mean_us: float) -> None:
         self._points_us[size] = mean_us
 
-    def observe(self, size: int, times: ForwardTimes) -> None:
-        profiled = self._profiled(size)
-        if profiled is None:
-            return
-        ratio = times.total_us / times.count / profiled
-        is_outlier = ratio > _OUTLIER_FACTOR * self._ratio
-        new_weight = 1.0 if is_outlier else float(times.count)
-        total = self._weight + new_weight
-        self._ratio = (self._ratio * self._weight + ratio * new_weight) / total
-        self._weight = min(total, _MEMORY_STEPS)
-
-    def at(self, size: int) -> float | None:
-        profiled = self._profiled(size)
-        return None if profiled is None else profiled * self._ratio
-
-    def _profiled(self, size: int) -> float | None:
+    def at(self, size: float) -> float:
         """Linear between profiled sizes; beyond them on with the slope of the whole curve."""
-        if not self._points_us:
-            return None
         sizes = sorted(self._points_us)
         at = bisect.bisect_left(sizes, size)
         if at == 0 or (at < len(sizes) and sizes[at] == size):
@@ -65,25 +59,50 @@ class _Curve:
         return low_us * (1 - share) + self._points_us[high] * share
 
 
-class _Mean:
-    """A decayed mean that begins with a prior."""
+class _Surface:
+    """Times over the size per session and the number of sessions in the batch: profiled, times
+    the decayed ratio of observed to profiled at about that number."""
 
-    def __init__(self, prior: float) -> None:
-        self._mean = prior
-        self._weight = _PROFILE_STEPS
+    def __init__(self) -> None:
+        self._curves: dict[int, _Curve] = {}
+        self._ratios: dict[int, _Mean] = {}
 
-    def observe(self, mean: float, count: int) -> None:
-        total = self._weight + count
-        self._mean += (mean - self._mean) * count / total
-        self._weight = min(total, _MEMORY_STEPS)
+    def profile(self, size: int, num_sessions: int, mean_us: float) -> None:
+        self._curves.setdefault(num_sessions, _Curve()).profile(size, mean_us)
+        self._ratios.setdefault(num_sessions, _Mean(1.0))
 
-    @property
-    def value(self) -> float:
-        return self._mean
+    def observe(self, size: float, num_sessions: int, times: ForwardTimes) -> None:
+        if not self._curves:
+            return
+        mean = self._nearest(num_sessions)
+        ratio = times.total_us / times.count / self._profiled(size, num_sessions)
+        is_outlier = ratio > _OUTLIER_FACTOR * mean.value
+        mean.observe(ratio, 1.0 if is_outlier else times.count)
+
+    def at(self, size: float, num_sessions: int) -> float | None:
+        if not self._curves:
+            return None
+        return self._profiled(size, num_sessions) * self._nearest(num_sessions).value
+
+    def _nearest(self, num_sessions: int) -> _Mean:
+        return self._ratios[min(self._ratios, key=lambda known: abs(known - num_sessions))]
+
+    def _profiled(self, size: float, num_sessions: int) -> float:
+        known = sorted(self._curves)
+        above = bisect.bisect_left(known, num_sessions)
+        if above == len(known):
+            return self._curves[known[-1]].at(size) * num_sessions / known[-1]
+        high = known[above]
+        if above == 0 or high == num_sessions:
+            return self._curves[high].at(size)
+        low = known[above - 1]
+        share = (num_sessions - low) / (high - low)
+        return self._curves[low].at(size) * (1 - share) + self._curves[high].at(size) * share
 
 
 class LatencyTable:
-    """Times by member: of a forward by its rows, and of drafting by the tokens drawn.
+    """Times by member: of a forward by its rows, and of drafting by the tokens drawn, each per
+    session of the batch.
 
     A drafter pays once per block for being called, so the time of a block is no multiple of the
     time of a token.
@@ -94,8 +113,8 @@ class LatencyTable:
     """
 
     def __init__(self, hop_us: float) -> None:
-        self._forwards: dict[str, _Curve] = {}
-        self._drafting: dict[str, _Curve] = {}
+        self._forwards: dict[str, _Surface] = {}
+        self._drafting: dict[str, _Surface] = {}
         # How much longer a verify takes while the next block is being drafted: cores of one
         # machine may share caches, memory and even arithmetic units.
         self._slowdown: dict[str, _Mean] = {}
@@ -104,17 +123,19 @@ class LatencyTable:
 
     def profile(self, key: ForwardKey, times: ForwardTimes) -> None:
         """Takes a point of a member's start-up profile."""
-        for curve, size in self._curves(key):
-            curve.profile(size, times.total_us / times.count)
+        size = key.num_rows // key.num_sessions
+        for surface, of in self._surfaces(key, size):
+            surface.profile(int(of), key.num_sessions, times.total_us / times.count)
 
     def observe(self, key: ForwardKey, times: ForwardTimes) -> None:
-        """Takes the times of steps since the last call; those of batches are left out."""
-        if key.num_sessions != 1 or not times.count:
+        """Takes the times of steps since the last call."""
+        if not times.count:
             return
+        size = key.num_rows / key.num_sessions
         if not key.overlapped:
-            for curve, size in self._curves(key):
-                curve.observe(size, times)
-        elif (alone_us := self.forward_us(key.member, key.num_rows)) is not None:
+            for surface, of in self._surfaces(key, size):
+                surface.observe(of, key.num_sessions, times)
+        elif (alone_us := self.forward_us(key.member, size, key.num_sessions)) is not None:
             slowdown = self._slowdown.setdefault(key.member, _Mean(1.0))
             slowdown.observe(times.total_us / times.count / alone_us, times.count)
 
@@ -130,27 +151,30 @@ class LatencyTable:
         hop = self._hops.get((draft, verifier))
         return self._hop_prior_us if hop is None else hop.value
 
-    def forward_us(self, member: str, num_rows: int, *, overlapped: bool = False) -> float | None:
-        """Time of a forward of ``num_rows``, in microseconds; None if the member is unknown.
+    def forward_us(
+        self, member: str, num_rows: float, num_sessions: int = 1, *, overlapped: bool = False
+    ) -> float | None:
+        """Time of a forward of ``num_rows`` for each of ``num_sessions``, in microseconds.
 
-        ``overlapped``: while its drafter drafts the next block.
+        ``overlapped``: while its drafter drafts the next block. None: the member is unknown.
         """
-        curve = self._forwards.get(member)
-        alone_us = curve.at(num_rows) if curve else None
+        surface = self._forwards.get(member)
+        alone_us = surface.at(num_rows, num_sessions) if surface else None
         if alone_us is None or not overlapped or member not in self._slowdown:
             return alone_us
         return alone_us * self._slowdown[member].value
 
-    def drafting_us(self, member: str, num_tokens: int) -> float | None:
-        """Time to draw ``num_tokens`` one after the other; None if the member is unknown."""
-        curve = self._drafting.get(member)
-        return curve.at(num_tokens) if curve else None
+    def drafting_us(self, member: str, num_tokens: int, num_sessions: int = 1) -> float | None:
+        """Time to draw ``num_tokens`` one after the other for each of ``num_sessions``; None if
+        the member is unknown."""
+        surface = self._drafting.get(member)
+        return surface.at(num_tokens, num_sessions) if surface else None
 
-    def _curves(self, key: ForwardKey) -> list[tuple[_Curve, int]]:
-        curves = []
+    def _surfaces(self, key: ForwardKey, size: float) -> list[tuple[_Surface, float]]:
+        surfaces: list[tuple[_Surface, float]] = []
         if not key.num_drafts:
-            curves.append((self._forwards.setdefault(key.member, _Curve()), key.num_rows))
-        if key.num_rows <= _DRAFTING_ROWS:
-            drafting = self._drafting.setdefault(key.member, _Curve())
-            curves.append((drafting, 1 + key.num_drafts))
-        return curves
+            surfaces.append((self._forwards.setdefault(key.member, _Surface()), size))
+        if size <= _DRAFTING_ROWS:
+            drafting = self._drafting.setdefault(key.member, _Surface())
+            surfaces.append((drafting, 1.0 + key.num_drafts))
+        return surfaces

@@ -33,9 +33,20 @@ class Candidate:
     num_draft_tokens: tuple[int, ...]
     """Per edge, the drafter's first."""
     predicted_us: float
-    """Time per token of the target's stream."""
+    """Time per token of each request's stream."""
     overlap: bool = False
     """The target's next block is drafted while it verifies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """What is planned for."""
+
+    greedy: bool
+    num_sessions: int = 1
+    """Requests that run at the same time, batched at every member."""
+    scale: float = 1.0
+    """The target agrees so many times as often as usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +65,30 @@ class Planner:
     latency: LatencyTable
     agreement: AgreementTable
 
-    def candidates(self, *, greedy: bool) -> list[Candidate]:
+    def candidates(self, regime: Regime) -> list[Candidate]:
         """All chains whose members' times are known, best first."""
         found = [
             candidate
             for chain in self._chains()
-            if (candidate := self.evaluate(chain, greedy=greedy)) is not None
+            if (candidate := self.evaluate(chain, regime)) is not None
         ]
         return sorted(found, key=lambda candidate: candidate.predicted_us)
 
-    def evaluate(
-        self, chain: Sequence[str], *, greedy: bool, scale: float = 1.0
-    ) -> Candidate | None:
-        """``chain`` with its best knobs; None if a member's times are unknown.
-
-        ``scale``: for a request with which the target agrees so many times as often as usual.
-        """
-        can_overlap = self.overlap and len(chain) > 1 and chain[-2] not in self.lookups
-        ways = (False, True) if can_overlap else (False,)
-        found = [self._with_best_lengths(chain, overlap, greedy, scale) for overlap in ways]
+    def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
+        """``chain`` with its best knobs; None if a member's times are unknown."""
+        # With several sessions one is drafted while another is verified: nobody drafts ahead.
+        can_overlap = self.overlap and regime.num_sessions == 1 and len(chain) > 1
+        ways = (False, True) if can_overlap and chain[-2] not in self.lookups else (False,)
+        found = [self._with_best_lengths(chain, overlap, regime) for overlap in ways]
         return min(filter(None, found), key=lambda way: way.predicted_us, default=None)
 
     def _with_best_lengths(
-        self, chain: Sequence[str], overlap: bool, greedy: bool, scale: float
+        self, chain: Sequence[str], overlap: bool, regime: Regime
     ) -> Candidate | None:
         lengths: list[int] = []
         for _ in pairwise(chain):
             options = (
-                self.predict(chain, (*lengths, length), overlap, greedy=greedy, scale=scale)
+                self.predict(chain, (*lengths, length), overlap, regime)
                 for length in range(1, MAX_DRAFT_TOKENS + 1)
             )
             known = [option for option in options if option is not None]
@@ -89,42 +96,38 @@ class Planner:
                 return None
             best = min(known, key=lambda option: option.predicted_us)
             lengths = list(best.num_draft_tokens)
-        return self.predict(chain, tuple(lengths), overlap, greedy=greedy, scale=scale)
+        return self.predict(chain, tuple(lengths), overlap, regime)
 
     def predict(
-        self,
-        chain: Sequence[str],
-        lengths: Sequence[int],
-        overlap: bool,
-        *,
-        greedy: bool,
-        scale: float = 1.0,
+        self, chain: Sequence[str], lengths: Sequence[int], overlap: bool, regime: Regime
     ) -> Candidate | None:
         """The time per token of the stage below the last of ``lengths``; None if unknown."""
-        tau: float | None = None
+        num_sessions, tau = regime.num_sessions, None
         if len(chain) == 1:
-            tau = self.latency.forward_us(chain[0], 1)
+            tau = self.latency.forward_us(chain[0], 1, num_sessions)
         for (draft, verifier), length in zip(pairwise(chain), lengths, strict=False):
             is_last = verifier == self.members[-1]
-            ahead, ratio = overlap and is_last, scale if is_last else 1.0
-            block_us = self._drafting_us(draft, length) if tau is None else length * tau
-            forward_us = self.latency.forward_us(verifier, length + 1, overlapped=ahead)
+            ahead, scale = overlap and is_last, regime.scale if is_last else 1.0
+            block_us = length * tau if tau is not None else self._drafting_us(draft, length, regime)
+            forward_us = self.latency.forward_us(
+                verifier, length + 1, num_sessions, overlapped=ahead
+            )
             if block_us is None or forward_us is None:
                 return None
-            pair = PairKey(draft, verifier, greedy)
+            pair = PairKey(draft, verifier, regime.greedy)
             if draft not in self.lookups:
                 block_us += self.latency.hop_us(draft, verifier)
             if ahead:
-                is_ready = self.agreement.survival(pair, length + 1, ratio)
+                is_ready = self.agreement.survival(pair, length + 1, scale)
                 block_us -= is_ready * min(block_us, forward_us)
-            num_tokens = self.agreement.expected_tokens(pair, length, ratio)
+            num_tokens = self.agreement.expected_tokens(pair, length, scale)
             tau = (block_us + forward_us) / num_tokens
         return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau, overlap)
 
-    def _drafting_us(self, drafter: str, length: int) -> float | None:
+    def _drafting_us(self, drafter: str, length: int, regime: Regime) -> float | None:
         if drafter in self.lookups:
-            return _LOOKUP_US
-        return self.latency.drafting_us(drafter, length)
+            return _LOOKUP_US * regime.num_sessions
+        return self.latency.drafting_us(drafter, length, regime.num_sessions)
 
     def _chains(self) -> Iterator[tuple[str, ...]]:
         target = self.members[-1]

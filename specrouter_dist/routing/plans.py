@@ -1,5 +1,6 @@
 """What the router hands out."""
 
+import bisect
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,6 +35,14 @@ class Ladder:
         """One plan for all requests."""
         return cls(plan, 1.0, (Rung(1.0, plan),))
 
+    def numbered(self, number: int) -> Self:
+        """The same plans under another number."""
+        rungs = tuple(
+            Rung(rung.scale, rung.plan.model_copy(update={"number": number})) for rung in self.rungs
+        )
+        plan = next(rung.plan for rung in rungs if rung.scale == 1.0)
+        return type(self)(plan, self.agreement, rungs)
+
     def choose(self, present: Plan, num_accepted: int, num_rejected: int) -> Plan:
         """The plan for a request, from what it has made of proposals so far.
 
@@ -48,17 +57,38 @@ class Ladder:
         return min(self.rungs, key=distance).plan
 
 
+LOADS = (1, 2, 4, 8, 16, 32)
+"""Numbers of running requests that have plans of their own; what is above has the last ones."""
+
+
+def load_index(num_running: int, present: int) -> int:
+    """Which of ``LOADS`` holds for ``num_running`` requests while the ``present`` one does.
+
+    The first that is not below; but one that is twice that stays while more than a quarter of it
+    is busy, so that a request that ends re-plans nobody.
+    """
+    needed = min(bisect.bisect_left(LOADS, num_running), len(LOADS) - 1)
+    return present if needed == present - 1 and 2 * num_running > LOADS[needed] else needed
+
+
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """The router's newest choice for each sampling regime."""
+    """The router's newest choices, by sampling regime and load; all have the same number."""
 
-    greedy: Ladder
-    sampled: Ladder
+    greedy: tuple[Ladder, ...]
+    """One for each of ``LOADS``."""
+    sampled: tuple[Ladder, ...]
 
-    def ladder(self, *, greedy: bool) -> Ladder:
-        """The choice for that regime."""
-        return self.greedy if greedy else self.sampled
+    @classmethod
+    def only(cls, plan: Plan) -> Self:
+        """One plan for everything."""
+        ladders = (Ladder.only(plan),) * len(LOADS)
+        return cls(ladders, ladders)
 
-    def plan(self, *, greedy: bool) -> Plan:
+    def ladder(self, *, greedy: bool, load: int = 0) -> Ladder:
+        """The choice for that regime; ``load`` is an index of ``LOADS``."""
+        return (self.greedy if greedy else self.sampled)[load]
+
+    def plan(self, *, greedy: bool, load: int = 0) -> Plan:
         """The plan that requests of that regime begin with."""
-        return self.ladder(greedy=greedy).plan
+        return self.ladder(greedy=greedy, load=load).plan

@@ -1,13 +1,14 @@
 """The router's state and decisions, without the process that it lives in."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import Observations, PairKey
-from specrouter_dist.routing.planner import Candidate, Planner, to_plan
-from specrouter_dist.routing.plans import Ladder, PlanTable, Rung
+from specrouter_dist.routing.planner import Candidate, Planner, Regime, to_plan
+from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 
 _HYSTERESIS = 0.05
 """A choice replaces the present one when it is predicted to be faster by this share."""
@@ -45,8 +46,7 @@ class Router:
         )
         self._threads = threads
         self._number = 0
-        alone = Ladder.only(Plan(chain=(models[-1],), threads=threads))
-        self.table = PlanTable(alone, alone)
+        self.table = PlanTable.only(Plan(chain=(models[-1],), threads=threads))
 
     def observe(self, observations: Observations) -> None:
         """Takes what a worker has measured."""
@@ -59,50 +59,59 @@ class Router:
             self.agreement.record(pair, survival)
 
     def candidates(self, *, greedy: bool) -> list[Candidate]:
-        """All chains with their predicted times, best first."""
-        return self._planner.candidates(greedy=greedy)
+        """All chains with their predicted times for one request alone, best first."""
+        return self._planner.candidates(Regime(greedy))
 
     def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
         """A plan for a chain that the user has named, with the best draft lengths known."""
-        candidate = self._planner.evaluate(chain, greedy=greedy)
+        candidate = self._planner.evaluate(chain, Regime(greedy))
         if candidate is None:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
-        return to_plan(candidate, self._number, self._threads)
+        return self._to_plan(candidate)
 
     def decide(self) -> PlanTable | None:
-        """A new table if a better choice is known than the present one."""
-        greedy = self._choose(self.table.greedy, greedy=True)
-        sampled = self._choose(self.table.sampled, greedy=False)
-        if greedy is None and sampled is None:
+        """A new table if for some regime and load a better choice is known than the present."""
+        present = (*self.table.greedy, *self.table.sampled)
+        regimes = [Regime(greedy, load) for greedy in (True, False) for load in LOADS]
+        found = [
+            self._choose(ladder, regime) for ladder, regime in zip(present, regimes, strict=True)
+        ]
+        if not any(found):
             return None
-        self.table = PlanTable(greedy or self.table.greedy, sampled or self.table.sampled)
+        self._number += 1
+        chosen = tuple(
+            (new or old).numbered(self._number) for new, old in zip(found, present, strict=True)
+        )
+        self.table = PlanTable(chosen[: len(LOADS)], chosen[len(LOADS) :])
         return self.table
 
-    def _choose(self, ladder: Ladder, *, greedy: bool) -> Ladder | None:
-        candidates = self.candidates(greedy=greedy)
+    def _choose(self, ladder: Ladder, regime: Regime) -> Ladder | None:
+        """None: the present choice stays."""
+        candidates = self._planner.candidates(regime)
         if not candidates:
             return None
         best, present = candidates[0], ladder.plan
         lengths = tuple(edge.patience for edge in present.edges)
         overlap = any(edge.window > edge.burst for edge in present.edges)
-        ours = self._planner.predict(present.chain, lengths, overlap, greedy=greedy)
+        ours = self._planner.predict(present.chain, lengths, overlap, regime)
         if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
             return None
-        self._number += 1
-        return self._ladder(best, greedy=greedy)
+        return self._ladder(best, regime)
 
-    def _ladder(self, usual: Candidate, *, greedy: bool) -> Ladder:
+    def _ladder(self, usual: Candidate, regime: Regime) -> Ladder:
         """The same chain for requests that agree more or less, or the target alone."""
-        plan = to_plan(usual, self._number, self._threads)
+        plan = self._to_plan(usual)
         if len(usual.chain) == 1:
             return Ladder.only(plan)
-        alone = self._planner.evaluate(usual.chain[-1:], greedy=greedy)
+        alone = self._planner.evaluate(usual.chain[-1:], regime)
         rungs = [Rung(1.0, plan)]
         for scale in _SCALES:
-            drafted = self._planner.evaluate(usual.chain, greedy=greedy, scale=scale)
+            drafted = self._planner.evaluate(usual.chain, replace(regime, scale=scale))
             known = [way for way in (drafted, alone) if way is not None]
-            best = min(known, key=lambda way: way.predicted_us)
-            rungs.append(Rung(scale, to_plan(best, self._number, self._threads)))
+            rungs.append(Rung(scale, self._to_plan(min(known, key=lambda way: way.predicted_us))))
         draft, verifier = usual.chain[-2:]
-        agreement = self.agreement.mean(PairKey(draft, verifier, greedy))
+        agreement = self.agreement.mean(PairKey(draft, verifier, regime.greedy))
         return Ladder(plan, agreement, tuple(rungs))
+
+    def _to_plan(self, candidate: Candidate) -> Plan:
+        return to_plan(candidate, self._number, self._threads)

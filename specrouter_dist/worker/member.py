@@ -62,11 +62,13 @@ class ModelHost:
         self.ready: dict[Session, None] = {}
         """Sessions that something has happened to since they last had nothing to do."""
         self._threads = 0
+        self._num_open = 0
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
         """Reserves a slot. Only drafters draw several tokens in one step."""
         end = min(request.end, self.engine.info.context_tokens)
         slot = self.engine.open(request.sampling, request.prompt_tokens, end)
+        self._num_open += 1
         tokens = array(TOKEN_TYPECODE, request.tokens)
         stage = Stage(
             tokens,
@@ -82,6 +84,7 @@ class ModelHost:
         """Frees the session's slot and KV blocks; what they hold is left to later sessions."""
         self.ready.pop(session, None)
         self._publish(session)
+        self._num_open -= 1
         self.engine.close(_slot(session))
 
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
@@ -144,8 +147,10 @@ class ModelHost:
         self, session: Session, step: Step, now: float, observations: Observations
     ) -> None:
         since, session.waits_since = session.waits_since, None
-        # The time of a block is known of drafters only: those with nobody above them.
-        if since is None or not session.drafter_restarts or session.num_attached != 1:
+        # The time of a block is known of drafters only: those with nobody above them. Among others
+        # it waits its turn.
+        is_comparable = session.drafter_restarts and session.num_attached == 1
+        if since is None or not is_comparable or self._num_open > 1:
             return
         if step.num_proposals >= session.edges[0].patience:
             key = WaitKey(session.wanted[0], self.name, step.num_proposals)

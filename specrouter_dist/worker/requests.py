@@ -9,7 +9,7 @@ from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
 from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Submit
-from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
@@ -28,6 +28,8 @@ class _Request:
     submit: Submit
     plan: Plan | None = None
     """In force now; None before it is admitted."""
+    ladder: Ladder | None = None
+    """Where the plan is from; None when the request has brought its own."""
     num_accepted: int = 0
     num_rejected: int = 0
     """Proposals judged before this ladder's drafter was attached."""
@@ -57,16 +59,16 @@ class Requests:
         self._make_ending = make_ending
         self._touch = touch
         self._queue: deque[_Request] = deque()
+        self._load = 0
+        """Index of ``LOADS``."""
         self._open: dict[int, tuple[_Request, Session]] = {}
 
     def set_plans(self, table: PlanTable) -> None:
         """Re-plans the running requests that left the choice to the router."""
         self._table = table
         for request, session in self._open.values():
-            if request.submit.plan is None:
-                counts = session.model_stage.counts
-                request.num_accepted, request.num_rejected = counts.accepted, counts.truncations
-                self._follow(request, session, table.plan(greedy=session.sampling.greedy))
+            if request.ladder is not None:
+                self._climb(request, session)
 
     def on_submit(self, peer: Peer | None, submit: Submit) -> None:
         """Admits the request, queues it, or refuses it."""
@@ -120,20 +122,40 @@ class Requests:
         )
         if reason:
             self._close(request, session)
-        elif request.submit.plan is None and step.num_proposals:
+        elif request.ladder is not None:
             self._reconsider(request, session)
 
     def _reconsider(self, request: _Request, session: Session) -> None:
-        """A request that agrees more or less than others gets the plan that suits it."""
+        """The load may have changed; and a request that agrees more or less than others gets the
+        plan that suits it."""
+        ladder = self._table.ladder(greedy=session.sampling.greedy, load=self._load)
+        if ladder is not request.ladder:
+            self._climb(request, session)
+            return
         assert request.plan is not None
         counts = session.model_stage.counts
-        plan = self._table.ladder(greedy=session.sampling.greedy).choose(
+        plan = ladder.choose(
             request.plan,
             counts.accepted - request.num_accepted,
             counts.truncations - request.num_rejected,
         )
         if plan is not request.plan:
             self._follow(request, session, plan)
+
+    def _climb(self, request: _Request, session: Session) -> None:
+        """The request begins on the ladder of the present load, with what it has agreed on so
+        far where the drafter stays."""
+        ladder = self._table.ladder(greedy=session.sampling.greedy, load=self._load)
+        before, request.ladder = request.ladder, ladder
+        counts = session.model_stage.counts
+        if before is None or before.plan.chain[-2:] != ladder.plan.chain[-2:]:
+            request.num_accepted, request.num_rejected = counts.accepted, counts.truncations
+        plan = ladder.choose(
+            ladder.plan,
+            counts.accepted - request.num_accepted,
+            counts.truncations - request.num_rejected,
+        )
+        self._follow(request, session, plan)
 
     def _follow(self, request: _Request, session: Session, plan: Plan) -> None:
         request.plan = plan
@@ -173,8 +195,11 @@ class Requests:
                 continue
             self._queue.popleft()
             self._open[session.id] = (request, session)
-            plan = request.submit.plan or self._table.plan(greedy=session.sampling.greedy)
-            self._follow(request, session, plan)
+            self._load = load_index(len(self._open), self._load)
+            if request.submit.plan is None:
+                self._climb(request, session)
+            else:
+                self._follow(request, session, request.submit.plan)
             self._touch(session)
 
     def _open_session(self, submit: Submit) -> Session:
@@ -206,6 +231,7 @@ class Requests:
 
     def _close(self, request: _Request, session: Session) -> None:
         del self._open[request.submit.request]
+        self._load = load_index(len(self._open), self._load)
         self._chains.close(session)
         self._admit()
 

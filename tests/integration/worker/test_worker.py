@@ -9,7 +9,7 @@ import pytest
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.links.control import Failed
 from specrouter_dist.routing.observations import Observations, WaitKey
-from specrouter_dist.routing.plans import Ladder, PlanTable, Rung
+from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 from specrouter_dist.worker.chains import LEASE_S
 from specrouter_dist.worker.worker import Call, SetPlans
 from tests.integration.worker.toys import WAIT_S, Toys, plan
@@ -179,8 +179,8 @@ def test_replanning_a_running_request_changes_nothing_but_the_speed() -> None:
 
 def follow(toys: Toys, *chain: str, number: int) -> None:
     """The router's new choice."""
-    table = Ladder.only(plan(*chain, number=number))
-    toys.workers["target"].hub.post(SetPlans(PlanTable(table, table)))
+    table = PlanTable.only(plan(*chain, number=number))
+    toys.workers["target"].hub.post(SetPlans(table))
 
 
 def test_a_request_whose_drafts_fail_falls_back_by_itself() -> None:
@@ -189,7 +189,8 @@ def test_a_request_whose_drafts_fail_falls_back_by_itself() -> None:
     try:
         # As if the pair agreed nearly always: this request's 0.6 is far below it.
         ladder = Ladder(chain, 0.99, (Rung(1.0, chain), Rung(0.6, alone_plan)))
-        toys.workers["target"].hub.post(SetPlans(PlanTable(ladder, ladder)))
+        ladders = (ladder,) * len(LOADS)
+        toys.workers["target"].hub.post(SetPlans(PlanTable(ladders, ladders)))
         params = sampling(0.8, max_tokens=600)
         tokens, last = toys.collect(toys.submit(PROMPT, None, params))
         assert tokens == alone(params)

@@ -10,7 +10,7 @@ from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.control import Cancel, Failed, Output, Submit
 from specrouter_dist.links.hub import Hub
-from specrouter_dist.routing.plans import Ladder, PlanTable
+from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
@@ -51,7 +51,6 @@ class Toys:
 
     def start(self, group: Sequence[str]) -> None:
         """Starts a worker with these members, named after the first."""
-        alone = Ladder.only(plan("target"))
         members: list[Member] = [LookupHost(LookupMember(kind="lookup"))]
         for name in group:
             self.engines[name] = engine(name, **self._options)
@@ -60,7 +59,7 @@ class Toys:
         worker = Worker(
             members,
             hub,
-            PlanTable(alone, alone),
+            PlanTable.only(plan("target")),
             lambda submit: StopIds(submit.sampling.stop_token_ids),
             lambda message: self.inboxes[message.request].put(message),
         )

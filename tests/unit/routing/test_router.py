@@ -16,8 +16,8 @@ from specrouter_dist.routing.observations import (
     Survival,
     WaitKey,
 )
-from specrouter_dist.routing.planner import Planner, to_plan
-from specrouter_dist.routing.plans import Ladder, Rung
+from specrouter_dist.routing.planner import Planner, Regime, to_plan
+from specrouter_dist.routing.plans import LOADS, Ladder, Rung, load_index
 from specrouter_dist.routing.router import Router
 
 
@@ -86,9 +86,16 @@ class TestLatency:
         assert table.forward_us("m", 3, overlapped=True) == pytest.approx(300, rel=0.01)
         assert table.forward_us("m", 3) == pytest.approx(200)
 
-    def test_forwards_of_several_sessions_are_left_out(self, table: LatencyTable) -> None:
-        table.observe(ForwardKey("m", 4, 4), times(10_000))
-        assert table.forward_us("m", 4) == pytest.approx(250)
+    def test_a_batch_has_times_of_its_own(self, table: LatencyTable) -> None:
+        assert table.forward_us("m", 1, 4) == pytest.approx(400), "no profile: no gain"
+        for rows, us in ((1, 200), (5, 800)):
+            table.profile(ForwardKey("m", 4 * rows, 4), times(us))
+        assert table.forward_us("m", 3, 4) == pytest.approx(500)
+        assert table.forward_us("m", 1, 2) == pytest.approx(100 + 100 / 3)
+        assert table.forward_us("m", 1, 8) == pytest.approx(400)
+        table.observe(ForwardKey("m", 12, 4), times(1000, 10_000))
+        assert table.forward_us("m", 5, 4) == pytest.approx(1600, rel=0.01)
+        assert table.forward_us("m", 3) == pytest.approx(200)
 
 
 class TestAgreement:
@@ -223,7 +230,7 @@ class TestPlanner:
 
     def test_members_without_a_known_time_are_in_no_chain(self) -> None:
         planner = Planner(("small", "target"), (), False, LatencyTable(100.0), AgreementTable())
-        assert planner.candidates(greedy=True) == []
+        assert planner.candidates(Regime(greedy=True)) == []
 
 
 class TestLadder:
@@ -252,17 +259,36 @@ class TestLadder:
         assert Ladder.only(self.usual).choose(self.usual, 0, 1000) is self.usual
 
 
+class TestLoad:
+    def test_it_rises_at_once_and_falls_when_half_is_idle(self) -> None:
+        assert load_index(1, 0) == 0
+        assert load_index(3, 0) == LOADS.index(4)
+        assert load_index(100, 0) == len(LOADS) - 1
+        at_8 = LOADS.index(8)
+        assert load_index(5, at_8) == at_8
+        assert load_index(4, at_8) == at_8
+        assert load_index(2, at_8) == LOADS.index(2)
+
+    def test_it_always_comes_down_to_one_request(self) -> None:
+        for present in range(len(LOADS)):
+            load = present
+            for num_running in range(LOADS[present], 0, -1):
+                load = load_index(num_running, load)
+            assert load <= 1
+            assert load_index(0, load) == 0
+
+
 class TestRouter:
     def test_drafters_that_agree_are_used(self) -> None:
         made = router(GOOD)
         table = made.decide()
         assert table is not None
-        assert table.greedy.plan.chain == ("small", "medium", "target")
+        assert table.plan(greedy=True).chain == ("small", "medium", "target")
 
     def test_drafters_that_never_agree_are_left_out(self) -> None:
         made = router(BAD)
         made.decide()
-        assert made.table.greedy.plan.chain == ("target",)
+        assert made.table.plan(greedy=True).chain == ("target",)
 
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)
@@ -277,17 +303,37 @@ class TestRouter:
         for _ in range(5):
             made.observe(observations(BAD))
         assert made.decide() is not None
-        assert made.table.greedy.plan.number > before.greedy.plan.number
+        assert made.table.plan(greedy=True).number > before.plan(greedy=True).number
 
     def test_requests_that_agree_less_get_shorter_blocks_and_at_last_none(self) -> None:
         made = router(GOOD)
         made.decide()
-        ladder = made.table.greedy
+        ladder = made.table.ladder(greedy=True)
         rungs = sorted(ladder.rungs, key=lambda rung: rung.scale)
         assert rungs[0].plan.chain == ("target",)
         lengths = [rung.plan.edges[-1].patience if rung.plan.edges else 0 for rung in rungs]
         assert lengths == sorted(lengths)
         assert len(set(lengths)) > 2
+
+    def test_under_load_where_rows_cost_what_they_are_the_target_is_alone(self) -> None:
+        made = router(GOOD)
+        busy = Observations(is_profile=True)
+        for name, rows in product(TIMES_US, (1, 5, 9)):
+            busy.forwards[ForwardKey(name, 16 * rows, 16)] = times(TIMES_US[name] * 16 * rows)
+            busy.forwards[ForwardKey(name, 16, 16, rows)] = times(TIMES_US[name] * 16 * rows)
+        made.observe(busy)
+        made.decide()
+        assert made.table.plan(greedy=True, load=0).chain == ("small", "medium", "target")
+        assert made.table.plan(greedy=True, load=LOADS.index(16)).chain == ("target",)
+
+    def test_all_plans_of_a_table_have_its_number(self) -> None:
+        made = router(GOOD)
+        table = made.decide()
+        assert table is not None
+        ladders = (*table.greedy, *table.sampled)
+        numbers = {rung.plan.number for ladder in ladders for rung in ladder.rungs}
+        assert numbers == {table.plan(greedy=True).number}
+        assert all(ladder.plan in [r.plan for r in ladder.rungs] for ladder in ladders)
 
     def test_a_named_chain_gets_its_best_lengths(self) -> None:
         made = router(GOOD)
