@@ -12,13 +12,14 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.environment import environment
+from benchmarks.pools import with_exact
 from benchmarks.prompts import DATA, read_prompts
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -126,8 +127,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=Dtype(arguments.dtype))
-    config = pool.config.model_copy(update={"exact": not arguments.no_exact})
-    pool = replace(pool, config=config, config_hash=f"{pool.config_hash}:{config.exact}")
+    pool = with_exact(pool, exact=not arguments.no_exact)
     with open_backend(pool, report, BackendName(arguments.backend)) as backend:
         rows = check(pool, backend, arguments)
     num_differing = sum(int(str(row["num_differing"])) for row in rows)

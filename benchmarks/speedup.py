@@ -12,19 +12,19 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.environment import environment
+from benchmarks.pools import with_exact, without_prefix_cache
 from benchmarks.prompts import DATA, Prompt, read_prompts
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
-from specrouter_dist.config import ModelMember, SamplingParams
-from specrouter_dist.pools.loading import Pool
+from specrouter_dist.config import SamplingParams
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
-    pool = _prepared(pool, exact=not arguments.no_exact)
+    pool = with_exact(without_prefix_cache(pool), exact=not arguments.no_exact)
     prompts = read_prompts(arguments.data, arguments.split, arguments.per_task)
     target = pool.config.target.name
     chain = None if arguments.chain == "auto" else tuple(arguments.chain.split(","))
@@ -120,16 +120,6 @@ def main() -> None:
     print(
         json.dumps({**head, "results": results}, indent=None if arguments.json else 2, default=str)
     )
-
-
-def _prepared(pool: Pool, *, exact: bool) -> Pool:
-    cold = {"prefix_cache": False}
-    members = tuple(
-        member.model_copy(update=cold) if isinstance(member, ModelMember) else member
-        for member in pool.config.members
-    )
-    config = pool.config.model_copy(update={"exact": exact, "members": members})
-    return replace(pool, config=config, config_hash=f"{pool.config_hash}:speedup:{exact}")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class ModelMember(UserModel):
     quantization: Literal["int8"] | None = None
     """``int8``: weights rounded to 8 bits per output, activations bf16. For drafters on the CPU,
     whose text nobody reads: half the bytes of bf16, so about twice the speed."""
-    context_tokens: int | None = Field(default=None, ge=16)
+    context_tokens: int | None = Field(default=None, ge=32)
     """Longest sequence; None: what the model allows."""
     kv_tokens: int = Field(default=32768, ge=64)
     """KV cache size, in tokens over all sessions."""
