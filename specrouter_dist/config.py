@@ -119,6 +119,10 @@ class Dtype(StrEnum):
     BF16 = "bf16"
 
 
+INT8_WEIGHT_BYTES = 3
+"""Of a weight with ``quantization: int8``: held in int8, and in bf16 for forwards of many rows."""
+
+
 class ModelMember(UserModel):
     """A member that is a causal language model."""
 
@@ -150,7 +154,8 @@ class ModelMember(UserModel):
     """KV cache size, in tokens over all sessions."""
     max_sessions: int = Field(default=64, ge=1)
     prefix_cache: bool = True
-    """Keep the KV of earlier requests for later ones that begin alike, while there is room."""
+    """Keep the KV of earlier requests for later ones that begin alike, while there is room. Only
+    the fast engine does."""
 
     @model_validator(mode="after")
     def _quantization_fits(self) -> Self:

@@ -45,8 +45,14 @@ def plan(
 def _print_for_people(explanation: dict[str, Any]) -> None:
     typer.echo(f"chain: {' -> '.join(explanation['chain'])}")
     for key, value in explanation.items():
-        if key not in ("chain", "candidates"):
+        if key not in ("chain", "candidates", "by_load"):
             typer.echo(f"{key}: {value}")
+    for load in explanation.get("by_load", ()):
+        typer.echo(f"up to {load['up_to_requests']} requests at a time, by agreement:")
+        for rung in load["by_agreement"]:
+            chain, lengths = " -> ".join(rung["chain"]), rung["num_draft_tokens"]
+            typer.echo(f"  {rung['times_usual']} x the usual: {chain} {lengths or ''}")
+    typer.echo("candidates:")
     for candidate in explanation.get("candidates", ()):
         details = ", ".join(f"{k} {v}" for k, v in candidate.items() if k != "chain")
         typer.echo(f"  {' -> '.join(candidate['chain'])}: {details}")

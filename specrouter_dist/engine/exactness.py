@@ -38,7 +38,8 @@ _SERIAL_ELEMENTS = 32767
 
 
 def padded_rows(num_rows: int) -> int:
-    """Number of rows that a forward of ``num_rows`` is computed with in exact mode."""
+    """Number of rows that a forward of ``num_rows`` is computed with: always in exact mode, from
+    ``LEAST_ROWS`` on else, since every new number costs oneDNN a compilation."""
     if num_rows <= 32:
         unit = LEAST_ROWS
     elif num_rows <= 64:

@@ -93,6 +93,8 @@ class FastEngine:
                 there is not enough memory.
             EngineError: the model is not one that this engine runs.
         """
+        if exact and int8:
+            raise EngineError("int8: its kernels' rounding depends on the rows; not in exact mode")
         shape = read_shape(directory)
         where = torch.device(device)
         context = _checked_context(shape, context_tokens, kv_tokens)

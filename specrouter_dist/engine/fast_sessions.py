@@ -113,7 +113,8 @@ class SessionTable:
         self._free_slots.append(slot)
 
     def own_pages(self, slot: int, start: int, stop: int) -> None:
-        """Copies the pages of positions ``[start, stop)`` that another session reads as well.
+        """Copies the pages of positions ``[start, stop)`` that another session reads as well; those
+        that are only kept for later ones are kept no more.
 
         Raises:
             NoRoomError: no page is free to take their place; nothing has changed.
@@ -122,6 +123,8 @@ class SessionTable:
         allocator = self._cache.allocator
         pages = session.table.pages
         touched = range(start // PAGE_TOKENS, pages_for(stop))
+        for i in touched:
+            self._prefixes.give_up(pages[i])
         shared = [i for i in touched if allocator.users(pages[i]) > 1]
         if not shared:
             return

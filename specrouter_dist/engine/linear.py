@@ -108,7 +108,8 @@ class Int8Linear:
         self._weight = rounded.to(torch.int8)
         self._scales = scales
         self._bias = bias
-        self._many = PackedLinear((rounded * scales.float()[:, None]).to(torch.bfloat16), bias)
+        many = PackedLinear if _packable(torch.bfloat16) else PlainLinear
+        self._many = many((rounded * scales.float()[:, None]).to(torch.bfloat16), bias)
         self.weight_bytes = self._weight.nbytes + self._many.weight_bytes
 
     def __call__(self, rows: Tensor) -> Tensor:

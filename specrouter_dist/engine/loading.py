@@ -11,14 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from specrouter_dist.config import Dtype
+from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.errors import ConfigError, EngineError
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
-
-INT8_WEIGHT_BYTES = 3
-"""Of a weight that is held in int8 and in bf16."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -13,6 +13,8 @@ from specrouter_dist.errors import NoRoomError
 from specrouter_dist.speculation.messages import TokenArray
 
 _KEY_BYTES = 16
+_TRIES_FOR_A_RUN = 64
+"""Pages given up for the sake of a contiguous run, beyond those whose room is needed."""
 
 
 class PrefixCache:
@@ -27,6 +29,7 @@ class PrefixCache:
         self._allocator = allocator
         self._max_pages = max_pages
         self._pages: OrderedDict[bytes, int] = OrderedDict()
+        self._keys: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -50,7 +53,7 @@ class PrefixCache:
         for key, page in reversed(list(zip(keys, pages, strict=False))):
             if key not in self._pages:
                 self._allocator.share([page])
-                self._pages[key] = page
+                self._pages[key], self._keys[page] = page, key
             self._pages.move_to_end(key)
         while len(self._pages) > self._max_pages:
             self._give_up_oldest()
@@ -67,13 +70,23 @@ class PrefixCache:
             raise NoRoomError(
                 f"KV cache: {count} pages wanted, {allocator.num_free + reclaimable} free"
             )
-        while self._pages and not allocator.has_run(count):
+        while allocator.num_free < count:
+            self._give_up_oldest()
+        for _ in range(_TRIES_FOR_A_RUN):
+            if not self._pages or allocator.has_run(count):
+                break
             self._give_up_oldest()
         return allocator.take(count)
 
+    def give_up(self, page: int) -> None:
+        """Forgets a page, if it is kept: it is going to change, or its room is wanted."""
+        key = self._keys.pop(page, None)
+        if key is not None:
+            del self._pages[key]
+            self._allocator.drop([page])
+
     def _give_up_oldest(self) -> None:
-        _, page = self._pages.popitem(last=False)
-        self._allocator.drop([page])
+        self.give_up(next(iter(self._pages.values())))
 
 
 def _keys(tokens: TokenArray, num_pages: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as RawTokenizer
 
-from specrouter_dist.config import Dtype, ModelMember
+from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype, ModelMember
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.pools.model_files import (
@@ -22,8 +22,6 @@ from specrouter_dist.pools.model_files import (
 )
 
 _ELEMENT_BYTES = {Dtype.FP32: 4, Dtype.BF16: 2}
-_INT8_WEIGHT_BYTES = 3
-"""Held in int8, and in bf16 for forwards of many rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ def _check_member(member: ModelMember, directory: Path) -> MemberReport:
     weight_bytes = (
         sum(path.stat().st_size for path in weight_files(directory))
         if num_parameters is None
-        else num_parameters * (_INT8_WEIGHT_BYTES if member.quantization else element_bytes)
+        else num_parameters * (INT8_WEIGHT_BYTES if member.quantization else element_bytes)
     )
     limit = member.context_tokens or shape.context_tokens
     if limit > shape.context_tokens:

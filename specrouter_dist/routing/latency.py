@@ -16,6 +16,9 @@ _PROFILE_STEPS = 5.0
 """The profile counts as so many observed steps."""
 _OUTLIER_FACTOR = 4.0
 """A mean this many times the estimate is a hiccup of the machine; it counts as one step."""
+_DRIFT = 0.01
+"""Share of the way back to the prior that an estimate goes each time others are observed; they are
+a few times a second."""
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
 
@@ -25,9 +28,17 @@ class _Mean:
 
     def __init__(self, prior: float) -> None:
         self.value = prior
+        self._prior = prior
         self._weight = _PROFILE_STEPS
 
+    def drift(self) -> None:
+        """Nothing was observed: what was, while it was, counts for less and less. Without this a
+        choice once disqualified would never be tried again."""
+        self.value += (self._prior - self.value) * _DRIFT
+
     def observe(self, mean: float, count: float) -> None:
+        if mean > _OUTLIER_FACTOR * max(self.value, self._prior):
+            count = 1.0
         total = self._weight + count
         self.value += (mean - self.value) * count / total
         self._weight = min(total, _MEMORY_STEPS)
@@ -74,10 +85,8 @@ class _Surface:
     def observe(self, size: float, num_sessions: int, times: ForwardTimes) -> None:
         if not self._curves:
             return
-        mean = self._nearest(num_sessions)
         ratio = times.total_us / times.count / self._profiled(size, num_sessions)
-        is_outlier = ratio > _OUTLIER_FACTOR * mean.value
-        mean.observe(ratio, 1.0 if is_outlier else times.count)
+        self._nearest(num_sessions).observe(ratio, times.count)
 
     def at(self, size: float, num_sessions: int) -> float | None:
         if not self._curves:
@@ -117,7 +126,7 @@ class LatencyTable:
         self._drafting: dict[str, _Surface] = {}
         # How much longer a verify takes while the next block is being drafted: cores of one
         # machine may share caches, memory and even arithmetic units.
-        self._slowdown: dict[str, _Mean] = {}
+        self._slowdowns: dict[tuple[str, str], _Mean] = {}
         self._hop_prior_us = hop_us
         self._hops: dict[tuple[str, str], _Mean] = {}
 
@@ -132,15 +141,21 @@ class LatencyTable:
         if not times.count:
             return
         size = key.num_rows / key.num_sessions
-        if not key.overlapped:
+        for (beside, member), slowdown in self._slowdowns.items():
+            if member == key.member and beside != key.beside:
+                slowdown.drift()
+        if key.beside is None:
             for surface, of in self._surfaces(key, size):
                 surface.observe(of, key.num_sessions, times)
         elif (alone_us := self.forward_us(key.member, size, key.num_sessions)) is not None:
-            slowdown = self._slowdown.setdefault(key.member, _Mean(1.0))
-            slowdown.observe(times.total_us / times.count / alone_us, times.count)
+            slowdown = self._slowdowns.setdefault((key.beside, key.member), _Mean(1.0))
+            slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
 
     def observe_wait(self, key: WaitKey, times: ForwardTimes) -> None:
         """Takes waits for blocks: what they last beyond the drafting is the hop."""
+        for (draft, verifier), hop in self._hops.items():
+            if verifier == key.verifier and draft != key.draft:
+                hop.drift()
         block_us = self.drafting_us(key.draft, key.num_proposals)
         if block_us is not None and times.count:
             hop = self._hops.setdefault((key.draft, key.verifier), _Mean(self._hop_prior_us))
@@ -152,17 +167,17 @@ class LatencyTable:
         return self._hop_prior_us if hop is None else hop.value
 
     def forward_us(
-        self, member: str, num_rows: float, num_sessions: int = 1, *, overlapped: bool = False
+        self, member: str, num_rows: float, num_sessions: int = 1, *, beside: str | None = None
     ) -> float | None:
         """Time of a forward of ``num_rows`` for each of ``num_sessions``, in microseconds.
 
-        ``overlapped``: while its drafter drafts the next block. None: the member is unknown.
+        ``beside``: while that drafter drafts the next block. None: the member is unknown.
         """
         surface = self._forwards.get(member)
         alone_us = surface.at(num_rows, num_sessions) if surface else None
-        if alone_us is None or not overlapped or member not in self._slowdown:
+        if alone_us is None or beside is None or (beside, member) not in self._slowdowns:
             return alone_us
-        return alone_us * self._slowdown[member].value
+        return alone_us * self._slowdowns[beside, member].value
 
     def drafting_us(self, member: str, num_tokens: int, num_sessions: int = 1) -> float | None:
         """Time to draw ``num_tokens`` one after the other for each of ``num_sessions``; None if

@@ -12,8 +12,8 @@ class ForwardKey(NamedTuple):
     num_sessions: int
     num_drafts: int = 0
     """Tokens drawn one after the other behind the first, each in a forward of its own."""
-    overlapped: bool = False
-    """The drafter was drafting ahead meanwhile."""
+    beside: str | None = None
+    """The drafter that was free to draft ahead meanwhile."""
 
 
 class WaitKey(NamedTuple):

@@ -13,6 +13,7 @@ of this one and the bonus token are what it went on with; the verify may be slow
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from math import isfinite
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
@@ -21,6 +22,8 @@ from specrouter_dist.routing.observations import PairKey
 
 MAX_DRAFT_TOKENS = 16
 """Longest block considered."""
+_LEAST_PATIENCE_MS = 50.0
+_PATIENCE_ROUNDS = 4.0
 _LOOKUP_US = 30.0
 """Time per block of a member without a model."""
 
@@ -110,7 +113,7 @@ class Planner:
             ahead, scale = overlap and is_last, regime.scale if is_last else 1.0
             block_us = length * tau if tau is not None else self._drafting_us(draft, length, regime)
             forward_us = self.latency.forward_us(
-                verifier, length + 1, num_sessions, overlapped=ahead
+                verifier, length + 1, num_sessions, beside=draft if ahead else None
             )
             if block_us is None or forward_us is None:
                 return None
@@ -141,6 +144,12 @@ class Planner:
                     yield (lookup, *between, target)
 
 
+def _patience_ms(candidate: Candidate, length: int) -> float:
+    """Several times what a round takes, however slow the models are."""
+    round_ms = candidate.predicted_us * (length + 1) / 1e3
+    return max(_LEAST_PATIENCE_MS, _PATIENCE_ROUNDS * round_ms) if isfinite(round_ms) else 1000.0
+
+
 def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
     """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
     edges: list[EdgeKnobs] = []
@@ -149,6 +158,13 @@ def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
         burst = length + overshoot
         is_last = len(edges) == len(candidate.num_draft_tokens) - 1
         ahead = length + 1 if candidate.overlap and is_last else 0
-        edges.append(EdgeKnobs(window=burst + ahead, burst=burst, patience=length))
+        edges.append(
+            EdgeKnobs(
+                window=burst + ahead,
+                burst=burst,
+                patience=length,
+                patience_ms=_patience_ms(candidate, length),
+            )
+        )
         overshoot = length
     return Plan(number=number, chain=candidate.chain, edges=tuple(edges), threads=threads)

@@ -8,7 +8,7 @@ from specrouter_dist.config import Plan
 
 _USUAL_PROPOSALS = 16.0
 """A request is taken to agree as usual until it has judged about so many proposals."""
-_INERTIA = 0.05
+_INERTIA = 0.1
 """A rung is left when another is nearer by this much."""
 
 
@@ -87,7 +87,11 @@ class PlanTable:
 
     def ladder(self, *, greedy: bool, load: int = 0) -> Ladder:
         """The choice for that regime; ``load`` is an index of ``LOADS``."""
-        return (self.greedy if greedy else self.sampled)[load]
+        return self.ladders(greedy)[load]
+
+    def ladders(self, greedy: bool) -> tuple[Ladder, ...]:
+        """The choices for that regime, one for each of ``LOADS``."""
+        return self.greedy if greedy else self.sampled
 
     def plan(self, *, greedy: bool, load: int = 0) -> Plan:
         """The plan that requests of that regime begin with."""

@@ -8,7 +8,7 @@ from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.routing.planner import Candidate
-from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.plans import LOADS, PlanTable
 from specrouter_dist.serving.client import Client, Generation, run_in_order
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -80,11 +80,26 @@ class PoolBackend:
 
     def plan(self, sampling: SamplingParams) -> dict[str, Any]:
         """The router's choice for such a request, and the candidates it weighed."""
-        chosen = self.running.table().plan(greedy=sampling.greedy)
+        table = self.running.table()
+        chosen = table.plan(greedy=sampling.greedy)
         return {
             "chain": list(chosen.chain),
             "edges": [edge.model_dump() for edge in chosen.edges],
             "threads": chosen.threads,
+            "by_load": [
+                {
+                    "up_to_requests": num_running,
+                    "by_agreement": [
+                        {
+                            "times_usual": rung.scale,
+                            "chain": list(rung.plan.chain),
+                            "num_draft_tokens": [edge.patience for edge in rung.plan.edges],
+                        }
+                        for rung in sorted(ladder.rungs, key=lambda rung: rung.scale)
+                    ],
+                }
+                for num_running, ladder in zip(LOADS, table.ladders(sampling.greedy), strict=True)
+            ],
             "candidates": [
                 {
                     "chain": list(candidate.chain),

@@ -124,6 +124,7 @@ class Chains:
         truth = session.model_stage.attach_upstream(edge, session.edges[count - 1])
         session.up_edge, session.up_peer, session.num_attached = edge, peer, count
         session.drafter = name
+        session.forget_waiting()
         session.parked_upstreams.pop(name, None)
         self.by_up_edge[edge] = session
         message = Attach(
@@ -147,6 +148,7 @@ class Chains:
         if session.up_edge is not None:
             del self.by_up_edge[session.up_edge]
         session.up_edge, session.up_peer, session.num_attached = None, None, 0
+        session.forget_waiting()
         session.model_stage.detach_upstream()
 
     # -- as upstream ---------------------------------------------------------------------------

@@ -130,7 +130,11 @@ class LocalPool:
         taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
         while not self._stopping.wait(_DECIDE_EVERY_S):
             self.worker.hub.post(Call(lambda: taken.put(self.worker.take_observations())))
-            observations = taken.get()
+            try:
+                observations = taken.get(timeout=_DECIDE_EVERY_S)
+            except queue.Empty:
+                # In a long forward, or dead; what it has measured comes with a later call.
+                continue
             if not observations.pairs and not observations.forwards:
                 continue
             with self._lock:

@@ -19,7 +19,7 @@ from specrouter_dist.worker.session import Session
 MAX_DRAFTS = 16
 """Most tokens that a drafter draws in one step before it looks at its mail."""
 _LARGEST_TIMED_ROWS = 64
-"""Forwards of more rows are prompts; the planner asks about decoding."""
+"""Forwards of more rows per session are prompts; the planner asks about decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class ModelHost:
     def close(self, session: Session) -> None:
         """Frees the session's slot and KV blocks; what they hold is left to later sessions."""
         self.ready.pop(session, None)
-        self._publish(session)
+        self._publish(session, session.end)
         self._num_open -= 1
         self.engine.close(_slot(session))
 
@@ -129,7 +129,7 @@ class ModelHost:
             new = stage.on_step_done(picks.tokens)
             if step.num_picks and step.start < session.prompt_tokens:
                 # The prompt has just been fed: others that begin alike need not wait for the end.
-                self._publish(session)
+                self._publish(session, session.prompt_tokens)
             accepted = stage.counts.accepted - accepted
             session.drafter_restarts = accepted < step.num_proposals
             was_judged = len(new) > accepted or accepted == step.num_proposals
@@ -139,9 +139,10 @@ class ModelHost:
             grown.append((session, new, picks))
         return grown
 
-    def _publish(self, session: Session) -> None:
+    def _publish(self, session: Session, end: int) -> None:
+        """``end``: where what may still be taken back begins."""
         stage = session.model_stage
-        self.engine.publish(_slot(session), stage.tokens.slice(0, stage.kv_len))
+        self.engine.publish(_slot(session), stage.tokens.slice(0, min(stage.kv_len, end)))
 
     def _observe_wait(
         self, session: Session, step: Step, now: float, observations: Observations
@@ -150,23 +151,24 @@ class ModelHost:
         # The time of a block is known of drafters only: those with nobody above them. Among others
         # it waits its turn.
         is_comparable = session.drafter_restarts and session.num_attached == 1
+        # A drafter that drafts ahead has to finish what nobody wants any more.
+        is_comparable &= not session.drafts_ahead
         if since is None or not is_comparable or self._num_open > 1:
             return
         if step.num_proposals >= session.edges[0].patience:
             key = WaitKey(session.wanted[0], self.name, step.num_proposals)
             observations.add_wait(key, (now - since) * 1e6)
 
-    def observe_turn(
-        self, batch: Sequence[tuple[Session, Step]], elapsed_us: float, observations: Observations
-    ) -> None:
-        """Takes the time of a forward and of all that the engine thread does for it."""
+    def turn_key(self, batch: Sequence[tuple[Session, Step]]) -> ForwardKey | None:
+        """What the time of a forward of ``batch``, and of all that the engine thread does for it,
+        is to be compared with; None: nothing."""
         num_rows = sum(len(step.tokens) for _, step in batch)
         num_drafts = {step.num_drafts for _, step in batch}
-        if num_rows > _LARGEST_TIMED_ROWS or len(num_drafts) > 1:
-            return
-        overlapped = any(session.drafts_ahead for session, _ in batch)
-        key = ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), overlapped)
-        observations.add_forward(key, elapsed_us)
+        if num_rows > _LARGEST_TIMED_ROWS * len(batch) or len(num_drafts) > 1:
+            return None
+        session = batch[0][0]
+        beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
+        return ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), beside)
 
 
 def _slot(session: Session) -> int:

@@ -75,6 +75,10 @@ class Session:
         knobs = self.edges[self.num_attached - 1] if self.num_attached else None
         return knobs is not None and knobs.window > knobs.burst
 
+    def forget_waiting(self) -> None:
+        """The upstream is another one: what was awaited of the last one says nothing of it."""
+        self.deadline, self.waits_since, self.drafter_restarts = None, None, False
+
     @property
     def model_stage(self) -> Stage:
         """The stage, of a member that is a model."""

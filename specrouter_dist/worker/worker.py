@@ -279,14 +279,15 @@ class Worker:
             batch = model.take_steps(now, self._observations)
             if not batch:
                 continue
-            started = time.perf_counter()
+            # Asked before: the forward may end the request and with it the chain.
+            key, started = model.turn_key(batch), time.perf_counter()
             steps = dict(batch)
             for session, new, picks in model.forward(batch, self._observations):
                 self._touch(session)
                 if model.is_target and self._requests is not None:
                     self._requests.on_grown(session, steps[session], new, picks)
             self._settle()
-            turn_us = (time.perf_counter() - started) * 1e6
-            model.observe_turn(batch, turn_us, self._observations)
+            if key is not None:
+                self._observations.add_forward(key, (time.perf_counter() - started) * 1e6)
             return True
         return False

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from specrouter_dist.engine import linear as linear_module
 from specrouter_dist.engine.linear import (
     SMALL_WEIGHTS,
     FixedRowsLinear,
@@ -99,6 +100,15 @@ def test_int8_is_the_layer_within_its_rounding(with_bias: bool, num_rows: int) -
         ):
             # Half a step of 127 per weight, over 96 inputs: far below 3 % of the largest output.
             assert (result.float() - wanted).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_int8_needs_no_packed_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "_packable", lambda dtype: False)
+    weight, rows = torch.randn(48, 96), torch.randn(9, 96, dtype=torch.bfloat16)
+    expected = rows.float() @ weight.t()
+    with torch.inference_mode():
+        result = Int8Linear(weight.bfloat16(), None)(rows)
+    assert (result.float() - expected).abs().max() < 0.03 * expected.abs().max()
 
 
 def test_int8_is_made_only_of_shapes_that_its_kernel_takes() -> None:

@@ -166,6 +166,12 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         assert plan.weight_bytes - norms == info.weight_bytes
 
 
+def test_int8_is_not_exact(tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    with pytest.raises(EngineError, match="int8"):
+        load(tmp_path, exact=True, int8=True)
+
+
 def test_memory_is_compared_with_what_is_free() -> None:
     free = available_bytes(CPU)
     assert free > 1 << 20

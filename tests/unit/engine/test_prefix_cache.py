@@ -72,6 +72,15 @@ class TestPages:
         assert len(cache) == 2
         assert cache.find(stream(1, 2, 3, 4)) == pages[:2]
 
+    def test_a_page_that_is_given_up_is_found_no_more(self, allocator: PageAllocator) -> None:
+        cache = PrefixCache(allocator, 8)
+        pages = cache.take(2)
+        cache.publish(stream(1, 2), pages)
+        cache.give_up(pages[1])
+        cache.give_up(7)
+        assert cache.find(stream(1, 2, 3)) == pages[:1]
+        assert [allocator.users(page) for page in pages] == [2, 1]
+
     def test_what_sessions_hold_is_not_room(self, allocator: PageAllocator) -> None:
         cache = PrefixCache(allocator, 8)
         held = cache.take(5)
@@ -126,16 +135,27 @@ class TestEngine:
         assert engine.reuse(second, tokens) == 2 * PAGE_TOKENS
         assert torch.equal(self.feed(engine, tokens, 2 * PAGE_TOKENS, second), expected)
 
-    def test_what_is_fed_over_a_published_page_does_not_change_it(self, engine: FastEngine) -> None:
+    def test_a_published_page_that_is_fed_over_is_found_no_more(self, engine: FastEngine) -> None:
         tokens = text(120, 100)
         first = engine.open(GREEDY, len(tokens), 200)
         expected = self.feed(engine, tokens, 0, first)
         engine.publish(first, tokens)
         engine.extend([Extension(first, 10, text(60, 80), 1)])
-        engine.close(first)
         second = engine.open(GREEDY, len(tokens), 200)
-        assert engine.reuse(second, tokens) == PAGE_TOKENS
-        assert torch.equal(self.feed(engine, tokens, PAGE_TOKENS, second), expected)
+        assert engine.reuse(second, tokens) == 0
+        assert torch.equal(self.feed(engine, tokens, 0, second), expected)
+
+    def test_a_session_that_has_all_pages_may_take_back_what_it_published(
+        self, saved: Path
+    ) -> None:
+        engine = load(saved, kv_tokens=2 * PAGE_TOKENS)
+        tokens = text(120, 100)
+        slot = engine.open(GREEDY, 60, 2 * PAGE_TOKENS)
+        self.feed(engine, tokens, 0, slot)
+        engine.publish(slot, tokens)
+        engine.extend([Extension(slot, 60, text(60, 10), 1)])
+        engine.close(slot)
+        assert engine.reuse(engine.open(GREEDY, 60, 2 * PAGE_TOKENS), tokens) == 0
 
     def test_penalties_count_a_prefix_that_was_not_fed(self, engine: FastEngine) -> None:
         tokens = text(120, 100)

@@ -80,11 +80,21 @@ class TestLatency:
         assert table.hop_us("target", "m") == 100.0
 
     def test_a_verify_beside_a_drafter_may_be_slower(self, table: LatencyTable) -> None:
-        assert table.forward_us("m", 3, overlapped=True) == table.forward_us("m", 3)
-        overlapped = ForwardKey("m", 3, 1, overlapped=True)
-        table.observe(overlapped, times(300, 10_000))
-        assert table.forward_us("m", 3, overlapped=True) == pytest.approx(300, rel=0.01)
+        assert table.forward_us("m", 3, beside="d") == table.forward_us("m", 3)
+        table.observe(ForwardKey("m", 3, 1, beside="d"), times(300, 10_000))
+        assert table.forward_us("m", 3, beside="d") == pytest.approx(300, rel=0.01)
+        assert table.forward_us("m", 3, beside="other") == pytest.approx(200)
         assert table.forward_us("m", 3) == pytest.approx(200)
+
+    def test_what_is_not_observed_any_more_is_forgotten(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        table.observe(ForwardKey("m", 3, 1, beside="d"), times(400, 10_000))
+        table.observe_wait(WaitKey("m", "target", 3), times(4000, 10_000))
+        for _ in range(500):
+            table.observe(ForwardKey("m", 3, 1), times(200))
+            table.observe_wait(WaitKey("other", "target", 3), times(500))
+        assert table.forward_us("m", 3, beside="d") == pytest.approx(200, rel=0.02)
+        assert table.hop_us("m", "target") == pytest.approx(100, rel=0.3)
 
     def test_a_batch_has_times_of_its_own(self, table: LatencyTable) -> None:
         assert table.forward_us("m", 1, 4) == pytest.approx(400), "no profile: no gain"
@@ -224,7 +234,9 @@ class TestPlanner:
         made = Router(list(TIMES_US), (), hop_us=100.0, overlap=True)
         made.observe(observations(GOOD))
         slowed = Observations()
-        slowed.forwards[ForwardKey("target", 5, 1, overlapped=True)] = times(6000.0, 1000)
+        for draft in ("small", "medium"):
+            key = ForwardKey("target", 5, 1, beside=draft)
+            slowed.forwards[key] = times(6000.0, 1000)
         made.observe(slowed)
         assert not any(c.overlap for c in made.candidates(greedy=True))
 
