@@ -10,13 +10,13 @@ run before and not counted, in which the router learns the load.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.arms import run_arm
 from benchmarks.environment import environment
 from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import DATA, read_prompts
@@ -26,36 +26,12 @@ from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.serving.backend import PoolBackend
-from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.results import GenerateResult
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _PROMPTS_PER_SLOT = 3
 _FEWEST_PROMPTS = 8
-
-
-def run(
-    backend: PoolBackend,
-    prompts: Sequence[TokenArray],
-    chain: tuple[str, ...] | None,
-    concurrency: int,
-    arguments: argparse.Namespace,
-) -> tuple[list[GenerateResult], float]:
-    """All prompts, and the tokens per second over them."""
-    requests = [
-        GenerateRequest(
-            ids,
-            SamplingParams(
-                temperature=arguments.temperature, max_tokens=arguments.max_tokens, seed=seed
-            ),
-            chain,
-        )
-        for seed, ids in enumerate(prompts)
-    ]
-    started = time.perf_counter()
-    results = list(backend.generate(requests, concurrency=concurrency))
-    num_tokens = sum(len(result.token_ids) for result in results)
-    return results, num_tokens / (time.perf_counter() - started)
 
 
 def measure(
@@ -66,6 +42,7 @@ def measure(
     arguments: argparse.Namespace,
 ) -> dict[str, object]:
     """One row: the ratio of every pair, and what the arms did."""
+    sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)
     ratios, alone_speeds, auto_speeds = [], [], []
     num_differing = 0
     chains: dict[str, int] = {}
@@ -73,7 +50,7 @@ def measure(
         arms: dict[bool, tuple[list[GenerateResult], float]] = {}
         for is_auto in (False, True) if pair % 2 else (True, False):
             chain = None if is_auto else (target,)
-            arms[is_auto] = run(backend, prompts, chain, concurrency, arguments)
+            arms[is_auto] = run_arm(backend, prompts, chain, sampling, concurrency)
         (alone, alone_speed), (auto, auto_speed) = arms[False], arms[True]
         num_differing += sum(a.token_ids != b.token_ids for a, b in zip(alone, auto, strict=True))
         if pair == 0:

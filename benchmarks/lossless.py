@@ -10,14 +10,12 @@ Exit code 1 if any output differs. ``--no-exact`` shows what exact mode is for.
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
-from tqdm import tqdm
-
+from benchmarks.arms import run_arm
 from benchmarks.environment import environment
 from benchmarks.pools import with_exact
 from benchmarks.prompts import DATA, read_prompts
@@ -28,7 +26,6 @@ from specrouter_dist.cli.verify import compare
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
 from specrouter_dist.serving.backend import PoolBackend
-from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
 
@@ -57,32 +54,6 @@ def encode_prompts(data: Path, tokenizer: Tokenizer, count: int, room: int) -> l
     return [ids for ids in encoded if len(ids) <= room][:count]
 
 
-def run(
-    backend: PoolBackend,
-    prompts: Sequence[TokenArray],
-    chain: tuple[str, ...] | None,
-    temperature: float,
-    arguments: argparse.Namespace,
-) -> tuple[list[GenerateResult], float]:
-    """All prompts through ``chain``, and the tokens per second over them."""
-    requests = [
-        GenerateRequest(
-            ids,
-            SamplingParams(
-                temperature=temperature, max_tokens=arguments.max_tokens, seed=seed, logprobs=2
-            ),
-            chain,
-        )
-        for seed, ids in enumerate(prompts)
-    ]
-    started = time.perf_counter()
-    outputs = backend.generate(requests, concurrency=arguments.concurrency)
-    name = ",".join(chain or ("auto",))
-    results = list(tqdm(outputs, desc=f"T={temperature} {name}", total=len(prompts), leave=False))
-    num_tokens = sum(len(result.token_ids) for result in results)
-    return results, num_tokens / (time.perf_counter() - started)
-
-
 def check(
     pool: Pool, backend: PoolBackend, arguments: argparse.Namespace
 ) -> list[dict[str, object]]:
@@ -92,9 +63,13 @@ def check(
     prompts = encode_prompts(arguments.data, tokenizer, arguments.prompts, arguments.room)
     rows: list[dict[str, object]] = []
     for temperature in TEMPERATURES:
-        wanted, alone_speed = run(backend, prompts, (target,), temperature, arguments)
+        sampling = SamplingParams(
+            temperature=temperature, max_tokens=arguments.max_tokens, logprobs=2
+        )
+        concurrency = arguments.concurrency
+        wanted, alone_speed = run_arm(backend, prompts, (target,), sampling, concurrency)
         for chain in chains_to_check(pool):
-            results, speed = run(backend, prompts, chain, temperature, arguments)
+            results, speed = run_arm(backend, prompts, chain, sampling, concurrency)
             differences = compare(wanted, results)
             rows.append(
                 {

@@ -13,16 +13,18 @@ from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
-from specrouter_dist.engine.llama_shape import LlamaShape, read_shape, refusal, rotary_table
+from specrouter_dist.engine.llama_shape import read_shape, refusal, rotary_table
 from specrouter_dist.engine.loading import (
     TORCH_DTYPES,
     Checkpoint,
     attention_dtype,
+    checked_context,
+    checked_num_ids,
     memory_plan,
 )
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
-from specrouter_dist.errors import ConfigError, EngineError, RequestError
+from specrouter_dist.errors import EngineError, RequestError
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 _MOST_PADDING_ROWS = 128
@@ -97,8 +99,8 @@ class FastEngine:
             raise EngineError("int8: its kernels' rounding depends on the rows; not in exact mode")
         shape = read_shape(directory)
         where = torch.device(device)
-        context = _checked_context(shape, context_tokens, kv_tokens)
-        ids = _checked_num_ids(shape, num_ids)
+        context = checked_context(shape, context_tokens, kv_tokens)
+        ids = checked_num_ids(shape, num_ids)
         num_pages = pages_for(kv_tokens)
         plan = memory_plan(
             shape,
@@ -296,22 +298,3 @@ class FastEngine:
 def _stop(extension: Extension) -> int:
     """The position behind the last that is fed, drafts included."""
     return extension.start + len(extension.tokens) + extension.num_drafts
-
-
-def _checked_context(shape: LlamaShape, context_tokens: int | None, kv_tokens: int) -> int:
-    context = shape.max_positions if context_tokens is None else context_tokens
-    if context > shape.max_positions:
-        raise ConfigError(
-            f"context_tokens: the model allows at most {shape.max_positions}, got {context}",
-            field="context_tokens",
-        )
-    return min(context, pages_for(kv_tokens) * PAGE_TOKENS)
-
-
-def _checked_num_ids(shape: LlamaShape, num_ids: int | None) -> int:
-    ids = shape.vocab_size if num_ids is None else num_ids
-    if not 1 <= ids <= shape.vocab_size:
-        raise ConfigError(
-            f"num_ids: the model has {shape.vocab_size} ids, got {num_ids}", field="num_ids"
-        )
-    return ids

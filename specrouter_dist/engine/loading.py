@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, pages_for
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.errors import ConfigError, EngineError
 
@@ -162,3 +163,24 @@ def available_bytes(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def checked_context(shape: LlamaShape, context_tokens: int | None, kv_tokens: int) -> int:
+    """Longest sequence that model and cache allow; ``ConfigError``: more was asked for."""
+    context = shape.max_positions if context_tokens is None else context_tokens
+    if context > shape.max_positions:
+        raise ConfigError(
+            f"context_tokens: the model allows at most {shape.max_positions}, got {context}",
+            field="context_tokens",
+        )
+    return min(context, pages_for(kv_tokens) * PAGE_TOKENS)
+
+
+def checked_num_ids(shape: LlamaShape, num_ids: int | None) -> int:
+    """How many ids may be drawn; ``ConfigError``: the model has fewer."""
+    ids = shape.vocab_size if num_ids is None else num_ids
+    if not 1 <= ids <= shape.vocab_size:
+        raise ConfigError(
+            f"num_ids: the model has {shape.vocab_size} ids, got {num_ids}", field="num_ids"
+        )
+    return ids

@@ -15,7 +15,7 @@ from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _PROMPTS = POOLS_DIRECTORY / "prompts" / "calibration.jsonl"
-_PROMPTS_PER_CHAIN = 2
+_PROMPTS_PER_CHAIN = 4
 _MAX_TOKENS = 64
 _SEED = 20250512
 _TEMPERATURES = (0.0, 0.8)

@@ -1,0 +1,35 @@
+"""One arm of a comparison: the same prompts through one chain."""
+
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from specrouter_dist.config import SamplingParams
+from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.speculation.messages import TokenArray
+
+
+def run_arm(
+    backend: PoolBackend,
+    prompts: Sequence[TokenArray],
+    chain: tuple[str, ...] | None,
+    sampling: SamplingParams,
+    concurrency: int,
+) -> tuple[list[GenerateResult], float]:
+    """All prompts through ``chain`` (None: the router's choice), each with a seed of its own.
+
+    Returns:
+        the results in order, and the tokens per second over all of them.
+    """
+    requests = [
+        GenerateRequest(ids, sampling.model_copy(update={"seed": seed}), chain)
+        for seed, ids in enumerate(prompts)
+    ]
+    name = f"T={sampling.temperature} {','.join(chain or ('auto',))}"
+    started = time.perf_counter()
+    outputs = backend.generate(requests, concurrency=concurrency)
+    results = list(tqdm(outputs, desc=name, total=len(prompts), leave=False))
+    num_tokens = sum(len(result.token_ids) for result in results)
+    return results, num_tokens / (time.perf_counter() - started)
