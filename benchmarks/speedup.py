@@ -67,7 +67,7 @@ def summarise(pairs: list[tuple[str, GenerateResult, GenerateResult]]) -> dict[s
         by_task[task].append(ratio)
         by_task["all"].append(ratio)
     speculation = [auto.metrics.speculation.mean_acceptance_length for _, _, auto in pairs]
-    chains = defaultdict(int)
+    chains: dict[str, int] = defaultdict(int)
     for _, _, auto in pairs:
         chains[" -> ".join(auto.chain)] += 1
     return {

@@ -49,13 +49,15 @@ class _Curve:
 
     def __init__(self) -> None:
         self._points_us: dict[int, float] = {}
+        self._sizes: list[int] = []
 
     def profile(self, size: int, mean_us: float) -> None:
         self._points_us[size] = mean_us
+        self._sizes = sorted(self._points_us)
 
     def at(self, size: float) -> float:
         """Linear between profiled sizes; beyond them on with the slope of the whole curve."""
-        sizes = sorted(self._points_us)
+        sizes = self._sizes
         at = bisect.bisect_left(sizes, size)
         if at == 0 or (at < len(sizes) and sizes[at] == size):
             return self._points_us[sizes[at]]
@@ -76,10 +78,12 @@ class _Surface:
 
     def __init__(self) -> None:
         self._curves: dict[int, _Curve] = {}
+        self._known: list[int] = []
         self._ratios: dict[int, _Mean] = {}
 
     def profile(self, size: int, num_sessions: int, mean_us: float) -> None:
         self._curves.setdefault(num_sessions, _Curve()).profile(size, mean_us)
+        self._known = sorted(self._curves)
         self._ratios.setdefault(num_sessions, _Mean(1.0))
 
     def observe(self, size: float, num_sessions: int, times: ForwardTimes) -> None:
@@ -97,7 +101,7 @@ class _Surface:
         return self._ratios[min(self._ratios, key=lambda known: abs(known - num_sessions))]
 
     def _profiled(self, size: float, num_sessions: int) -> float:
-        known = sorted(self._curves)
+        known = self._known
         above = bisect.bisect_left(known, num_sessions)
         if above == len(known):
             return self._curves[known[-1]].at(size) * num_sessions / known[-1]

@@ -22,6 +22,9 @@ from specrouter_dist.routing.observations import PairKey
 
 MAX_DRAFT_TOKENS = 16
 """Longest block considered."""
+_WORSE_IN_A_ROW = 4
+"""So many longer blocks are tried after the best one. Longer ones gain less and less, but the time
+of a forward rises in steps."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _LOOKUP_US = 30.0
@@ -88,18 +91,20 @@ class Planner:
     def _with_best_lengths(
         self, chain: Sequence[str], overlap: bool, regime: Regime
     ) -> Candidate | None:
-        lengths: list[int] = []
+        lengths: tuple[int, ...] = ()
         for _ in pairwise(chain):
-            options = (
-                self.predict(chain, (*lengths, length), overlap, regime)
-                for length in range(1, MAX_DRAFT_TOKENS + 1)
-            )
-            known = [option for option in options if option is not None]
-            if not known:
-                return None
-            best = min(known, key=lambda option: option.predicted_us)
-            lengths = list(best.num_draft_tokens)
-        return self.predict(chain, tuple(lengths), overlap, regime)
+            best: Candidate | None = None
+            for length in range(1, MAX_DRAFT_TOKENS + 1):
+                option = self.predict(chain, (*lengths, length), overlap, regime)
+                if option is None:
+                    return None
+                if best is None or option.predicted_us < best.predicted_us:
+                    best = option
+                elif length > best.num_draft_tokens[-1] + _WORSE_IN_A_ROW:
+                    break
+            assert best is not None
+            lengths = best.num_draft_tokens
+        return self.predict(chain, lengths, overlap, regime)
 
     def predict(
         self, chain: Sequence[str], lengths: Sequence[int], overlap: bool, regime: Regime

@@ -46,6 +46,7 @@ class Router:
         )
         self._threads = threads
         self._number = 0
+        self._turn = 0
         self.table = PlanTable.only(Plan(chain=(models[-1],), threads=threads))
 
     def observe(self, observations: Observations) -> None:
@@ -73,8 +74,10 @@ class Router:
         """A new table if for some regime and load a better choice is known than the present."""
         present = (*self.table.greedy, *self.table.sampled)
         regimes = [Regime(greedy, load) for greedy in (True, False) for load in LOADS]
+        loads = self._loads_of_this_turn()
         found = [
-            self._choose(ladder, regime) for ladder, regime in zip(present, regimes, strict=True)
+            self._choose(ladder, regime) if regime.num_sessions in loads else None
+            for ladder, regime in zip(present, regimes, strict=True)
         ]
         if not any(found):
             return None
@@ -84,6 +87,11 @@ class Router:
         )
         self.table = PlanTable(chosen[: len(LOADS)], chosen[len(LOADS) :])
         return self.table
+
+    def _loads_of_this_turn(self) -> tuple[int, ...]:
+        """One request alone, and the other loads in turn: a decision must stay cheap."""
+        self._turn += 1
+        return LOADS if self._turn == 1 else (LOADS[0], LOADS[1 + self._turn % (len(LOADS) - 1)])
 
     def _choose(self, ladder: Ladder, regime: Regime) -> Ladder | None:
         """None: the present choice stays."""

@@ -21,7 +21,7 @@ from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.profiling import profile
 from specrouter_dist.worker.worker import Call, SetPlans, Worker
 
-_DECIDE_EVERY_S = 0.25
+_DECIDE_EVERY_S = 0.5
 
 
 class LocalClient:
