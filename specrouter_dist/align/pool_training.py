@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.align.agreement import agreement, own_continuations, picks
 from specrouter_dist.align.config import PoolTrainingConfig, StudentConfig
@@ -25,6 +25,7 @@ from specrouter_dist.align.data import (
 from specrouter_dist.align.distillation import distil
 from specrouter_dist.align.samples import make_shards
 from specrouter_dist.align.students import (
+    check_can_grow,
     copy_tokenizer,
     cut_student,
     grown_student,
@@ -102,6 +103,7 @@ def train_pool(config: PoolTrainingConfig, data_dir: Path, out_dir: Path) -> Poo
     ``data_dir`` holds ``train.jsonl.gz`` and ``dev.jsonl.gz``; nothing is trained on dev.
     Checkpoints, samples and logs lie in ``out_dir/training``.
     """
+    _check_starts(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -176,12 +178,25 @@ def _sample(run: _Run, target: LlamaForCausalLM) -> int:
     )
 
 
+def _start_of(config: PoolTrainingConfig, name: str) -> Path | None:
+    """The drafter of ``init_from`` that training begins with, if there is one."""
+    folder = None if config.init_from is None else config.init_from / name
+    return folder if folder is not None and (folder / "config.json").exists() else None
+
+
+def _check_starts(config: PoolTrainingConfig) -> None:
+    """Hours before they are needed."""
+    for name in ("medium", "small"):
+        start = _start_of(config, name)
+        if name in config.stages and start is not None:
+            check_can_grow(LlamaConfig.from_pretrained(start), getattr(config, name))
+
+
 def _distil(run: _Run, target: LlamaForCausalLM, name: str, shape: StudentConfig) -> Progress:
-    start = None if run.config.init_from is None else run.config.init_from / name
-    if start is not None and (start / "config.json").exists():
-        student = grown_student(load_model(start), shape)
-    else:
-        student = cut_student(target, shape)
+    start = _start_of(run.config, name)
+    student = (
+        cut_student(target, shape) if start is None else grown_student(load_model(start), shape)
+    )
     folder = run.pool / name
 
     def save() -> None:

@@ -60,27 +60,31 @@ def _trim(layer: dict[str, Tensor], neurons: int) -> dict[str, Tensor]:
     }
 
 
+def check_can_grow(start: LlamaConfig, shape: StudentConfig) -> None:
+    """Whether :func:`grown_student` can make a drafter of that shape from one of ``start``'s.
+
+    Raises:
+        ConfigError: ``start`` has more layers than ``shape``, or MLPs of another size.
+    """
+    num_layers, wanted = start.num_hidden_layers, len(shape.from_layers)
+    if num_layers > wanted or start.intermediate_size != shape.intermediate_size:
+        raise ConfigError(
+            f"init_from: a drafter with {num_layers} layers and MLPs of "
+            f"{start.intermediate_size} cannot grow into {wanted} layers and "
+            f"{shape.intermediate_size}",
+            field="init_from",
+        )
+
+
 def grown_student(start: LlamaForCausalLM, shape: StudentConfig) -> LlamaForCausalLM:
     """Build a drafter that says what ``start`` says, with as many layers as ``shape`` has.
 
     The new layers stand before the last one, as copies of it whose outputs are zero: they change
     nothing until they are trained.
-
-    Raises:
-        ConfigError: ``start`` has more layers than ``shape``, or MLPs of another size.
     """
-    num_layers, num_missing = (
-        len(start.model.layers),
-        len(shape.from_layers) - len(start.model.layers),
-    )
-    if num_missing < 0 or start.config.intermediate_size != shape.intermediate_size:
-        raise ConfigError(
-            f"init_from: a drafter with {num_layers} layers and MLPs of "
-            f"{start.config.intermediate_size} cannot grow into {len(shape.from_layers)} layers "
-            f"and {shape.intermediate_size}",
-            field="init_from",
-        )
-    if num_missing == 0:
+    check_can_grow(start.config, shape)
+    num_layers = len(start.model.layers)
+    if num_layers == len(shape.from_layers):
         return start
     values = start.config.to_dict() | {"num_hidden_layers": len(shape.from_layers)}
     values.pop("dtype", None)
