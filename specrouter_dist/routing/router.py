@@ -18,6 +18,18 @@ _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 """Agreement of requests, relative to the usual, that have a plan of their own."""
 
 
+_LEAST_GAIN = 0.05
+"""What a chain must promise over the target alone: it costs more of the machine, and under load
+predictions are off by about as much."""
+
+
+def _worth_it(ways: Sequence[Candidate]) -> Candidate:
+    """The fastest, or the target alone where the gain is too small."""
+    best = min(ways, key=lambda way: way.predicted_us)
+    alone = next((way for way in ways if len(way.chain) == 1), best)
+    return best if best.predicted_us < (1 - _LEAST_GAIN) * alone.predicted_us else alone
+
+
 class Router:
     """Takes observations, gives plan tables.
 
@@ -98,7 +110,7 @@ class Router:
         candidates = self._planner.candidates(regime)
         if not candidates:
             return None
-        best, present = candidates[0], ladder.plan
+        best, present = _worth_it(candidates), ladder.plan
         lengths = tuple(edge.patience for edge in present.edges)
         overlap = any(edge.window > edge.burst for edge in present.edges)
         ours = self._planner.predict(present.chain, lengths, overlap, regime)
@@ -115,8 +127,8 @@ class Router:
         rungs = [Rung(1.0, plan)]
         for scale in _SCALES:
             drafted = self._planner.evaluate(usual.chain, replace(regime, scale=scale))
-            known = [way for way in (drafted, alone) if way is not None]
-            rungs.append(Rung(scale, self._to_plan(min(known, key=lambda way: way.predicted_us))))
+            ways = [way for way in (drafted, alone) if way is not None]
+            rungs.append(Rung(scale, self._to_plan(_worth_it(ways))))
         draft, verifier = usual.chain[-2:]
         agreement = self.agreement.mean(PairKey(draft, verifier, regime.greedy))
         return Ladder(plan, agreement, tuple(rungs))

@@ -302,6 +302,14 @@ class TestRouter:
         made.decide()
         assert made.table.plan(greedy=True).chain == ("target",)
 
+    def test_a_gain_too_small_to_be_sure_of_is_not_taken(self) -> None:
+        made = router({**BAD, ("small", "target"): 0.14, ("medium", "target"): 0.05})
+        alone, *_ = (c for c in made.candidates(greedy=True) if c.chain == ("target",))
+        best = made.candidates(greedy=True)[0]
+        assert 0.95 < best.predicted_us / alone.predicted_us < 1.0
+        made.decide()
+        assert made.table.plan(greedy=True).chain == ("target",)
+
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)
         assert made.decide() is not None
