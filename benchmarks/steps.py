@@ -4,7 +4,8 @@
 
 The members of the pool in one process, each with its engine, dtype and quantisation. ``in turn``:
 one step of every member after the other, so that each finds the caches as the others have left
-them. ``in a row``: 30 steps of one member, then of the next.
+them. ``in a row``: 30 steps of one member, then of the next. The target is there a second time
+without exact mode, which shows what that costs.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from tqdm import trange
 
 from benchmarks.environment import environment
 from specrouter_dist.cli.session import open_pool
-from specrouter_dist.config import SamplingParams
+from specrouter_dist.config import ModelMember, SamplingParams
 from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.engine.interface import Engine, Extension
 from specrouter_dist.pools.loading import model_members
@@ -67,26 +68,24 @@ def main() -> None:
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     torch.set_num_threads(1)
+    target = pool.config.target
+
+    def stepper(member: ModelMember, *, exact: bool) -> Stepper:
+        directory = pool.directories[member.name]
+        return Stepper(load_engine(member, directory, num_ids=report.num_ids, exact=exact))
+
     steppers = {
-        member.name: Stepper(
-            load_engine(
-                member,
-                pool.directories[member.name],
-                num_ids=report.num_ids,
-                exact=pool.config.exact,
-            )
-        )
-        for member in model_members(pool)
+        member.name: stepper(member, exact=pool.config.exact) for member in model_members(pool)
     }
+    steppers[f"{target.name}, not exact"] = stepper(target, exact=False)
     medians = measure(steppers, arguments.rounds)
-    target = pool.config.target.name
     rows = [
         {
             "member": name,
             "rows": num_rows,
             "order": order,
             "us": round(us, 1),
-            "target_steps": round(us / medians[target, 1, order], 3),
+            "target_steps": round(us / medians[target.name, 1, order], 3),
         }
         for (name, num_rows, order), us in sorted(medians.items())
     ]
