@@ -1,10 +1,14 @@
 """One arm of a comparison: the same prompts through one chain."""
 
+import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.prompts import DATA
+from specrouter_dist.cli.options import BackendName
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
@@ -33,3 +37,13 @@ def run_arm(
     results = list(tqdm(outputs, desc=name, total=len(prompts), leave=False))
     num_tokens = sum(len(result.token_ids) for result in results)
     return results, num_tokens / (time.perf_counter() - started)
+
+
+def comparison_arguments(doc: str) -> argparse.ArgumentParser:
+    """What a comparison of arms can be told of its pool and prompts; ``doc``: the module's."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--pool", default="tiny")
+    parser.add_argument("--backend", choices=[b.value for b in BackendName], default="ray")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--split", choices=["dev", "eval"], default="dev")
+    return parser

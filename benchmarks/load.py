@@ -12,14 +12,13 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.arms import run_arm
+from benchmarks.arms import comparison_arguments, run_arm
 from benchmarks.environment import environment
 from benchmarks.pools import without_prefix_cache
-from benchmarks.prompts import DATA, read_prompts
+from benchmarks.prompts import read_prompts
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -75,11 +74,7 @@ def measure(
 
 def main() -> None:
     """Parses the arguments, measures, prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pool", default="tiny")
-    parser.add_argument("--backend", choices=[b.value for b in BackendName], default="ray")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--split", choices=["dev", "eval"], default="dev")
+    parser = comparison_arguments(__doc__)
     parser.add_argument("--concurrency", default="1,2,4,8,16,32", help="by comma")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--temperature", type=float, default=0.0)

@@ -8,18 +8,17 @@ order, without a prefix cache, which would serve the second arm what the first h
 ``--no-exact`` turns exact mode off.
 """
 
-import argparse
 import json
 import statistics
 from collections import defaultdict
 from dataclasses import asdict
-from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.arms import comparison_arguments
 from benchmarks.environment import environment
 from benchmarks.pools import with_exact, without_prefix_cache
-from benchmarks.prompts import DATA, Prompt, read_prompts
+from benchmarks.prompts import Prompt, read_prompts
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -85,11 +84,7 @@ def summarise(pairs: list[tuple[str, GenerateResult, GenerateResult]]) -> dict[s
 
 def main() -> None:
     """Parses the arguments, measures, prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pool", default="tiny")
-    parser.add_argument("--backend", choices=[b.value for b in BackendName], default="ray")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--split", choices=["dev", "eval"], default="dev")
+    parser = comparison_arguments(__doc__)
     parser.add_argument("--per-task", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--chain", default="auto", help="members by comma; auto: the router's")

@@ -65,11 +65,11 @@ class PrefixCache:
             NoRoomError: sessions hold too many; nothing has been given up then.
         """
         allocator = self._allocator
-        reclaimable = sum(allocator.users(page) == 1 for page in self._pages.values())
-        if count > allocator.num_free + reclaimable:
-            raise NoRoomError(
-                f"KV cache: {count} pages wanted, {allocator.num_free + reclaimable} free"
-            )
+        if count > allocator.num_free:
+            reclaimable = sum(allocator.users(page) == 1 for page in self._pages.values())
+            num_free = allocator.num_free + reclaimable
+            if count > num_free:
+                raise NoRoomError(f"KV cache: {count} pages wanted, {num_free} free")
         while allocator.num_free < count:
             self._give_up_oldest()
         for _ in range(_TRIES_FOR_A_RUN):

@@ -27,6 +27,7 @@ _WORSE_IN_A_ROW = 4
 of a forward rises in steps."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
+_UNKNOWN_PATIENCE_MS = 1000.0
 _LOOKUP_US = 30.0
 """Time per block of a member without a model."""
 
@@ -152,7 +153,9 @@ class Planner:
 def _patience_ms(candidate: Candidate, length: int) -> float:
     """Several times what a round takes, however slow the models are."""
     round_ms = candidate.predicted_us * (length + 1) / 1e3
-    return max(_LEAST_PATIENCE_MS, _PATIENCE_ROUNDS * round_ms) if isfinite(round_ms) else 1000.0
+    if not isfinite(round_ms):
+        return _UNKNOWN_PATIENCE_MS
+    return max(_LEAST_PATIENCE_MS, _PATIENCE_ROUNDS * round_ms)
 
 
 def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:

@@ -11,13 +11,9 @@ from specrouter_dist.routing.planner import Candidate, Planner, Regime, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 
 _HYSTERESIS = 0.05
-"""A choice replaces the present one when it is predicted to be faster by this share."""
-
-
+"""A chain replaces the present one when it is predicted to be faster by this share."""
 _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 """Agreement of requests, relative to the usual, that have a plan of their own."""
-
-
 _LEAST_GAIN = 0.05
 """What a chain must promise over the target alone: it costs more of the machine, and under load
 predictions are off by about as much."""
@@ -114,7 +110,9 @@ class Router:
         lengths = tuple(edge.patience for edge in present.edges)
         overlap = any(edge.window > edge.burst for edge in present.edges)
         ours = self._planner.predict(present.chain, lengths, overlap, regime)
-        if ours is not None and best.predicted_us > (1 - _HYSTERESIS) * ours.predicted_us:
+        # A chain is left for the target alone as soon as it promises a loss.
+        least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
+        if ours is not None and best.predicted_us >= least * ours.predicted_us:
             return None
         return self._ladder(best, regime)
 

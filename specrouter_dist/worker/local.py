@@ -22,6 +22,7 @@ from specrouter_dist.worker.profiling import profile
 from specrouter_dist.worker.worker import Call, SetPlans, Worker
 
 _DECIDE_EVERY_S = 0.5
+_ANSWER_S = 0.1
 
 
 class LocalClient:
@@ -128,13 +129,17 @@ class LocalPool:
 
     def _decide_for_ever(self) -> None:
         taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
+        is_asked = False
         while not self._stopping.wait(_DECIDE_EVERY_S):
-            self.worker.hub.post(Call(lambda: taken.put(self.worker.take_observations())))
+            if not is_asked:
+                self.worker.hub.post(Call(lambda: taken.put(self.worker.take_observations())))
             try:
-                observations = taken.get(timeout=_DECIDE_EVERY_S)
+                observations = taken.get_nowait() if is_asked else taken.get(timeout=_ANSWER_S)
             except queue.Empty:
-                # In a long forward, or dead; what it has measured comes with a later call.
+                # In a long forward, or dead: the answer is looked for again, not asked for.
+                is_asked = True
                 continue
+            is_asked = False
             if not observations.pairs and not observations.forwards:
                 continue
             with self._lock:

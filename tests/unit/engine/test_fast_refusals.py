@@ -166,6 +166,16 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         assert plan.weight_bytes - norms == info.weight_bytes
 
 
+def test_the_plan_of_int8_is_enough_and_not_far_too_much(tmp_path: Path) -> None:
+    save(small(hidden_size=64, intermediate_size=96), tmp_path)
+    info = load(tmp_path, exact=False, int8=True, dtype=Dtype.BF16).info
+    plan = memory_plan(
+        read_shape(tmp_path), dtype=Dtype.BF16, int8=True, device=CPU, kv_tokens=640, num_ids=None
+    )
+    assert info.weight_bytes <= plan.weight_bytes < 1.3 * info.weight_bytes
+    assert info.weight_bytes > 2.2 * info.num_parameters
+
+
 def test_int8_is_not_exact(tmp_path: Path) -> None:
     save(small(), tmp_path)
     with pytest.raises(EngineError, match="int8"):

@@ -310,6 +310,17 @@ class TestRouter:
         made.decide()
         assert made.table.plan(greedy=True).chain == ("target",)
 
+    def test_a_chain_that_promises_a_loss_is_left_however_small_it_is(self) -> None:
+        made = router({**BAD, ("small", "target"): 0.3})
+        made.decide()
+        assert made.table.plan(greedy=True).chain == ("small", "target")
+        for _ in range(8):
+            made.observe(observations({("small", "target"): 0.08}))
+        chains = {c.chain: c.predicted_us for c in made.candidates(greedy=True)}
+        assert 1.0 < chains["small", "target"] / chains["target",] < 1.05
+        made.decide()
+        assert made.table.plan(greedy=True).chain == ("target",)
+
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)
         assert made.decide() is not None
