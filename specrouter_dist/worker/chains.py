@@ -70,6 +70,8 @@ class Chains:
         session.wanted, session.edges = wanted, plan.edges[: len(wanted)]
         session.refused.clear()
         self.attach_upstream(session)
+        # It may have been waiting for an upstream that it no longer has.
+        self._touch(session)
 
     def attach_upstream(self, session: Session) -> None:
         """Attaches the nearest wanted member that can be had; without any the session goes on
