@@ -100,6 +100,11 @@ class Plan(UserModel):
     threads: int = Field(default=1, ge=1)
     """CPU threads of each of the chain's forwards."""
 
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether the target's next block is drafted while it verifies."""
+        return bool(self.edges) and self.edges[-1].window > self.edges[-1].burst
+
     @model_validator(mode="after")
     def _one_edge_between_neighbours(self) -> Self:
         if len(self.edges) != len(self.chain) - 1:

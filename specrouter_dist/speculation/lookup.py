@@ -82,6 +82,61 @@ class NgramIndex:
         return [(first + i, raw[i * step : i * step + size]) for i in range(num_grams)]
 
 
+class Matcher:
+    """A stream, and what followed the places where it has read like this before.
+
+    Args:
+        tokens: the stream to begin with.
+        min_match_tokens: shortest suffix of the stream worth continuing, at least 1.
+        max_match_tokens: longest suffix compared.
+    """
+
+    __slots__ = ("_index", "_max_match", "_min_match", "stream")
+
+    def __init__(
+        self, tokens: Sequence[int], *, min_match_tokens: int, max_match_tokens: int
+    ) -> None:
+        assert 1 <= min_match_tokens <= max_match_tokens
+        self.stream = TokenBuffer(tokens)
+        self._index = NgramIndex(self.stream, min_match_tokens)
+        self._min_match = min_match_tokens
+        self._max_match = max_match_tokens
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """The stream grows by ``tokens``."""
+        self._index.append(tokens)
+
+    def truncate(self, length: int) -> None:
+        """The stream keeps its first ``length`` tokens."""
+        self._index.truncate(length)
+
+    def continuation(self, num_wanted: int) -> TokenArray:
+        """What followed the longest match; of equally long ones the newest long enough."""
+        if num_wanted < 1:
+            return array(TOKEN_TYPECODE)
+        length = len(self.stream)
+        best_place, best = 0, (self._min_match, 0)
+        for place in self._index.older_places():
+            match = self._match(place, at_least=best[0])
+            found = match, min(num_wanted, length - place)
+            if found > best:
+                best_place, best = place, found
+                if found == (self._max_match, num_wanted):
+                    break
+        return self.stream.slice(best_place, best_place + best[1])
+
+    def _match(self, place: int, at_least: int) -> int:
+        """How many tokens before ``place`` equal the stream's last ones; 0 if too few."""
+        tokens, length = self.stream, len(self.stream)
+        match, longest = at_least, min(self._max_match, place)
+        suffix = tokens.slice(length - match, length)
+        if match > longest or tokens.slice(place - match, place) != suffix:
+            return 0
+        while match < longest and tokens[place - match - 1] == tokens[length - match - 1]:
+            match += 1
+        return match
+
+
 class LookupStage:
     """One session of the lookup member: the edge interface of a stage that has no upstream.
 
@@ -106,12 +161,11 @@ class LookupStage:
         max_match_tokens: int,
     ) -> None:
         assert 1 <= prompt_tokens <= len(tokens)
-        assert 1 <= min_match_tokens <= max_match_tokens
-        self.tokens = TokenBuffer(tokens)
+        self._matcher = Matcher(
+            tokens, min_match_tokens=min_match_tokens, max_match_tokens=max_match_tokens
+        )
+        self.tokens = self._matcher.stream
         self.down: DownstreamEdge | None = None
-        self._index = NgramIndex(self.tokens, min_match_tokens)
-        self._min_match = min_match_tokens
-        self._max_match = max_match_tokens
         self._end = end
         self._limit = 0
 
@@ -162,8 +216,8 @@ class LookupStage:
         own = self.tokens.slice(truth.base, len(self.tokens))
         num_equal = common_prefix(own, truth.tokens)
         if num_equal < len(own):
-            self._index.truncate(truth.base + num_equal)
-        self._index.append(truth.tokens[num_equal:])
+            self._matcher.truncate(truth.base + num_equal)
+        self._matcher.append(truth.tokens[num_equal:])
 
     def flush(self) -> list[Message]:
         """The answer to the newest Truth, if it has not been given yet."""
@@ -172,7 +226,7 @@ class LookupStage:
             return []
         length = len(self.tokens)
         num_wanted = min(self._limit, self._end) - length
-        tokens = self._continuation(num_wanted)
+        tokens = self._matcher.continuation(num_wanted)
         down.due, down.sent = False, length + len(tokens)
         proposals = Proposals(
             edge=down.edge,
@@ -184,29 +238,3 @@ class LookupStage:
             more=0 < num_wanted == len(tokens),
         )
         return [proposals]
-
-    def _continuation(self, num_wanted: int) -> TokenArray:
-        """What followed the longest match; of equally long ones the newest long enough."""
-        if num_wanted < 1:
-            return array(TOKEN_TYPECODE)
-        length = len(self.tokens)
-        best_place, best = 0, (self._min_match, 0)
-        for place in self._index.older_places():
-            match = self._match(place, at_least=best[0])
-            found = match, min(num_wanted, length - place)
-            if found > best:
-                best_place, best = place, found
-                if found == (self._max_match, num_wanted):
-                    break
-        return self.tokens.slice(best_place, best_place + best[1])
-
-    def _match(self, place: int, at_least: int) -> int:
-        """How many tokens before ``place`` equal the stream's last ones; 0 if too few."""
-        tokens, length = self.tokens, len(self.tokens)
-        match, longest = at_least, min(self._max_match, place)
-        suffix = tokens.slice(length - match, length)
-        if match > longest or tokens.slice(place - match, place) != suffix:
-            return 0
-        while match < longest and tokens[place - match - 1] == tokens[length - match - 1]:
-            match += 1
-        return match

@@ -134,7 +134,7 @@ class ModelHost:
             session.drafter_restarts = accepted < step.num_proposals
             was_judged = len(new) > accepted or accepted == step.num_proposals
             if step.num_picks and session.upstream and was_judged:
-                key = PairKey(session.upstream, self.name, session.sampling.greedy)
+                key = PairKey(session.upstream, self.name, session.traffic)
                 observations.add_block(key, step.num_proposals, accepted)
             grown.append((session, new, picks))
         return grown

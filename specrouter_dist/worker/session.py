@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from specrouter_dist.config import EdgeKnobs, SamplingParams
 from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import LevelCounts
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId
 from specrouter_dist.speculation.stage import Stage
@@ -30,6 +31,8 @@ class Session:
     prompt_tokens: int
     end: int
     """No position at or beyond it is wanted by the request."""
+    traffic: Traffic
+    """The kind of request."""
 
     wanted: tuple[str, ...] = ()
     """Members above this one, drafter first."""
