@@ -29,6 +29,7 @@ _MOST_CREDIT_S = 0.25
 """Time not spent on reading that may be spent later."""
 _CHUNK_TOKENS = 64
 """Fed at once: work that comes meanwhile waits no longer."""
+_LEAST_WAIT_S = 0.001
 _MOST_TEXTS = 4
 """Waiting to be read; others are not read."""
 
@@ -69,7 +70,10 @@ class Readers:
         """How long until there is something to do; None: until a text comes."""
         if self._open is not None:
             return 0.0
-        return max(0.0, -self._earn() / _SHARE) if self._waiting else None
+        if not self._waiting:
+            return None
+        debt_s = -self._earn()
+        return 0.0 if debt_s <= 0 else debt_s / _SHARE + _LEAST_WAIT_S
 
     def advance(self, observations: Observations) -> bool:
         """One forward, if something may be read now; whether there was one."""
