@@ -124,7 +124,8 @@ class Curve:
         return Curve.make(conditional, mean, empty)
 
 
-_UNKNOWN = Curve.make((PRIOR_AGREEMENT,) * MAX_POSITIONS, PRIOR_AGREEMENT, 0.0)
+UNKNOWN = Curve.make((PRIOR_AGREEMENT,) * MAX_POSITIONS, PRIOR_AGREEMENT, 0.0)
+"""Of pairs of which nothing is known."""
 
 
 class AgreementTable:
@@ -133,6 +134,7 @@ class AgreementTable:
     def __init__(self) -> None:
         self._evidence: dict[tuple[PairKey, Source], Evidence] = {}
         self._curves: dict[tuple[str, str], dict[Traffic, Curve]] = {}
+        self._drafts: dict[str, set[str]] = {}
 
     def record(
         self,
@@ -145,6 +147,7 @@ class AgreementTable:
         for kind in key.traffic.lineage():
             of = key._replace(traffic=kind), source
             self._evidence.setdefault(of, Evidence()).add(survival, now_s)
+        self._drafts.setdefault(key.verifier, set()).add(key.draft)
         # Narrower kinds may rest on these.
         self._curves.pop((key.draft, key.verifier), None)
 
@@ -156,8 +159,12 @@ class AgreementTable:
             curve = curves[key.traffic] = self._refine(key)
         return curve
 
+    def knows(self, draft: str, verifier: str) -> bool:
+        """Whether there is any evidence of the pair; without it the curve is that of all such."""
+        return draft in self._drafts.get(verifier, ())
+
     def _refine(self, key: PairKey) -> Curve:
-        curve = _UNKNOWN
+        curve = UNKNOWN
         for kind in reversed(list(key.traffic.lineage())):
             for source in Source:
                 evidence = self._evidence.get((key._replace(traffic=kind), source))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from specrouter_dist.routing.agreement import AgreementTable, Curve
+from specrouter_dist.routing.agreement import UNKNOWN, AgreementTable, Curve
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import PairKey
 from specrouter_dist.routing.traffic import Traffic
@@ -96,8 +96,13 @@ class Costs:
 
     def tokens(self, drafts: Sequence[str], verifier: str) -> Floats:
         """Tokens that rounds yield, shape [num_drafts, MAX_DRAFT_TOKENS]."""
-        rows = [self.curve(draft, verifier).tokens[1 : MAX_DRAFT_TOKENS + 1] for draft in drafts]
-        return np.array(rows).reshape(len(drafts), MAX_DRAFT_TOKENS)
+        scale = self.regime.scale if verifier == self.target else 1.0
+        unknown = UNKNOWN.scaled(scale).tokens[1 : MAX_DRAFT_TOKENS + 1]
+        found = np.tile(unknown, (len(drafts), 1))
+        for row, draft in enumerate(drafts):
+            if self.agreement.knows(draft, verifier):
+                found[row] = self.curve(draft, verifier).tokens[1 : MAX_DRAFT_TOKENS + 1]
+        return found
 
     def can_overlap(self, draft: str) -> bool:
         """Whether ``draft`` can draft the next block while the target verifies.

@@ -19,6 +19,7 @@ _OUTLIER_FACTOR = 4.0
 _DRIFT = 0.01
 """Share of the way back to the prior that an estimate goes each time others are observed; they are
 a few times a second."""
+_MOST_INTERPOLATED = 1024
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
 
@@ -80,8 +81,11 @@ class _Surface:
         self._curves: dict[int, _Curve] = {}
         self._known: list[int] = []
         self._ratios: dict[int, DecayedMean] = {}
+        # Interpolated once: the planner asks for the same sizes again and again.
+        self._interpolated: dict[tuple[float, int], float] = {}
 
     def profile(self, size: int, num_sessions: int, mean_us: float) -> None:
+        self._interpolated.clear()
         self._curves.setdefault(num_sessions, _Curve()).profile(size, mean_us)
         self._known = sorted(self._curves)
         self._ratios.setdefault(num_sessions, DecayedMean(1.0))
@@ -101,6 +105,15 @@ class _Surface:
         return self._ratios[min(self._ratios, key=lambda known: abs(known - num_sessions))]
 
     def _profiled(self, size: float, num_sessions: int) -> float:
+        found = self._interpolated.get((size, num_sessions))
+        if found is None:
+            if len(self._interpolated) >= _MOST_INTERPOLATED:
+                self._interpolated.clear()
+            found = self._interpolate(size, num_sessions)
+            self._interpolated[size, num_sessions] = found
+        return found
+
+    def _interpolate(self, size: float, num_sessions: int) -> float:
         known = self._known
         above = bisect.bisect_left(known, num_sessions)
         if above == len(known):

@@ -11,7 +11,7 @@ With overlap the target's upstream drafts the next block during the verify, on t
 of this one and the bonus token are what it went on with; the verify may be slower meanwhile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
@@ -26,7 +26,7 @@ from specrouter_dist.routing.pace import PaceTable
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
-_RANKED_CHAINS = 16
+_RANKED_CHAINS = 8
 """Chains whose full cost is computed, the best by the dynamic programme."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
@@ -57,15 +57,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How a member's stream is produced."""
-
-    tau_us: float
-    """Time per token."""
-    chain: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Planner:
     """Ranks the chains of a pool.
 
@@ -87,7 +78,14 @@ class Planner:
         costs = self._costs(regime)
         if not costs.is_known(costs.target):
             return []
-        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs)]
+        return self._rank(costs, self._promising_chains(costs))
+
+    def rank(self, chains: Iterable[Sequence[str]], regime: Regime) -> list[Candidate]:
+        """These chains with their best knobs, best first. All times must be known."""
+        return self._rank(self._costs(regime), chains)
+
+    def _rank(self, costs: Costs, chains: Iterable[Sequence[str]]) -> list[Candidate]:
+        found = [self._evaluate(costs, chain) for chain in chains]
         return sorted(found, key=lambda candidate: candidate.predicted_us)
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
@@ -127,30 +125,58 @@ class Planner:
         known = [m for m in self.members[:-1] if costs.is_known(m)]
         # A verifier slower than what it drafts for cannot pay; order by speed.
         known.sort(key=costs.alone_us)
-        ways = [_Way(0.0, (lookup,)) for lookup in self.lookups]
+        ways = _Ways(costs, [*self.lookups, *known])
         for member in known:
-            longer = _ways_through(costs, ways, member)[: _KEPT_WAYS - 1]
-            ways += [_Way(costs.alone_us(member), (member,)), *longer]
+            ways.add(member)
         yield (costs.target,)
-        yield from (way.chain for way in _ways_through(costs, ways, costs.target)[:_RANKED_CHAINS])
+        yield from ways.best(costs.target, _RANKED_CHAINS)
 
 
-def _ways_through(costs: Costs, upstream: Sequence[_Way], verifier: str) -> list[_Way]:
-    """Every way of ``upstream`` with ``verifier`` below it, at its best length, best first."""
-    if not upstream:
-        return []
-    drafts = [way.chain[-1] for way in upstream]
-    blocks_us = np.array(
-        [
-            costs.drafting_us(draft) if len(way.chain) == 1 else way.tau_us * LENGTHS
-            for draft, way in zip(drafts, upstream, strict=True)
-        ]
-    )
-    hops_us = np.array([[costs.hop_us(draft, verifier)] for draft in drafts])
-    rounds_us = blocks_us + hops_us + costs.verifying_us(verifier)
-    best_us = (rounds_us / costs.tokens(drafts, verifier)).min(axis=1)
-    order = np.argsort(best_us, kind="stable")
-    return [_Way(float(best_us[i]), (*upstream[i].chain, verifier)) for i in order]
+class _Ways:
+    """The best few ways to produce each member's stream, as arrays."""
+
+    def __init__(self, costs: Costs, drafts: Sequence[str]) -> None:
+        self._costs = costs
+        self._drafts = drafts
+        self._rows = {draft: row for row, draft in enumerate(drafts)}
+        self._chains: list[tuple[str, ...]] = []
+        most = len(drafts) * _KEPT_WAYS
+        self._last = np.empty(most, dtype=np.intp)
+        """Row of the member whose stream it is."""
+        self._blocks_us = np.empty((most, len(LENGTHS)))
+        for lookup in costs.lookups:
+            self._append((lookup,), costs.drafting_us(lookup))
+
+    def add(self, member: str) -> None:
+        """The member by itself, and verifying the best of those already here."""
+        extended = self._extend(member, _KEPT_WAYS - 1)
+        self._append((member,), self._costs.drafting_us(member))
+        for tau_us, chain in extended:
+            self._append(chain, tau_us * LENGTHS)
+
+    def best(self, verifier: str, count: int) -> Iterator[tuple[str, ...]]:
+        """The best chains that end in ``verifier``."""
+        return (chain for _, chain in self._extend(verifier, count))
+
+    def _append(self, chain: tuple[str, ...], blocks_us: Floats) -> None:
+        at = len(self._chains)
+        self._chains.append(chain)
+        self._last[at] = self._rows[chain[-1]]
+        self._blocks_us[at] = blocks_us
+
+    def _extend(self, verifier: str, count: int) -> list[tuple[float, tuple[str, ...]]]:
+        """The best ways of this verifier at their best length: time per token and chain."""
+        num_ways = len(self._chains)
+        if not num_ways:
+            return []
+        last = self._last[:num_ways]
+        drafts = self._drafts[: last.max() + 1]
+        hops_us = np.array([self._costs.hop_us(draft, verifier) for draft in drafts])
+        fixed_us = hops_us[:, None] + self._costs.verifying_us(verifier)
+        rounds_us = self._blocks_us[:num_ways] + fixed_us[last]
+        taus_us = (rounds_us / self._costs.tokens(drafts, verifier)[last]).min(axis=1)
+        order = np.argsort(taus_us, kind="stable")[:count]
+        return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
 
 
 def _with_best_lengths(costs: Costs, chain: Sequence[str]) -> Candidate:

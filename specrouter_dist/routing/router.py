@@ -200,9 +200,11 @@ class Router:
         self.journal.decided(
             now_s, traffic, num_sessions, ladder.plan, best, self._number + 1, candidates
         )
-        return self._ladder(best, regime)
+        return self._ladder(best, [way.chain for way in candidates], regime)
 
-    def _ladder(self, usual: Candidate, regime: Regime) -> Ladder:
+    def _ladder(
+        self, usual: Candidate, chains: Sequence[tuple[str, ...]], regime: Regime
+    ) -> Ladder:
         """What is best for requests that agree more or less; the usual chain where it is as good
         as any, since a change costs prefill."""
         rungs = [self._rung(1.0, usual, regime)]
@@ -210,11 +212,12 @@ class Router:
             return Ladder(tuple(rungs))
         for scale in _SCALES:
             scaled = replace(regime, scale=scale)
-            best = _worth_it(self._planner.candidates(scaled))
-            same = self._planner.evaluate(usual.chain, scaled)
-            if same is not None and same.predicted_us * (1 - _HYSTERESIS) < best.predicted_us:
-                best = same if len(best.chain) > 1 else best
-            rungs.append(self._rung(scale, best, regime))
+            ways = self._planner.rank(chains, scaled)
+            best = _worth_it(ways)
+            same = next(way for way in ways if way.chain == usual.chain)
+            is_as_good = same.predicted_us * (1 - _HYSTERESIS) < best.predicted_us
+            stays = is_as_good and len(best.chain) > 1
+            rungs.append(self._rung(scale, same if stays else best, regime))
         return Ladder(tuple(rungs))
 
     def _rung(self, scale: float, candidate: Candidate, regime: Regime) -> Rung:
