@@ -78,6 +78,9 @@ class EdgeKnobs(UserModel):
     """Fewest proposals to start one."""
     patience_ms: Finite = Field(default=50.0, gt=0.0)
     """How long to wait for them."""
+    match_tokens: int = Field(default=0, ge=0, le=64)
+    """Where so many last tokens of this stage's stream have occurred before, what followed then is
+    verified, and upstream is not waited for; 0: never."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

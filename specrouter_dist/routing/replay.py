@@ -14,7 +14,7 @@ from itertools import permutations
 
 from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
-from specrouter_dist.speculation.lookup import Matcher
+from specrouter_dist.speculation.matching import Matcher
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.tokens import common_prefix
 

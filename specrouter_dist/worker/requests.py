@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
@@ -256,8 +257,17 @@ def _stats(session: Session) -> dict[str, object]:
         "chain": (*session.wanted, session.member.name),
         "attached": (*session.wanted[: session.num_attached], session.member.name),
         "device_us": session.total_device_us(),
-        "histogram": tuple(stage.counts.accepted_histogram),
-        "num_rounds": stage.counts.rounds,
+        "histogram": tuple(
+            map(
+                sum,
+                zip_longest(
+                    stage.counts.accepted_histogram,
+                    stage.own_counts.accepted_histogram,
+                    fillvalue=0,
+                ),
+            )
+        ),
+        "num_rounds": stage.counts.rounds + stage.own_counts.rounds,
         "levels": tuple(
             (lv.draft, lv.verifier, lv.proposed, lv.accepted, lv.rounds, lv.truncations)
             for lv in session.levels()

@@ -14,6 +14,9 @@ from specrouter_dist.speculation.stage import Stage
 if TYPE_CHECKING:
     from specrouter_dist.worker.member import Member
 
+OWN_TEXT = "own text"
+"""Where it stands for a drafter: proposals that continue the verifier's own text."""
+
 
 @dataclass(eq=False, slots=True)
 class Session:
@@ -90,19 +93,24 @@ class Session:
 
     def levels(self) -> tuple[LevelCounts, ...]:
         """Counts of every level from the drafter down to this one."""
-        if not isinstance(self.stage, Stage) or not self.stage.counts.verify_rounds:
+        if not isinstance(self.stage, Stage):
             return self.upstream_levels
-        assert self.drafter is not None, "proposals come from an upstream"
-        counts = self.stage.counts
-        own = LevelCounts(
-            draft=self.drafter,
-            verifier=self.member.name,
-            proposed=counts.proposed,
-            accepted=counts.accepted,
-            rounds=counts.verify_rounds,
-            truncations=counts.truncations,
+        own = ((OWN_TEXT, self.stage.own_counts), (self.drafter, self.stage.counts))
+        return (
+            *self.upstream_levels,
+            *(
+                LevelCounts(
+                    draft=draft,
+                    verifier=self.member.name,
+                    proposed=counts.proposed,
+                    accepted=counts.accepted,
+                    rounds=counts.verify_rounds,
+                    truncations=counts.truncations,
+                )
+                for draft, counts in own
+                if draft is not None and counts.verify_rounds
+            ),
         )
-        return (*self.upstream_levels, own)
 
     def total_device_us(self) -> int:
         """Device time over this member and all above, in microseconds."""
