@@ -93,6 +93,24 @@ def test_the_dynamic_programme_finds_what_a_search_of_everything_finds(seed: int
         assert found.predicted_us == pytest.approx(written_out)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_of_many_members_few_ways_are_kept_and_the_best_is_among_them(seed: int) -> None:
+    rng = random.Random(seed)
+    names = [*"abcdefgh", "target"]
+    times_us = {name: 50.0 * 1.8**k * rng.uniform(0.8, 1.2) for k, name in enumerate(names)}
+    alphas = {
+        (draft, verifier): 1 - rng.uniform(0.05, 0.2) * (names.index(verifier) - k)
+        for k, draft in enumerate(names)
+        for verifier in names[k + 1 :]
+    }
+    made = router(times_us, {pair: max(0.05, alpha) for pair, alpha in alphas.items()})
+    regime = Regime(GREEDY)
+    subsets = [u for count in range(9) for u in combinations(names[:-1], count)]
+    all_chains = made._planner.rank([(*upstream, "target") for upstream in subsets], regime)
+    assert len(all_chains) == 256
+    assert made.candidates(GREEDY)[0].predicted_us <= 1.01 * all_chains[0].predicted_us
+
+
 TWO_US = {"small": 200.0, "target": 3000.0}
 
 
