@@ -84,8 +84,8 @@ class Race:
             num_tokens += len(result.token_ids)
             metrics = result.metrics
             total_ms += metrics.time_to_first_token_ms + metrics.generation_time_ms
-            wanted = self._texts.setdefault(seed, result.token_ids)
-            self.num_differing += result.token_ids != wanted
+            token_ids = list(result.token_ids)
+            self.num_differing += self._texts.setdefault(seed, token_ids) != token_ids
         return num_tokens / total_ms * 1e3
 
     def finalists(self, plans: list[Plan]) -> list[Plan]:

@@ -20,8 +20,8 @@ MAX_POSITIONS = 17
 _PRIOR_WEIGHT = 4.0
 """A layer's prior counts as so many observed proposals per position."""
 _MEMORY_BLOCKS = 600.0
-"""Weight of the past, in blocks: some dozens of requests, since requests differ from each other more
-than their blocks do."""
+"""Weight of the past, in blocks: some dozens of requests, which differ more from each other than
+their blocks do."""
 
 
 class Source(StrEnum):
