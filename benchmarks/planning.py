@@ -74,7 +74,7 @@ def measure(num_members: int, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Parses the arguments, measures, prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--members", default="8,64,512", help="by comma")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--json", action="store_true")
