@@ -1,0 +1,103 @@
+"""What the router of a simulated pool is told before it starts.
+
+A real pool profiles each member when it starts and lets every pair draft a few prompts; here the
+times are those of the profile, and the pairs draft texts of sessions that no request has.
+"""
+
+from itertools import combinations
+
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    ForwardTimes,
+    Observations,
+    PairKey,
+    Survival,
+    WaitKey,
+)
+from specrouter_dist.routing.planner import MAX_DRAFT_TOKENS
+from specrouter_dist.routing.router import Router
+from specrouter_dist.simulation.devices import MAX_DRAFTS
+from specrouter_dist.simulation.oracle import Oracle, Text
+from specrouter_dist.simulation.profile import MemberProfile, Profile
+from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
+
+_BATCHES = (1, 4, 16, 32)
+_FIRST_SESSION = 1 << 40
+"""Of the sessions that are measured on; requests count from 1."""
+_HOP_ROUNDS = 200
+_CALIBRATION_TOKENS = 256
+
+
+def step_times(member: MemberProfile) -> Observations:
+    """Its start-up profile: forwards of 1 to 17 rows per session, and blocks of 1 to 17 tokens."""
+    observations = Observations(is_profile=True)
+    for num_sessions in _BATCHES:
+        for rows in range(1, MAX_DRAFT_TOKENS + 2):
+            key = ForwardKey(member.name, rows * num_sessions, num_sessions)
+            observations.add_forward(key, member.step.us(rows * num_sessions, num_sessions))
+        for num_drafts in range(1, MAX_DRAFTS if member.role == "drafter" else 0):
+            key = ForwardKey(member.name, num_sessions, num_sessions, num_drafts)
+            first_us = member.step.us(num_sessions, num_sessions)
+            block_us = first_us + num_drafts * member.draft_us(num_sessions)
+            observations.add_forward(key, block_us)
+    return observations
+
+
+def survival(
+    oracle: Oracle, draft: str, verifier: str, num_tokens: int, block_tokens: int
+) -> Survival:
+    """How blocks of ``block_tokens`` fare that ``draft`` drafts for ``verifier``, over so many
+    tokens of the verifier's own stream."""
+    text = oracle.text(_FIRST_SESSION, num_tokens + 2 * block_tokens + 2)
+    found = Survival()
+    stream = TokenBuffer([0])
+    while len(stream) < num_tokens:
+        num_accepted, new = _round(text, oracle, (draft, verifier), stream, block_tokens)
+        found.add(block_tokens, num_accepted)
+        stream.append(new)
+    return found
+
+
+def _round(
+    text: Text, oracle: Oracle, pair: tuple[str, str], stream: TokenBuffer, block_tokens: int
+) -> tuple[int, list[int]]:
+    position = len(stream)
+    prefix_hash = stream.hash_at(position)
+    draft, verifier = (oracle.index[name] for name in pair)
+    block = text.picks(draft, position, prefix_hash, (), block_tokens - 1)
+    picks = text.picks(verifier, position, prefix_hash, block)
+    num_accepted = common_prefix(block, picks)
+    return num_accepted, list(picks[: num_accepted + 1])
+
+
+def teach(router: Router, profile: Profile, oracle: Oracle, num_tokens: int | None = None) -> None:
+    """Tells the router all times, and what pairs agree on in ``num_tokens`` of text each (None:
+    as much as a real pool is calibrated on)."""
+    for member in profile.members:
+        router.observe(step_times(member))
+    length = num_tokens or _CALIBRATION_TOKENS
+    for draft, verifier in combinations((member.name for member in profile.members), 2):
+        seen = Observations()
+        blocks = survival(oracle, draft, verifier, length, MAX_DRAFT_TOKENS)
+        seen.pairs[PairKey(draft, verifier, greedy=True)] = blocks
+        _add_hop(seen, profile, draft, verifier)
+        router.observe(seen)
+
+
+def _add_hop(seen: Observations, profile: Profile, draft: str, verifier: str) -> None:
+    """What a verifier waits for a block of one token."""
+    wait_us = profile.member(draft).step.us(1, 1) + 2 * profile.one_way_us(draft, verifier)
+    key = WaitKey(draft, verifier, 1)
+    seen.waits[key] = ForwardTimes(_HOP_ROUNDS, _HOP_ROUNDS * wait_us)
+
+
+def new_router(profile: Profile) -> Router:
+    """The router of the profile's pool, untaught."""
+    names = [member.name for member in profile.members]
+    return Router(names, (), hop_us=2 * profile.hop_us, overlap=_can_overlap(profile))
+
+
+def _can_overlap(profile: Profile) -> bool:
+    """Whether some member can work while the target does."""
+    target = profile.device_of(profile.target)
+    return any(profile.device_of(member) != target for member in profile.members[:-1])
