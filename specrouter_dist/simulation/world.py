@@ -60,7 +60,7 @@ class World:
             self._router.table if self._router else None,
         )
 
-    def run(self, on_ended: Callable[[int], None] = lambda _: None) -> Results:
+    def run(self, on_ended: Callable[[int], object] = lambda _: None) -> Results:
         """Runs until every request has ended. ``on_ended`` hears how many have."""
         for failure in self._profile.failures:
             self._clock.after(failure.at_s * 1e6, partial(self._fail, failure))
