@@ -78,6 +78,9 @@ class EdgeKnobs(UserModel):
     """Fewest proposals to start one."""
     patience_ms: Finite = Field(default=50.0, gt=0.0)
     """How long to wait for them."""
+    match_tokens: int = Field(default=0, ge=0, le=64)
+    """Where so many last tokens of this stage's stream have occurred before, what followed then is
+    verified, and upstream is not waited for; 0: never."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -99,6 +102,11 @@ class Plan(UserModel):
     """``edges[i]`` joins ``chain[i]`` to ``chain[i + 1]``."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each of the chain's forwards."""
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether the target's next block is drafted while it verifies."""
+        return bool(self.edges) and self.edges[-1].window > self.edges[-1].burst
 
     @model_validator(mode="after")
     def _one_edge_between_neighbours(self) -> Self:

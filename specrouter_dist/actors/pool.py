@@ -21,6 +21,7 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.link_client import LinkClient
 
 logger = logging.getLogger(__name__)
@@ -102,14 +103,14 @@ class RunningPool:
         self._watcher = threading.Thread(target=self._watch, name="pool-watcher", daemon=True)
         self._watcher.start()
 
-    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+    def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
         """A plan for a chain that the user has named."""
-        plan: Plan = self._call(self._router.plan_of.remote(tuple(chain), greedy))
+        plan: Plan = self._call(self._router.plan_of.remote(tuple(chain), traffic))
         return plan
 
-    def candidates(self, *, greedy: bool) -> list[Candidate]:
+    def candidates(self, traffic: Traffic) -> list[Candidate]:
         """All chains with their predicted times, best first."""
-        candidates: list[Candidate] = self._call(self._router.candidates.remote(greedy))
+        candidates: list[Candidate] = self._call(self._router.candidates.remote(traffic))
         return candidates
 
     def table(self) -> PlanTable:
@@ -196,7 +197,7 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         member.name: _start_worker(pool, report, member, secret, lifetime, names[member.name])
         for member in model_members(pool)
     }
-    lookups = [member.name for member in lookup_members(pool)]
+    lookups = {member.name: member for member in lookup_members(pool)}
     router = (
         ray.remote(RouterActor)
         .options(name=name, namespace=NAMESPACE, lifetime=lifetime, num_cpus=0, max_restarts=-1)

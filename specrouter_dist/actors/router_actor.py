@@ -5,18 +5,20 @@ It is not on the token path; when it dies, what runs goes on with the last plans
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from specrouter_dist.config import Plan
+from specrouter_dist.config import LookupMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class RouterActor:
         workers: names of actors by the name of their member; the last is the target. Names, since
             handles among the arguments would keep Ray from starting the router again.
         namespace: of these names.
-        lookups: names of the members without a model.
+        lookups: the members without a model.
         hop_us: what a round pays for crossing between two workers, until it has been observed.
     """
 
@@ -44,13 +46,15 @@ class RouterActor:
         secret: bytes,
         workers: Mapping[str, str],
         namespace: str,
-        lookups: Sequence[str],
+        lookups: Mapping[str, LookupMember],
         hop_us: float,
     ) -> None:
         self._config_hash = config_hash
         self._secret = secret
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
-        self._router = Router(list(workers), lookups, hop_us=hop_us, overlap=True)
+        self._router = Router(
+            list(workers), lookups, devices={m: m for m in workers}, hop_us=hop_us
+        )
         self._addresses: dict[str, Address] = {}
         self._learned = False
         self._task = asyncio.get_running_loop().create_task(self._run_for_ever())
@@ -67,13 +71,13 @@ class RouterActor:
         """The present choice."""
         return self._router.table
 
-    async def plan_of(self, chain: Sequence[str], greedy: bool) -> Plan:
+    async def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
         """A plan for a chain that the user has named."""
-        return self._router.plan_of(chain, greedy=greedy)
+        return self._router.plan_of(chain, traffic)
 
-    async def candidates(self, greedy: bool) -> list[Candidate]:
+    async def candidates(self, traffic: Traffic) -> list[Candidate]:
         """All chains with their predicted times, best first."""
-        return self._router.candidates(greedy=greedy)
+        return self._router.candidates(traffic)
 
     async def _run_for_ever(self) -> None:
         asked = {name: self._ask(name) for name in self._workers}
@@ -88,7 +92,7 @@ class RouterActor:
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
-            decided = self._learned and self._router.decide() is not None
+            decided = self._learned and self._router.decide(time.monotonic()) is not None
             self._learned = False
             if decided or (changed and target in self._addresses):
                 await self._tell([target], "set_plans", self._router.table)
@@ -109,8 +113,8 @@ class RouterActor:
             self._addresses.pop(name, None)
         else:
             self._addresses[name] = answer[0]
-            self._router.observe(answer[1])
-            self._learned |= bool(answer[1].forwards or answer[1].pairs)
+            self._router.observe(answer[1], time.monotonic())
+            self._learned |= answer[1].has_any
         return self._addresses.get(name) != before
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:

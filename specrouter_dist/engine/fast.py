@@ -1,6 +1,5 @@
 """The fast engine: our own decoder for the Llama family over a paged KV cache."""
 
-from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +24,7 @@ from specrouter_dist.engine.loading import (
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.messages import TokenArray
 
 _MOST_PADDING_ROWS = 128
 
@@ -233,13 +232,11 @@ class FastEngine:
             if last in self._sessions[extension.slot].stop_ids:
                 continue
             start = extension.start + len(extension.tokens) + num_drafted
-            steps.append(Extension(extension.slot, start, array(TOKEN_TYPECODE, [last]), 1))
+            steps.append(extension.draft_step(start, last))
             feeding.append(i)
         if steps:
             for i, step_picks in zip(feeding, self._step(steps), strict=True):
-                picks[i] = Picks(
-                    picks[i].tokens + step_picks.tokens, picks[i].logprobs + step_picks.logprobs
-                )
+                picks[i] += step_picks
         return feeding
 
     def _step(self, batch: Sequence[Extension]) -> list[Picks]:

@@ -11,7 +11,6 @@ of experts gather rows by content; their groups have one row.)
 
 import copy
 import inspect
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,7 @@ from specrouter_dist.engine.general_checks import (
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import ConfigError, EngineError, NoRoomError
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.messages import TokenArray
 
 _PROMPT_GROUP = 128
 _GROUP = 8
@@ -207,18 +206,14 @@ class GeneralEngine:
     def _extend(self, session: _Session, extension: Extension) -> Picks:
         logits = self._feed(session, extension)
         (picks,) = self._sampler.draw(logits, [extension])
-        tokens, logprobs = picks.tokens, picks.logprobs
         for _ in range(extension.num_drafts):
-            last = tokens[-1]
+            last = picks.tokens[-1]
             if last in session.sampling.stop_token_ids:
                 break
-            step = Extension(
-                extension.slot, len(session.tokens), array(TOKEN_TYPECODE, [last]), num_picks=1
-            )
+            step = extension.draft_step(len(session.tokens), last)
             (draft,) = self._sampler.draw(self._feed(session, step), [step])
-            tokens = tokens + draft.tokens
-            logprobs += draft.logprobs
-        return Picks(tokens, logprobs)
+            picks += draft
+        return picks
 
     def _feed(self, session: _Session, extension: Extension) -> Tensor:
         """Logits ``[num_picks, vocab_size]`` after the last ``num_picks`` tokens."""

@@ -1,11 +1,13 @@
 """What a stage's worker asks of a model, whatever runs it."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.routing.similarity import SparseRow
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,21 @@ class Extension:
     num_drafts: int = 0
     """Further tokens to draw one after the other behind the last pick, each fed in turn but the
     last. Fewer come back when one of them is a stop token."""
+    num_runner_ups: int = 0
+    """Next-best tokens wanted beside every pick and draft."""
+    sparse_rows: bool = False
+    """Whether the law behind every pick and draft is wanted."""
+
+    def draft_step(self, start: int, token: int) -> "Extension":
+        """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
+        return Extension(
+            self.slot,
+            start,
+            array(TOKEN_TYPECODE, (token,)),
+            num_picks=1,
+            num_runner_ups=self.num_runner_ups,
+            sparse_rows=self.sparse_rows,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +69,30 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Picks:
-    """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``."""
+    """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``.
+
+    All fields have one entry for each position, or none if nobody asked.
+    """
 
     tokens: TokenArray
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """Empty unless the session's sampling parameters ask for them."""
+    """Wanted by the session's sampling parameters."""
+    runner_ups: tuple[TokenArray, ...] = ()
+    """What would have been drawn if the pick, and then each better runner-up, had been impossible:
+    the next-best ids under the score that the pick is the argmax of (the shaped law and the shared
+    noise), best first. Fewer where the law has not as many ids."""
+    sparse_rows: tuple[SparseRow, ...] = ()
+    """The law that was drawn from: after logit bias, penalties, ``min_tokens``, temperature, min-p,
+    top-k and top-p, before noise. At temperature 0 the pick alone."""
+
+    def __add__(self, later: "Picks") -> "Picks":
+        """These and what was drawn behind them."""
+        return Picks(
+            self.tokens + later.tokens,
+            self.logprobs + later.logprobs,
+            self.runner_ups + later.runner_ups,
+            self.sparse_rows + later.sparse_rows,
+        )
 
 
 class Engine(Protocol):

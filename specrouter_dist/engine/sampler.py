@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.engine.interface import Extension, Picks, TokenLogprobs
+from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.noise_torch import NoiseSource, SessionNoise
 from specrouter_dist.engine.penalties import Penalties
+from specrouter_dist.engine.readings import read_logprobs, read_sparse_rows
 from specrouter_dist.engine.truncation import keep_min_p, keep_top_k, keep_top_p
 from specrouter_dist.errors import RequestError
+from specrouter_dist.routing.similarity import SparseRow
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 _MAX_INVERSE_TEMPERATURE = 1e6
@@ -96,19 +98,27 @@ class Sampler:
         """
         sessions = [self._sessions[extension.slot] for extension in batch]
         if all(session.plain for session in sessions):
-            ids = self._best(logits)
+            scores = logits
         else:
-            ids = self._best(self._score(logits, batch, sessions))
+            scores = self._score(logits, batch, sessions)
+        ids = self._best(scores)
         picks = []
         row = 0
         for extension, session in zip(batch, sessions, strict=True):
             stop = row + extension.num_picks
             tokens = array(TOKEN_TYPECODE, ids[row:stop])
             num_top = session.params.logprobs
-            if num_top is None:
-                picks.append(Picks(tokens))
-            else:
-                picks.append(Picks(tokens, _logprobs(logits[row:stop], tokens, num_top)))
+            num_more = extension.num_runner_ups
+            picks.append(
+                Picks(
+                    tokens,
+                    () if num_top is None else read_logprobs(logits[row:stop], tokens, num_top),
+                    self._runner_ups(scores[row:stop], tokens, num_more) if num_more else (),
+                    session.laws(logits[row:stop], tokens, extension)
+                    if extension.sparse_rows
+                    else (),
+                )
+            )
             row = stop
         assert row == len(ids), f"{len(ids)} rows of logits for {row} picks"
         return picks
@@ -121,7 +131,7 @@ class Sampler:
         for extension, session in zip(batch, sessions, strict=True):
             stop = row + extension.num_picks
             part = scores if stop - row == len(scores) else scores[row:stop]
-            session.shape(part, self._work_rows[row:stop], extension)
+            session.score(part, self._work_rows[row:stop], extension)
             row = stop
         return scores
 
@@ -146,6 +156,30 @@ class Sampler:
             scores = self._copy(scores)
         best: list[int] = scores.numpy().argmax(axis=1).tolist()
         return best
+
+    def _runner_ups(
+        self, scores: Tensor, tokens: TokenArray, num_wanted: int
+    ) -> tuple[TokenArray, ...]:
+        """The next-best ids of every row; none whose score is minus infinity.
+
+        Args:
+            scores: what ``tokens``, the picks, are the argmax of.
+            tokens: one of each row.
+            num_wanted: most ids of each row.
+        """
+        left = scores.to(torch.float32, copy=True)
+        rows = torch.arange(len(tokens), device=self._device)
+        num_possible = (left > -math.inf).sum(dim=1).tolist()
+        best = tokens.tolist()
+        found = [array(TOKEN_TYPECODE) for _ in tokens]
+        # A few times the argmax: a tenth of what a stable sort costs.
+        for rank in range(1, num_wanted + 1):
+            left[rows, torch.tensor(best, dtype=torch.int64, device=self._device)] = -math.inf
+            best = self._best(left)
+            for ids, count, token in zip(found, num_possible, best, strict=True):
+                if rank < count:
+                    ids.append(token)
+        return tuple(found)
 
     def _make_session(self, params: SamplingParams, prompt_tokens: int) -> "_Session":
         device = self._device
@@ -184,7 +218,7 @@ class _Session:
     bias: Tensor
     stop_ids: Tensor
 
-    def shape(self, scores: Tensor, rows: Any, extension: Extension) -> None:
+    def score(self, scores: Tensor, rows: Any, extension: Extension) -> None:
         """Turns raw logits into what the argmax is taken of.
 
         Args:
@@ -192,8 +226,29 @@ class _Session:
             rows: the same memory, an array on the CPU.
             extension: what was fed.
         """
-        params = self.params
         first = extension.start + len(extension.tokens) - extension.num_picks + 1
+        self._shape(scores, rows, extension, first)
+        if self.noise is not None and extension.num_picks:
+            self.noise.add_to(rows, first)
+
+    def laws(
+        self, logits: Tensor, tokens: TokenArray, extension: Extension
+    ) -> tuple[SparseRow, ...]:
+        """What ``tokens``, the picks of ``logits[num_picks, vocab_size]``, were drawn from.
+
+        The rows are shaped a second time, which is rare and leaves no trace.
+        """
+        if self.noise is None:
+            return tuple(SparseRow(((token, 1.0),), 0.0) for token in tokens)
+        shaped = logits.to(torch.float32, copy=True)
+        rows = shaped.numpy() if shaped.device.type == "cpu" else shaped
+        first = extension.start + len(extension.tokens) - extension.num_picks + 1
+        self._shape(shaped, rows, extension, first)
+        return read_sparse_rows(shaped)
+
+    def _shape(self, scores: Tensor, rows: Any, extension: Extension, first: int) -> None:
+        """Everything that comes before the noise; ``first`` is the position of row 0."""
+        params = self.params
         if self.reshapes:
             self._reshape(scores, extension, first)
         if self.noise is not None and extension.num_picks:
@@ -201,7 +256,6 @@ class _Session:
                 rows *= min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE)
             if self.truncates:
                 _truncate(scores, params)
-            self.noise.add_to(rows, first)
 
     def _reshape(self, scores: Tensor, extension: Extension, first: int) -> None:
         """Logit bias, penalties and ``min_tokens``; ``first`` is the position of row 0."""
@@ -231,20 +285,3 @@ def _penalise(penalties: Penalties, scores: Tensor, extension: Extension) -> Non
     for row, token in zip(scores, extension.tokens[counted:], strict=True):
         penalties.append((token,))
         penalties.apply(row)
-
-
-def _logprobs(logits: Tensor, tokens: TokenArray, num_top: int) -> tuple[TokenLogprobs, ...]:
-    laws = torch.log_softmax(logits.float(), dim=1)
-    best = laws.topk(min(num_top, laws.shape[1]), dim=1)
-    index = torch.tensor(tokens, dtype=torch.int64, device=laws.device).unsqueeze(1)
-    rows = zip(
-        tokens,
-        laws.gather(1, index).squeeze(1).tolist(),
-        best.indices.tolist(),
-        best.values.tolist(),
-        strict=True,
-    )
-    return tuple(
-        TokenLogprobs(token, logprob, tuple(zip(ids, values, strict=True)))
-        for token, logprob, ids, values in rows
-    )

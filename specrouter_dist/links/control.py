@@ -40,6 +40,8 @@ class Attach:
     """Position up to which the receiver may draft."""
     block_tokens: int
     """The sender waits for so many proposals."""
+    task: str
+    """As in Submit."""
 
 
 # Producer: the worker that was asked to attach. Consumer: the downstream stage's worker.
@@ -100,6 +102,22 @@ class Submit:
     """None: the plan of the target's table, and re-planned with it."""
     output: TokenArray
     """Tokens that the ingress has already received from another target; usually empty."""
+    task: str = ""
+    """What the prompt is about, where that is known: a key of the agreement statistics."""
+
+
+# Producer: the target's worker. Consumer: the workers of the pool's other models.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A request's whole text, for the receiver's members to read in spare time."""
+
+    request: int
+    prompt_tokens: int
+    """The first ``prompt_tokens`` of ``tokens`` are the prompt."""
+    tokens: TokenArray
+    sampling: SamplingParams
+    task: str
+    """As in Submit."""
 
 
 # Producer: an ingress. Consumer: the target's worker.
@@ -140,7 +158,17 @@ class Failed:
 
 
 WireMessage = (
-    Proposals | Truth | Attach | Refused | Detach | Report | Submit | Cancel | Output | Failed
+    Proposals
+    | Truth
+    | Attach
+    | Refused
+    | Detach
+    | Report
+    | Submit
+    | Cancel
+    | Output
+    | Failed
+    | Settled
 )
 """Everything that can be in a frame."""
 
@@ -155,10 +183,11 @@ TAGS: dict[type[WireMessage], int] = {
     Output: 8,
     Failed: 9,
     Report: 10,
+    Settled: 11,
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

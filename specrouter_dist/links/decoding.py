@@ -27,6 +27,7 @@ from specrouter_dist.links.control import (
     Output,
     Refused,
     Report,
+    Settled,
     Submit,
     WireMessage,
 )
@@ -136,8 +137,8 @@ def _truth(raw: _Raw, vocab_size: int | None) -> Truth:
 
 
 def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
-    _check_types(Attach, raw, (int, *_EDGE, int, dict, int, bytes, dict, int, int, int))
-    _, *edge, version, rest, prompt_tokens, raw_tokens, sampling, end, limit, block = raw
+    _check_types(Attach, raw, (int, *_EDGE, int, dict, int, bytes, dict, int, int, int, str))
+    _, *edge, version, rest, prompt_tokens, raw_tokens, sampling, end, limit, block, task = raw
     _check_unsigned(Attach, min(*edge, version, prompt_tokens, end, limit, block))
     tokens = _tokens(raw_tokens, vocab_size)
     if prompt_tokens > len(tokens):
@@ -156,6 +157,7 @@ def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
         end=end,
         limit=limit,
         block_tokens=block,
+        task=task,
     )
 
 
@@ -182,17 +184,28 @@ def _report(raw: _Raw, _: int | None) -> Report:
 
 
 def _submit(raw: _Raw, vocab_size: int | None) -> Submit:
-    plan_type = dict if len(raw) != 6 or raw[4] is not None else type(None)
-    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes))
+    plan_type = dict if len(raw) != 7 or raw[4] is not None else type(None)
+    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes, str))
     _check_unsigned(Submit, raw[1])
-    _, request, prompt, sampling, plan, output = raw
+    _, request, prompt, sampling, plan, output, task = raw
     return Submit(
         request=request,
         prompt=_tokens(prompt, vocab_size),
         sampling=_model(SamplingParams, sampling),
         plan=None if plan is None else _model(Plan, plan),
         output=_tokens(output, vocab_size),
+        task=task,
     )
+
+
+def _settled(raw: _Raw, vocab_size: int | None) -> Settled:
+    _check_types(Settled, raw, (int, int, int, bytes, dict, str))
+    _, request, prompt_tokens, raw_tokens, sampling, task = raw
+    _check_unsigned(Settled, min(request, prompt_tokens))
+    tokens = _tokens(raw_tokens, vocab_size)
+    if not 1 <= prompt_tokens < len(tokens):
+        raise FrameError(f"Settled: {prompt_tokens} prompt tokens among {len(tokens)} tokens")
+    return Settled(request, prompt_tokens, tokens, _model(SamplingParams, sampling), task)
 
 
 def _cancel(raw: _Raw, _: int | None) -> Cancel:
@@ -259,4 +272,5 @@ _DECODERS: dict[int, Callable[[_Raw, int | None], WireMessage]] = {
     TAGS[Output]: _output,
     TAGS[Failed]: _failed,
     TAGS[Report]: _report,
+    TAGS[Settled]: _settled,
 }

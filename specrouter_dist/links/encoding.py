@@ -23,6 +23,7 @@ from specrouter_dist.links.control import (
     Output,
     Refused,
     Report,
+    Settled,
     Submit,
     WireMessage,
 )
@@ -86,7 +87,8 @@ def _attach(m: Attach) -> tuple[object, ...]:
     }
     stream = (m.prompt_tokens, m.tokens.tobytes())
     bounds = (m.end, m.limit, m.block_tokens)
-    return (_ATTACH, *m.edge, m.version, plan, *stream, m.sampling.model_dump(), *bounds)
+    sampling = m.sampling.model_dump()
+    return (_ATTACH, *m.edge, m.version, plan, *stream, sampling, *bounds, m.task)
 
 
 def _report(m: Report) -> tuple[object, ...]:
@@ -105,7 +107,13 @@ def _submit(m: Submit) -> tuple[object, ...]:
         m.sampling.model_dump(),
         plan,
         m.output.tobytes(),
+        m.task,
     )
+
+
+def _settled(m: Settled) -> tuple[object, ...]:
+    tokens, sampling = m.tokens.tobytes(), m.sampling.model_dump()
+    return (TAGS[Settled], m.request, m.prompt_tokens, tokens, sampling, m.task)
 
 
 def _output(m: Output) -> tuple[object, ...]:
@@ -123,5 +131,6 @@ _FIELDS: dict[type[WireMessage], Callable[[Any], tuple[object, ...]]] = {
     Submit: _submit,
     Cancel: lambda m: (TAGS[Cancel], m.request),
     Output: _output,
+    Settled: _settled,
     Failed: lambda m: (TAGS[Failed], m.request, m.kind, m.message),
 }

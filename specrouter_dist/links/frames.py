@@ -10,6 +10,7 @@ from specrouter_dist.links.control import (
     Output,
     Refused,
     Report,
+    Settled,
     Submit,
     WireMessage,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Proposals",
     "Refused",
     "Report",
+    "Settled",
     "Submit",
     "Truth",
     "WireMessage",

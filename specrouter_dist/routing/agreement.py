@@ -1,80 +1,181 @@
-"""How often the verifier keeps what the drafter proposes, per position of the block."""
+"""How often the verifier keeps what the drafter proposes, per position of the block.
 
+What is known comes in layers, each the prior of the next: a guess; what replays of finished
+requests say of the pair (routing/replay.py), for all kinds of requests and for narrower ones; what
+verifies of the pair itself have said. A layer with little evidence leaves the one below standing.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import accumulate
 
 from specrouter_dist.routing.observations import PairKey, Survival
+from specrouter_dist.routing.traffic import Traffic
 
 PRIOR_AGREEMENT = 0.6
-"""Of a pair that was never chained."""
+"""Of a pair of which nothing is known."""
+MAX_POSITIONS = 17
+"""Positions of a block that are told apart: the longest block and the token behind it."""
 _PRIOR_WEIGHT = 4.0
-"""The prior counts as so many observed proposals per position."""
+"""A layer's prior counts as so many observed proposals per position."""
 _MEMORY_BLOCKS = 200.0
 """Weight of the past, in blocks."""
 
 
-@dataclass(slots=True)
-class _Pair:
-    reached: list[float] = field(default_factory=list)
-    accepted: list[float] = field(default_factory=list)
-    num_blocks: float = 0.0
-    num_empty: float = 0.0
+class Source(StrEnum):
+    """Where blocks come from, the less direct first."""
 
-    def decay(self, num_new_blocks: int) -> None:
-        keep = _MEMORY_BLOCKS / (_MEMORY_BLOCKS + num_new_blocks)
-        self.reached = [x * keep for x in self.reached]
-        self.accepted = [x * keep for x in self.accepted]
-        self.num_blocks *= keep
-        self.num_empty *= keep
+    REPLAYED = "replayed"
+    CHAINED = "chained"
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Decayed counts of a pair's blocks."""
+
+    reached: list[float] = field(default_factory=lambda: [0.0] * MAX_POSITIONS)
+    accepted: list[float] = field(default_factory=lambda: [0.0] * MAX_POSITIONS)
+    num_blocks: float = 0.0
+    """Effective number: what is older counts less."""
+    num_empty: float = 0.0
+    at_s: float = 0.0
+    """When the newest came, by the router's clock."""
+
+    def add(self, survival: Survival, now_s: float) -> None:
+        """Takes blocks that are newer than all before."""
+        self.at_s = now_s
+        keep = _MEMORY_BLOCKS / (_MEMORY_BLOCKS + survival.num_blocks)
+        self.num_blocks = self.num_blocks * keep + survival.num_blocks
+        self.num_empty = self.num_empty * keep + survival.num_empty
+        self.reached = _decay_and_add(self.reached, keep, survival.reached)
+        self.accepted = _decay_and_add(self.accepted, keep, survival.accepted)
+
+    @property
+    def mean(self) -> float | None:
+        """Share of the judged proposals that were accepted; None: none was judged."""
+        judged = sum(self.reached)
+        return sum(self.accepted) / judged if judged else None
+
+
+def _decay_and_add(past: list[float], keep: float, new: Sequence[int]) -> list[float]:
+    padded = (*new[:MAX_POSITIONS], *(0,) * (MAX_POSITIONS - len(new)))
+    return [old * keep + more for old, more in zip(past, padded, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A pair's agreement as the planner uses it."""
+
+    conditional: tuple[float, ...]
+    """Per position: how often it is accepted when all before it are."""
+    mean: float
+    """Share of the judged proposals that are accepted."""
+    empty: float
+    """Share of the rounds in which the drafter has nothing to propose."""
+    tokens: tuple[float, ...]
+    """``tokens[n]``: tokens that a round of n proposals yields, the recovered or bonus token
+    included: the sum of the survival s_0..s_n (Leviathan et al. with measured s_k instead of
+    alpha^k), weighted by how often there is something to propose."""
+
+    @classmethod
+    def make(cls, conditional: Sequence[float], mean: float, empty: float) -> "Curve":
+        """With the sums that follow."""
+        survivals = accumulate(conditional, lambda before, a: before * a, initial=1.0)
+        tokens = tuple(empty + (1 - empty) * total for total in accumulate(survivals))
+        return cls(tuple(conditional), mean, empty, tokens)
+
+    def scaled(self, scale: float) -> "Curve":
+        """For requests that accept so many times as often at every position."""
+        if scale == 1.0:
+            return self
+        conditional = [min(1.0, a * scale) for a in self.conditional]
+        return Curve.make(conditional, min(1.0, self.mean * scale), self.empty)
+
+    def survival(self, num_proposals: int) -> float:
+        """Probability that there are ``num_proposals`` proposals and all are accepted."""
+        return self.tokens[num_proposals] - self.tokens[num_proposals - 1]
+
+    def accepted_of(self, survival: Survival) -> float:
+        """Proposals to be expected to be accepted of blocks as long as these were."""
+        reached, accepted = float(survival.reached[0]), 0.0
+        for k, share in enumerate(self.conditional[: len(survival.reached)]):
+            accepted += reached * share
+            if k + 1 == len(survival.reached) or not survival.accepted[k]:
+                break
+            # Of those whose proposal k was accepted, so many had another one.
+            reached *= share * survival.reached[k + 1] / survival.accepted[k]
+        return accepted
+
+    def refined(self, evidence: Evidence) -> "Curve":
+        """With ``evidence`` on top of what was known."""
+        weight = _PRIOR_WEIGHT
+        mean = (sum(evidence.accepted) + self.mean * weight) / (sum(evidence.reached) + weight)
+        # A position rarely reached is like the others of this layer, in this layer's measure.
+        shift = mean / self.mean if self.mean else 1.0
+        conditional = [
+            (accepted + min(1.0, usual * shift) * weight) / (reached + weight)
+            for accepted, reached, usual in zip(
+                evidence.accepted, evidence.reached, self.conditional, strict=True
+            )
+        ]
+        num_blocks = evidence.num_blocks + weight
+        empty = (evidence.num_empty + self.empty * weight) / num_blocks
+        return Curve.make(conditional, mean, empty)
+
+
+UNKNOWN = Curve.make((PRIOR_AGREEMENT,) * MAX_POSITIONS, PRIOR_AGREEMENT, 0.0)
+"""Of pairs of which nothing is known."""
 
 
 class AgreementTable:
-    """Decayed survival of ordered pairs, by sampling regime."""
+    """Survival of ordered pairs, by kind of request."""
 
     def __init__(self) -> None:
-        self._pairs: dict[PairKey, _Pair] = {}
+        self._evidence: dict[tuple[PairKey, Source], Evidence] = {}
+        self._curves: dict[tuple[str, str], dict[Traffic, Curve]] = {}
+        self._drafts: dict[str, set[str]] = {}
 
-    def record(self, key: PairKey, survival: Survival) -> None:
-        """Takes the blocks since the last record."""
-        pair = self._pairs.setdefault(key, _Pair())
-        pair.decay(survival.num_blocks)
-        missing = len(survival.reached) - len(pair.reached)
-        pair.reached.extend([0.0] * missing)
-        pair.accepted.extend([0.0] * missing)
-        for k, (reached, accepted) in enumerate(
-            zip(survival.reached, survival.accepted, strict=True)
-        ):
-            pair.reached[k] += reached
-            pair.accepted[k] += accepted
-        pair.num_blocks += survival.num_blocks
-        pair.num_empty += survival.num_empty
+    def record(
+        self,
+        key: PairKey,
+        survival: Survival,
+        source: Source = Source.CHAINED,
+        now_s: float = 0.0,
+    ) -> None:
+        """Takes the blocks since the last record; wider kinds of requests learn from them too."""
+        for kind in key.traffic.lineage():
+            of = key._replace(traffic=kind), source
+            self._evidence.setdefault(of, Evidence()).add(survival, now_s)
+        self._drafts.setdefault(key.verifier, set()).add(key.draft)
+        # Narrower kinds may rest on these.
+        self._curves.pop((key.draft, key.verifier), None)
 
-    def mean(self, key: PairKey) -> float:
-        """Share of the proposals that were judged which were accepted."""
-        pair = self._pairs.get(key, _Pair())
-        return (sum(pair.accepted) + PRIOR_AGREEMENT * _PRIOR_WEIGHT) / (
-            sum(pair.reached) + _PRIOR_WEIGHT
-        )
+    def curve(self, key: PairKey) -> Curve:
+        """What is known of the pair."""
+        curves = self._curves.setdefault((key.draft, key.verifier), {})
+        curve = curves.get(key.traffic)
+        if curve is None:
+            curve = curves[key.traffic] = self._refine(key)
+        return curve
 
-    def expected_tokens(self, key: PairKey, num_proposals: int, scale: float = 1.0) -> float:
-        """Tokens a round of ``num_proposals`` yields, the recovered or bonus token included.
+    def knows(self, draft: str, verifier: str) -> bool:
+        """Whether there is any evidence of the pair; without it the curve is that of all such."""
+        return draft in self._drafts.get(verifier, ())
 
-        The sum of the survival s_0..s_n (Leviathan et al. with measured s_k instead of
-        alpha^k), weighted by how often the drafter has something to propose. ``scale``: for a
-        request that accepts so many times as often as usual at every position.
-        """
-        pair = self._pairs.get(key, _Pair())
-        pooled = self.mean(key)
-        survival, total = 1.0, 1.0
-        for k in range(num_proposals):
-            reached = pair.reached[k] if k < len(pair.reached) else 0.0
-            accepted = pair.accepted[k] if k < len(pair.accepted) else 0.0
-            usual = (accepted + pooled * _PRIOR_WEIGHT) / (reached + _PRIOR_WEIGHT)
-            survival *= min(1.0, usual * scale)
-            total += survival
-        empty = pair.num_empty / pair.num_blocks if pair.num_blocks else 0.0
-        return empty + (1 - empty) * total
+    def _refine(self, key: PairKey) -> Curve:
+        curve = UNKNOWN
+        for kind in reversed(list(key.traffic.lineage())):
+            for source in Source:
+                evidence = self._evidence.get((key._replace(traffic=kind), source))
+                if evidence is not None:
+                    curve = curve.refined(evidence)
+        return curve
 
-    def survival(self, key: PairKey, num_proposals: int, scale: float = 1.0) -> float:
-        """Probability that all of ``num_proposals`` proposals are accepted."""
-        more = self.expected_tokens(key, num_proposals, scale)
-        return more - self.expected_tokens(key, num_proposals - 1, scale)
+    def evidence(self, key: PairKey, source: Source) -> Evidence | None:
+        """What ``source`` alone says of the pair; None: nothing."""
+        return self._evidence.get((key, source))
+
+    def known(self) -> list[PairKey]:
+        """Pairs of which there is evidence, by kind of request."""
+        return list(dict.fromkeys(key for key, _ in self._evidence))

@@ -19,11 +19,12 @@ _OUTLIER_FACTOR = 4.0
 _DRIFT = 0.01
 """Share of the way back to the prior that an estimate goes each time others are observed; they are
 a few times a second."""
+_MOST_INTERPOLATED = 1024
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
 
 
-class _Mean:
+class DecayedMean:
     """A decayed mean that begins with a prior."""
 
     def __init__(self, prior: float) -> None:
@@ -79,12 +80,15 @@ class _Surface:
     def __init__(self) -> None:
         self._curves: dict[int, _Curve] = {}
         self._known: list[int] = []
-        self._ratios: dict[int, _Mean] = {}
+        self._ratios: dict[int, DecayedMean] = {}
+        # Interpolated once: the planner asks for the same sizes again and again.
+        self._interpolated: dict[tuple[float, int], float] = {}
 
     def profile(self, size: int, num_sessions: int, mean_us: float) -> None:
+        self._interpolated.clear()
         self._curves.setdefault(num_sessions, _Curve()).profile(size, mean_us)
         self._known = sorted(self._curves)
-        self._ratios.setdefault(num_sessions, _Mean(1.0))
+        self._ratios.setdefault(num_sessions, DecayedMean(1.0))
 
     def observe(self, size: float, num_sessions: int, times: ForwardTimes) -> None:
         if not self._curves:
@@ -97,10 +101,19 @@ class _Surface:
             return None
         return self._profiled(size, num_sessions) * self._nearest(num_sessions).value
 
-    def _nearest(self, num_sessions: int) -> _Mean:
+    def _nearest(self, num_sessions: int) -> DecayedMean:
         return self._ratios[min(self._ratios, key=lambda known: abs(known - num_sessions))]
 
     def _profiled(self, size: float, num_sessions: int) -> float:
+        found = self._interpolated.get((size, num_sessions))
+        if found is None:
+            if len(self._interpolated) >= _MOST_INTERPOLATED:
+                self._interpolated.clear()
+            found = self._interpolate(size, num_sessions)
+            self._interpolated[size, num_sessions] = found
+        return found
+
+    def _interpolate(self, size: float, num_sessions: int) -> float:
         known = self._known
         above = bisect.bisect_left(known, num_sessions)
         if above == len(known):
@@ -130,9 +143,9 @@ class LatencyTable:
         self._drafting: dict[str, _Surface] = {}
         # How much longer a verify takes while the next block is being drafted: cores of one
         # machine may share caches, memory and even arithmetic units.
-        self._slowdowns: dict[tuple[str, str], _Mean] = {}
+        self._slowdowns: dict[tuple[str, str], DecayedMean] = {}
         self._hop_prior_us = hop_us
-        self._hops: dict[tuple[str, str], _Mean] = {}
+        self._hops: dict[tuple[str, str], DecayedMean] = {}
 
     def profile(self, key: ForwardKey, times: ForwardTimes) -> None:
         """Takes a point of a member's start-up profile."""
@@ -152,7 +165,7 @@ class LatencyTable:
             for surface, of in self._surfaces(key, size):
                 surface.observe(of, key.num_sessions, times)
         elif (alone_us := self.forward_us(key.member, size, key.num_sessions)) is not None:
-            slowdown = self._slowdowns.setdefault((key.beside, key.member), _Mean(1.0))
+            slowdown = self._slowdowns.setdefault((key.beside, key.member), DecayedMean(1.0))
             slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
 
     def observe_wait(self, key: WaitKey, times: ForwardTimes) -> None:
@@ -162,7 +175,7 @@ class LatencyTable:
                 hop.drift()
         block_us = self.drafting_us(key.draft, key.num_proposals)
         if block_us is not None and times.count:
-            hop = self._hops.setdefault((key.draft, key.verifier), _Mean(self._hop_prior_us))
+            hop = self._hops.setdefault((key.draft, key.verifier), DecayedMean(self._hop_prior_us))
             hop.observe(max(0.0, times.total_us / times.count - block_us), times.count)
 
     def hop_us(self, draft: str, verifier: str) -> float:

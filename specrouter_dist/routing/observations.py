@@ -1,7 +1,13 @@
 """What a worker has measured since it was last asked. Sums only, so that they add up."""
 
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from math import isfinite
 from typing import NamedTuple
+
+from specrouter_dist.config import Plan
+from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.speculation.messages import TokenArray
 
 
 class ForwardKey(NamedTuple):
@@ -25,11 +31,53 @@ class WaitKey(NamedTuple):
 
 
 class PairKey(NamedTuple):
-    """Two adjacent members under one sampling regime."""
+    """Two adjacent members for one kind of request."""
 
     draft: str
     verifier: str
-    greedy: bool
+    traffic: Traffic
+
+
+class PaceKey(NamedTuple):
+    """Rounds of the target whose times are comparable."""
+
+    plan: Plan
+    traffic: Traffic
+    num_sessions: int
+    """Running requests, rounded up to one of ``plans.LOADS``."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Rounds of requests, waiting included, and what came of them."""
+
+    num_rounds: int = 0
+    num_tokens: int = 0
+    total_us: float = 0.0
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether clocks can have said so."""
+        return self.num_rounds > 0 and isfinite(self.total_us) and self.total_us > 0
+
+    def add(self, num_rounds: int, num_tokens: int, elapsed_us: float) -> None:
+        """More rounds."""
+        self.num_rounds += num_rounds
+        self.num_tokens += num_tokens
+        self.total_us += elapsed_us
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one member would have drawn at every position of a finished request's output, had all
+    before it been as the target wrote it."""
+
+    request: int
+    member: str
+    traffic: Traffic
+    picks: TokenArray
+    prompt: TokenArray
+    """Only with the target's own, whose picks are the output; others leave it empty."""
 
 
 @dataclass(slots=True)
@@ -38,6 +86,11 @@ class ForwardTimes:
 
     count: int = 0
     total_us: float = 0.0
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether clocks can have said so."""
+        return self.count > 0 and isfinite(self.total_us) and self.total_us > 0
 
     def add(self, elapsed_us: float) -> None:
         """One more forward."""
@@ -55,6 +108,15 @@ class Survival:
     num_blocks: int = 0
     num_empty: int = 0
     """Blocks without a proposal: the drafter had nothing to say."""
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether blocks can have come out so."""
+        if len(self.accepted) != len(self.reached):
+            return False
+        counts = chain.from_iterable(zip(self.reached, self.accepted, strict=True))
+        falling = [self.num_blocks, self.num_blocks - self.num_empty, *counts, 0]
+        return all(more >= fewer for more, fewer in pairwise(falling))
 
     def add(self, num_proposed: int, num_accepted: int) -> None:
         """One block of ``num_proposed``, whose first ``num_accepted`` stood."""
@@ -77,6 +139,13 @@ class Observations:
     forwards: dict[ForwardKey, ForwardTimes] = field(default_factory=dict)
     pairs: dict[PairKey, Survival] = field(default_factory=dict)
     waits: dict[WaitKey, ForwardTimes] = field(default_factory=dict)
+    paces: dict[PaceKey, Pace] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self.forwards or self.pairs or self.readings)
 
     def add_forward(self, key: ForwardKey, elapsed_us: float) -> None:
         """One forward took ``elapsed_us``."""
@@ -85,6 +154,10 @@ class Observations:
     def add_wait(self, key: WaitKey, elapsed_us: float) -> None:
         """The block was there after ``elapsed_us``."""
         self.waits.setdefault(key, ForwardTimes()).add(elapsed_us)
+
+    def add_pace(self, key: PaceKey, num_rounds: int, num_tokens: int, elapsed_us: float) -> None:
+        """A request made these rounds in this time."""
+        self.paces.setdefault(key, Pace()).add(num_rounds, num_tokens, elapsed_us)
 
     def add_block(self, key: PairKey, num_proposed: int, num_accepted: int) -> None:
         """The verifier accepted ``num_accepted`` of ``num_proposed``."""

@@ -3,33 +3,34 @@
 Lock-step cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
 ``tau`` per token: ``tau_i = (g * tau + v_i(g + 1) + hop) / E(g)``, with ``v_i(n)`` the time of a
 forward of n rows and ``E(g)`` the expected tokens of a round. For the drafter ``g * tau`` is the
-measured time of a block, which has a constant part. A stage's stream does not depend
-on what is above it, so each level is optimised on its own, drafter first.
+measured time of a block, which has a constant part. A stage's stream does not depend on what is
+above it, so the best way to produce it is nearly an optimal substructure: a dynamic programme
+over the last stage proposes chains, the cost of the full chain ranks them.
 
 With overlap the target's upstream drafts the next block during the verify, on the chance that all
 of this one and the bonus token are what it went on with; the verify may be slower meanwhile.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations, pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import isfinite
+
+import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
-from specrouter_dist.routing.observations import PairKey
+from specrouter_dist.routing.pace import PaceTable
 
-MAX_DRAFT_TOKENS = 16
-"""Longest block considered."""
-_WORSE_IN_A_ROW = 4
-"""So many longer blocks are tried after the best one. Longer ones gain less and less, but the time
-of a forward rises in steps."""
+_KEPT_WAYS = 3
+"""Ways to produce a member's stream that are extended; the best ones."""
+_RANKED_CHAINS = 8
+"""Chains whose full cost is computed, the best by the dynamic programme."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _UNKNOWN_PATIENCE_MS = 1000.0
-_LOOKUP_US = 30.0
-"""Time per block of a member without a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,13 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Regime:
-    """What is planned for."""
+class Prediction:
+    """What a plan is expected to cost."""
 
-    greedy: bool
-    num_sessions: int = 1
-    """Requests that run at the same time, batched at every member."""
-    scale: float = 1.0
-    """The target agrees so many times as often as usual."""
+    token_us: float
+    """Time per token of each request's stream, corrected by what was measured."""
+    round_us: float
+    """Time per round of the target, from the parts of the round alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,91 +63,163 @@ class Planner:
     Attributes:
         members: names of the models; the last is the target.
         lookups: names of the members without a model.
-        overlap: whether a member can work while another one does.
+        devices: where each model runs; members of one device do not work at the same time.
     """
 
     members: tuple[str, ...]
     lookups: tuple[str, ...]
-    overlap: bool
+    devices: Mapping[str, str]
     latency: LatencyTable
     agreement: AgreementTable
+    paces: PaceTable
 
     def candidates(self, regime: Regime) -> list[Candidate]:
-        """All chains whose members' times are known, best first."""
-        found = [
-            candidate
-            for chain in self._chains()
-            if (candidate := self.evaluate(chain, regime)) is not None
-        ]
+        """The best chains and the target alone, best first; none while times are unknown."""
+        costs = self._costs(regime)
+        if not costs.is_known(costs.target):
+            return []
+        return self._rank(costs, self._promising_chains(costs))
+
+    def rank(self, chains: Iterable[Sequence[str]], regime: Regime) -> list[Candidate]:
+        """These chains with their best knobs, best first. All times must be known."""
+        return self._rank(self._costs(regime), chains)
+
+    def _rank(self, costs: Costs, chains: Iterable[Sequence[str]]) -> list[Candidate]:
+        found = [self._evaluate(costs, chain) for chain in chains]
         return sorted(found, key=lambda candidate: candidate.predicted_us)
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
         """``chain`` with its best knobs; None if a member's times are unknown."""
-        # With several sessions one is drafted while another is verified: nobody drafts ahead.
-        can_overlap = self.overlap and regime.num_sessions == 1 and len(chain) > 1
-        ways = (False, True) if can_overlap and chain[-2] not in self.lookups else (False,)
-        found = [self._with_best_lengths(chain, overlap, regime) for overlap in ways]
-        return min(filter(None, found), key=lambda way: way.predicted_us, default=None)
+        costs = self._costs(regime)
+        return self._evaluate(costs, chain) if self._is_known(costs, chain) else None
 
-    def _with_best_lengths(
-        self, chain: Sequence[str], overlap: bool, regime: Regime
-    ) -> Candidate | None:
-        lengths: tuple[int, ...] = ()
-        for _ in pairwise(chain):
-            best: Candidate | None = None
-            for length in range(1, MAX_DRAFT_TOKENS + 1):
-                option = self.predict(chain, (*lengths, length), overlap, regime)
-                if option is None:
-                    return None
-                if best is None or option.predicted_us < best.predicted_us:
-                    best = option
-                elif length > best.num_draft_tokens[-1] + _WORSE_IN_A_ROW:
-                    break
-            assert best is not None
-            lengths = best.num_draft_tokens
-        return self.predict(chain, lengths, overlap, regime)
+    def predict(self, plan: Plan, regime: Regime) -> Prediction | None:
+        """What a plan costs with the knobs that it has; None if times are unknown."""
+        costs = self._costs(regime)
+        if not self._is_known(costs, plan.chain):
+            return None
+        tau_us = round_us = costs.alone_us(costs.target)
+        for i, (draft, verifier) in enumerate(pairwise(plan.chain)):
+            ahead = verifier == costs.target and plan.drafts_ahead
+            length = plan.edges[i].patience
+            times_us = _edge_us(costs, draft, verifier, tau_us if i else None, ahead)
+            tau_us = float(times_us[length - 1])
+            round_us = tau_us * costs.curve(draft, verifier).tokens[length]
+        ratio = self.paces.ratio(plan.chain, regime.num_sessions)
+        return Prediction(tau_us * ratio, round_us)
 
-    def predict(
-        self, chain: Sequence[str], lengths: Sequence[int], overlap: bool, regime: Regime
-    ) -> Candidate | None:
-        """The time per token of the stage below the last of ``lengths``; None if unknown."""
-        num_sessions, tau = regime.num_sessions, None
-        if len(chain) == 1:
-            tau = self.latency.forward_us(chain[0], 1, num_sessions)
-        for (draft, verifier), length in zip(pairwise(chain), lengths, strict=False):
-            is_last = verifier == self.members[-1]
-            ahead, scale = overlap and is_last, regime.scale if is_last else 1.0
-            block_us = length * tau if tau is not None else self._drafting_us(draft, length, regime)
-            forward_us = self.latency.forward_us(
-                verifier, length + 1, num_sessions, beside=draft if ahead else None
-            )
-            if block_us is None or forward_us is None:
-                return None
-            pair = PairKey(draft, verifier, regime.greedy)
-            if draft not in self.lookups:
-                block_us += self.latency.hop_us(draft, verifier)
-            if ahead:
-                is_ready = self.agreement.survival(pair, length + 1, scale)
-                block_us -= is_ready * min(block_us, forward_us)
-            num_tokens = self.agreement.expected_tokens(pair, length, scale)
-            tau = (block_us + forward_us) / num_tokens
-        return None if tau is None else Candidate(tuple(chain), tuple(lengths), tau, overlap)
+    def _evaluate(self, costs: Costs, chain: Sequence[str]) -> Candidate:
+        candidate = _with_best_lengths(costs, chain)
+        ratio = self.paces.ratio(candidate.chain, costs.regime.num_sessions)
+        return replace(candidate, predicted_us=candidate.predicted_us * ratio)
 
-    def _drafting_us(self, drafter: str, length: int, regime: Regime) -> float | None:
-        if drafter in self.lookups:
-            return _LOOKUP_US * regime.num_sessions
-        return self.latency.drafting_us(drafter, length, regime.num_sessions)
+    def _is_known(self, costs: Costs, chain: Sequence[str]) -> bool:
+        return all(member in self.lookups or costs.is_known(member) for member in chain)
 
-    def _chains(self) -> Iterator[tuple[str, ...]]:
-        target = self.members[-1]
-        known = [m for m in self.members[:-1] if self.latency.forward_us(m, 1) is not None]
+    def _costs(self, regime: Regime) -> Costs:
+        lookups = frozenset(self.lookups)
+        return Costs(regime, self.members[-1], lookups, self.devices, self.latency, self.agreement)
+
+    def _promising_chains(self, costs: Costs) -> Iterator[tuple[str, ...]]:
+        """The dynamic programme: the best ways to the target's stream, and the target alone."""
+        known = [m for m in self.members[:-1] if costs.is_known(m)]
         # A verifier slower than what it drafts for cannot pay; order by speed.
-        known.sort(key=lambda m: self.latency.forward_us(m, 1) or 0.0)
-        for count in range(len(known) + 1):
-            for between in combinations(known, count):
-                yield (*between, target)
-                for lookup in self.lookups:
-                    yield (lookup, *between, target)
+        known.sort(key=costs.alone_us)
+        ways = _Ways(costs, [*self.lookups, *known])
+        for member in known:
+            ways.add(member)
+        yield (costs.target,)
+        yield from ways.best(costs.target, _RANKED_CHAINS)
+
+
+class _Ways:
+    """The best few ways to produce each member's stream, as arrays."""
+
+    def __init__(self, costs: Costs, drafts: Sequence[str]) -> None:
+        self._costs = costs
+        self._drafts = drafts
+        self._rows = {draft: row for row, draft in enumerate(drafts)}
+        self._chains: list[tuple[str, ...]] = []
+        most = len(drafts) * _KEPT_WAYS
+        self._last = np.empty(most, dtype=np.intp)
+        """Row of the member whose stream it is."""
+        self._blocks_us = np.empty((most, len(LENGTHS)))
+        for lookup in costs.lookups:
+            self._append((lookup,), costs.drafting_us(lookup))
+
+    def add(self, member: str) -> None:
+        """The member by itself, and verifying the best of those already here."""
+        extended = self._extend(member, _KEPT_WAYS - 1)
+        self._append((member,), self._costs.drafting_us(member))
+        for tau_us, chain in extended:
+            self._append(chain, tau_us * LENGTHS)
+
+    def best(self, verifier: str, count: int) -> Iterator[tuple[str, ...]]:
+        """The best chains that end in ``verifier``."""
+        return (chain for _, chain in self._extend(verifier, count))
+
+    def _append(self, chain: tuple[str, ...], blocks_us: Floats) -> None:
+        at = len(self._chains)
+        self._chains.append(chain)
+        self._last[at] = self._rows[chain[-1]]
+        self._blocks_us[at] = blocks_us
+
+    def _extend(self, verifier: str, count: int) -> list[tuple[float, tuple[str, ...]]]:
+        """The best ways of this verifier at their best length: time per token and chain."""
+        num_ways = len(self._chains)
+        if not num_ways:
+            return []
+        last = self._last[:num_ways]
+        drafts = self._drafts[: last.max() + 1]
+        hops_us = np.array([self._costs.hop_us(draft, verifier) for draft in drafts])
+        fixed_us = hops_us[:, None] + self._costs.verifying_us(verifier)
+        rounds_us = self._blocks_us[:num_ways] + fixed_us[last]
+        taus_us = (rounds_us / self._costs.tokens(drafts, verifier)[last]).min(axis=1)
+        order = np.argsort(taus_us, kind="stable")[:count]
+        return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
+
+
+def _with_best_lengths(costs: Costs, chain: Sequence[str]) -> Candidate:
+    """The chain with its best lengths, drafting ahead where that is faster.
+
+    Each level is optimised on its own, drafter first.
+    """
+    if len(chain) == 1:
+        return Candidate(tuple(chain), (), costs.alone_us(chain[0]))
+    lengths: list[int] = []
+    tau_us: float | None = None
+    overlap = False
+    for draft, verifier in pairwise(chain):
+        times_us = _edge_us(costs, draft, verifier, tau_us, False)
+        if verifier == costs.target and costs.can_overlap(draft):
+            ahead_us = _edge_us(costs, draft, verifier, tau_us, True)
+            overlap = bool(ahead_us.min() < times_us.min())
+            times_us = ahead_us if overlap else times_us
+        best = int(times_us.argmin())
+        lengths.append(best + 1)
+        tau_us = float(times_us[best])
+    assert tau_us is not None
+    return Candidate(tuple(chain), tuple(lengths), tau_us, overlap)
+
+
+def _edge_us(costs: Costs, draft: str, verifier: str, tau_us: float | None, ahead: bool) -> Floats:
+    """The verifier's time per token, by draft length.
+
+    Args:
+        tau_us: time per token of the draft's stream; None: it drafts by itself.
+        ahead: the next block is drafted during the verify.
+    """
+    blocks_us = costs.drafting_us(draft) if tau_us is None else tau_us * LENGTHS
+    blocks_us = blocks_us + costs.hop_us(draft, verifier)
+    forwards_us = costs.verifying_us(verifier, draft if ahead else None)
+    curve = costs.curve(draft, verifier)
+    tokens = np.array(curve.tokens)
+    if ahead:
+        # All of the block and the bonus token are what the draft went on with.
+        is_ready = np.diff(tokens)[1:]
+        blocks_us = blocks_us - is_ready * np.minimum(blocks_us, forwards_us)
+    times_us: Floats = (blocks_us + forwards_us) / tokens[1 : len(LENGTHS) + 1]
+    return times_us
 
 
 def _patience_ms(candidate: Candidate, length: int) -> float:

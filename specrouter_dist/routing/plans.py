@@ -1,15 +1,44 @@
 """What the router hands out."""
 
 import bisect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from specrouter_dist.config import Plan
+from specrouter_dist.routing.traffic import ROOTS, Traffic
 
-_USUAL_PROPOSALS = 16.0
-"""A request is taken to agree as usual until it has judged about so many proposals."""
+_USUAL_ACCEPTED = 10.0
+"""A request is taken to agree as usual until about so many of its proposals were to be accepted."""
+_MEMORY_PROPOSALS = 96.0
+"""Weight of a request's own past, in judged proposals: texts change as they go on."""
+_FORGIVEN_PER_ROUND = 0.005
+"""Share of the evidence that a round without proposals takes away, so that a request that has
+fallen back to the target alone tries again, but seldom."""
 _INERTIA = 0.1
 """A rung is left when another is nearer by this much."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """How often a request's proposals are accepted, against how often it was to be expected."""
+
+    accepted: float = 0.0
+    expected: float = 0.0
+
+    def add(self, num_accepted: int, num_rejected: int, usual: float) -> None:
+        """One round; ``usual`` is the share that the target accepts of such proposals."""
+        num_judged = num_accepted + num_rejected
+        keep = _MEMORY_PROPOSALS / (_MEMORY_PROPOSALS + num_judged)
+        if not num_judged:
+            keep = 1.0 - _FORGIVEN_PER_ROUND
+        self.accepted = self.accepted * keep + num_accepted
+        self.expected = self.expected * keep + num_judged * usual
+
+    @property
+    def scale(self) -> float:
+        """The request agrees about so many times as often as usual."""
+        return (self.accepted + _USUAL_ACCEPTED) / (self.expected + _USUAL_ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,43 +47,48 @@ class Rung:
 
     scale: float
     plan: Plan
+    agreement: float = 1.0
+    """Usual share of the judged proposals of this plan that the target accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """A plan, and what is better for requests that agree more or less often than usual."""
 
-    plan: Plan
-    agreement: float
-    """Usual share of the proposals judged by the target that it accepts, above 0."""
     rungs: tuple[Rung, ...]
-    """``plan`` is that of the rung at 1."""
 
     @classmethod
     def only(cls, plan: Plan) -> Self:
         """One plan for all requests."""
-        return cls(plan, 1.0, (Rung(1.0, plan),))
+        return cls((Rung(1.0, plan),))
+
+    @property
+    def usual(self) -> Rung:
+        """The rung that requests begin on."""
+        return next(rung for rung in self.rungs if rung.scale == 1.0)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that requests begin with."""
+        return self.usual.plan
 
     def numbered(self, number: int) -> Self:
         """The same plans under another number."""
-        rungs = tuple(
-            Rung(rung.scale, rung.plan.model_copy(update={"number": number})) for rung in self.rungs
+        return type(self)(
+            tuple(
+                Rung(rung.scale, rung.plan.model_copy(update={"number": number}), rung.agreement)
+                for rung in self.rungs
+            )
         )
-        plan = next(rung.plan for rung in rungs if rung.scale == 1.0)
-        return type(self)(plan, self.agreement, rungs)
 
-    def choose(self, present: Plan, num_accepted: int, num_rejected: int) -> Plan:
-        """The plan for a request, from what it has made of proposals so far.
-
-        Its agreement begins at the usual one and moves as evidence comes.
-        """
-        num_judged = num_accepted + num_rejected + _USUAL_PROPOSALS
-        scale = (num_accepted / self.agreement + _USUAL_PROPOSALS) / num_judged
+    def choose(self, present: Rung | None, standing: Standing) -> Rung:
+        """The rung for a request that stands like this; ``present`` is where it is now."""
+        scale = standing.scale
 
         def distance(rung: Rung) -> float:
-            return abs(rung.scale - scale) - _INERTIA * (rung.plan is present)
+            return abs(rung.scale - scale) - _INERTIA * (rung is present)
 
-        return min(self.rungs, key=distance).plan
+        return min(self.rungs, key=distance)
 
 
 LOADS = (1, 2, 4, 8, 16, 32)
@@ -73,26 +107,20 @@ def load_index(num_running: int, present: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """The router's newest choices, by sampling regime and load; all have the same number."""
+    """The router's newest choices, by kind of request and load; all have the same number."""
 
-    greedy: tuple[Ladder, ...]
-    """One for each of ``LOADS``."""
-    sampled: tuple[Ladder, ...]
+    ladders: Mapping[Traffic, tuple[Ladder, ...]]
+    """One for each of ``LOADS``. The widest kinds are always there."""
 
     @classmethod
     def only(cls, plan: Plan) -> Self:
         """One plan for everything."""
-        ladders = (Ladder.only(plan),) * len(LOADS)
-        return cls(ladders, ladders)
+        return cls({kind: (Ladder.only(plan),) * len(LOADS) for kind in ROOTS})
 
-    def ladder(self, *, greedy: bool, load: int = 0) -> Ladder:
-        """The choice for that regime; ``load`` is an index of ``LOADS``."""
-        return self.ladders(greedy)[load]
+    def of(self, traffic: Traffic) -> tuple[Ladder, ...]:
+        """The choices for the narrowest known kind that holds ``traffic``, one per load."""
+        return next(self.ladders[kind] for kind in traffic.lineage() if kind in self.ladders)
 
-    def ladders(self, greedy: bool) -> tuple[Ladder, ...]:
-        """The choices for that regime, one for each of ``LOADS``."""
-        return self.greedy if greedy else self.sampled
-
-    def plan(self, *, greedy: bool, load: int = 0) -> Plan:
-        """The plan that requests of that regime begin with."""
-        return self.ladder(greedy=greedy, load=load).plan
+    def plan(self, traffic: Traffic, load: int = 0) -> Plan:
+        """The plan that such requests begin with; ``load`` is an index of ``LOADS``."""
+        return self.of(traffic)[load].plan

@@ -1,14 +1,27 @@
 """The router's state and decisions, without the process that it lives in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from specrouter_dist.config import Plan
-from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.config import LookupMember, Plan
+from specrouter_dist.routing.agreement import AgreementTable, Source
+from specrouter_dist.routing.costs import Regime
+from specrouter_dist.routing.journal import Journal, Outcome
 from specrouter_dist.routing.latency import LatencyTable
-from specrouter_dist.routing.observations import Observations, PairKey
-from specrouter_dist.routing.planner import Candidate, Planner, Regime, to_plan
+from specrouter_dist.routing.observations import (
+    ForwardTimes,
+    Observations,
+    Pace,
+    PaceKey,
+    PairKey,
+    Survival,
+)
+from specrouter_dist.routing.pace import PaceTable
+from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
+from specrouter_dist.routing.replay import Replays
+from specrouter_dist.routing.traffic import ROOTS, Traffic
 
 _HYSTERESIS = 0.05
 """A chain replaces the present one when it is predicted to be faster by this share."""
@@ -17,13 +30,11 @@ _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 _LEAST_GAIN = 0.05
 """What a chain must promise over the target alone: it costs more of the machine, and under load
 predictions are off by about as much."""
+_MOST_KINDS = 32
+"""Kinds of requests with plans of their own; the one not seen for longest gives way."""
 
-
-def _worth_it(ways: Sequence[Candidate]) -> Candidate:
-    """The fastest, or the target alone where the gain is too small."""
-    best = min(ways, key=lambda way: way.predicted_us)
-    alone = next((way for way in ways if len(way.chain) == 1), best)
-    return best if best.predicted_us < (1 - _LEAST_GAIN) * alone.predicted_us else alone
+_Key = TypeVar("_Key")
+_Measured = TypeVar("_Measured", ForwardTimes, Survival, Pace)
 
 
 class Router:
@@ -31,105 +42,198 @@ class Router:
 
     Args:
         models: names of the members with a model; the last is the target.
-        lookups: names of the members without.
+        lookups: the members without, by name.
+        devices: where each model runs; members of one device do not work at the same time.
         hop_us: what a round pays for crossing between two members, there and back, until it has
             been observed.
-        overlap: whether a member can work while another one does.
         threads: CPU threads of a forward.
     """
 
     def __init__(
         self,
         models: Sequence[str],
-        lookups: Sequence[str],
+        lookups: Mapping[str, LookupMember],
+        devices: Mapping[str, str],
         *,
         hop_us: float,
-        overlap: bool,
         threads: int = 1,
     ) -> None:
         self.latency = LatencyTable(hop_us)
         self.agreement = AgreementTable()
+        self.paces = PaceTable()
+        self.journal = Journal()
+        self.num_refused = 0
+        """Measurements that cannot be true: not finite, negative, accepted but never reached."""
+        self._replays = Replays(models[-1], lookups)
         self._planner = Planner(
-            tuple(models), tuple(lookups), overlap, self.latency, self.agreement
+            tuple(models), tuple(lookups), devices, self.latency, self.agreement, self.paces
         )
         self._threads = threads
         self._number = 0
         self._turn = 0
+        self._kinds: dict[Traffic, None] = dict.fromkeys(ROOTS)
+        """Seen so far, the most recent last."""
         self.table = PlanTable.only(Plan(chain=(models[-1],), threads=threads))
 
-    def observe(self, observations: Observations) -> None:
-        """Takes what a worker has measured."""
+    # -- measuring -----------------------------------------------------------------------------
+
+    def observe(self, observations: Observations, now_s: float) -> None:
+        """Takes what a worker has measured; ``now_s`` only dates it."""
         take = self.latency.profile if observations.is_profile else self.latency.observe
-        for forward, times in observations.forwards.items():
+        for forward, times in self._plausible(observations.forwards):
             take(forward, times)
-        for wait, times in observations.waits.items():
+        for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)
-        for pair, survival in observations.pairs.items():
-            self.agreement.record(pair, survival)
+        for pair, survival in self._plausible(observations.pairs):
+            self._record(pair, survival, now_s)
+        for key, pace in self._plausible(observations.paces):
+            self._pace(key, pace, now_s)
+        for reading in observations.readings:
+            self._see(reading.traffic)
+            for pair, survival in self._replays.add(reading):
+                self.agreement.record(pair, survival, Source.REPLAYED, now_s)
 
-    def candidates(self, *, greedy: bool) -> list[Candidate]:
-        """All chains with their predicted times for one request alone, best first."""
-        return self._planner.candidates(Regime(greedy))
+    def _plausible(self, measured: Mapping[_Key, _Measured]) -> Iterator[tuple[_Key, _Measured]]:
+        for key, value in measured.items():
+            if value.is_plausible:
+                yield key, value
+            else:
+                self.num_refused += 1
 
-    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+    def _record(self, pair: PairKey, survival: Survival, now_s: float) -> None:
+        self._see(pair.traffic)
+        num_drafted = survival.num_blocks - survival.num_empty
+        if num_drafted:
+            predicted = 1 + self.agreement.curve(pair).accepted_of(survival) / num_drafted
+            measured = 1 + sum(survival.accepted) / num_drafted
+            name, kind = f"{pair.draft} -> {pair.verifier}", pair.traffic
+            self.journal.agreements.append(
+                Outcome(now_s, name, kind, 1, predicted, measured, num_drafted)
+            )
+        self.agreement.record(pair, survival, Source.CHAINED, now_s)
+
+    def _pace(self, key: PaceKey, pace: Pace, now_s: float) -> None:
+        regime = Regime(key.traffic, key.num_sessions)
+        prediction = self._planner.predict(key.plan, regime)
+        if prediction is None:
+            return
+        self.paces.observe(key.plan.chain, key.num_sessions, prediction.round_us, pace)
+        if pace.num_tokens:
+            name, measured_us = " -> ".join(key.plan.chain), pace.total_us / pace.num_tokens
+            self.journal.paces.append(
+                Outcome(
+                    now_s,
+                    name,
+                    key.traffic,
+                    key.num_sessions,
+                    prediction.token_us,
+                    measured_us,
+                    pace.num_rounds,
+                )
+            )
+
+    def _see(self, traffic: Traffic) -> None:
+        """Kinds that are seen have plans of their own."""
+        if traffic not in ROOTS:
+            self._kinds.pop(traffic, None)
+            self._kinds[traffic] = None
+        while len(self._kinds) > _MOST_KINDS:
+            del self._kinds[next(kind for kind in self._kinds if kind not in ROOTS)]
+
+    # -- deciding ------------------------------------------------------------------------------
+
+    def candidates(self, traffic: Traffic) -> list[Candidate]:
+        """The best chains with their predicted times for one request alone, best first."""
+        return self._planner.candidates(Regime(traffic))
+
+    def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
         """A plan for a chain that the user has named, with the best draft lengths known."""
-        candidate = self._planner.evaluate(chain, Regime(greedy))
+        candidate = self._planner.evaluate(chain, Regime(traffic))
         if candidate is None:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
         return self._to_plan(candidate)
 
-    def decide(self) -> PlanTable | None:
-        """A new table if for some regime and load a better choice is known than the present."""
-        present = (*self.table.greedy, *self.table.sampled)
-        regimes = [Regime(greedy, load) for greedy in (True, False) for load in LOADS]
-        loads = self._loads_of_this_turn()
-        found = [
-            self._choose(ladder, regime) if regime.num_sessions in loads else None
-            for ladder, regime in zip(present, regimes, strict=True)
-        ]
-        if not any(found):
+    def decide(self, now_s: float) -> PlanTable | None:
+        """A new table if for some kind and load a better choice is known than the present."""
+        present = {kind: self.table.of(kind) for kind in self._kinds}
+        cells = list(self._cells_of_this_turn())
+        found = {
+            (kind, at): ladder
+            for kind, at in cells
+            if (ladder := self._choose(present[kind][at], kind, LOADS[at], now_s)) is not None
+        }
+        if not found:
             return None
         self._number += 1
-        chosen = tuple(
-            (new or old).numbered(self._number) for new, old in zip(found, present, strict=True)
+        self.table = PlanTable(
+            {
+                kind: tuple(
+                    found.get((kind, at), ladder).numbered(self._number)
+                    for at, ladder in enumerate(ladders)
+                )
+                for kind, ladders in present.items()
+            }
         )
-        self.table = PlanTable(chosen[: len(LOADS)], chosen[len(LOADS) :])
         return self.table
 
-    def _loads_of_this_turn(self) -> tuple[int, ...]:
+    def _cells_of_this_turn(self) -> Iterator[tuple[Traffic, int]]:
         """One request alone, and the other loads in turn: a decision must stay cheap."""
         self._turn += 1
-        return LOADS if self._turn == 1 else (LOADS[0], LOADS[1 + self._turn % (len(LOADS) - 1)])
+        all_loads = range(len(LOADS))
+        loads = all_loads if self._turn == 1 else (0, 1 + self._turn % (len(LOADS) - 1))
+        return ((kind, at) for kind in self._kinds for at in loads)
 
-    def _choose(self, ladder: Ladder, regime: Regime) -> Ladder | None:
+    def _choose(
+        self, ladder: Ladder, traffic: Traffic, num_sessions: int, now_s: float
+    ) -> Ladder | None:
         """None: the present choice stays."""
+        regime = Regime(traffic, num_sessions)
         candidates = self._planner.candidates(regime)
         if not candidates:
             return None
-        best, present = _worth_it(candidates), ladder.plan
-        lengths = tuple(edge.patience for edge in present.edges)
-        overlap = any(edge.window > edge.burst for edge in present.edges)
-        ours = self._planner.predict(present.chain, lengths, overlap, regime)
+        best = _worth_it(candidates)
+        ours = self._planner.predict(ladder.plan, regime)
         # A chain is left for the target alone as soon as it promises a loss.
         least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
-        if ours is not None and best.predicted_us >= least * ours.predicted_us:
+        if ours is not None and best.predicted_us >= least * ours.token_us:
             return None
-        return self._ladder(best, regime)
+        self.journal.decided(
+            now_s, traffic, num_sessions, ladder.plan, best, self._number + 1, candidates
+        )
+        return self._ladder(best, [way.chain for way in candidates], regime)
 
-    def _ladder(self, usual: Candidate, regime: Regime) -> Ladder:
-        """The same chain for requests that agree more or less, or the target alone."""
-        plan = self._to_plan(usual)
+    def _ladder(
+        self, usual: Candidate, chains: Sequence[tuple[str, ...]], regime: Regime
+    ) -> Ladder:
+        """What is best for requests that agree more or less; the usual chain where it is as good
+        as any, since a change costs prefill."""
+        rungs = [self._rung(1.0, usual, regime)]
         if len(usual.chain) == 1:
-            return Ladder.only(plan)
-        alone = self._planner.evaluate(usual.chain[-1:], regime)
-        rungs = [Rung(1.0, plan)]
+            return Ladder(tuple(rungs))
         for scale in _SCALES:
-            drafted = self._planner.evaluate(usual.chain, replace(regime, scale=scale))
-            ways = [way for way in (drafted, alone) if way is not None]
-            rungs.append(Rung(scale, self._to_plan(_worth_it(ways))))
-        draft, verifier = usual.chain[-2:]
-        agreement = self.agreement.mean(PairKey(draft, verifier, regime.greedy))
-        return Ladder(plan, agreement, tuple(rungs))
+            scaled = replace(regime, scale=scale)
+            ways = self._planner.rank(chains, scaled)
+            best = _worth_it(ways)
+            same = next(way for way in ways if way.chain == usual.chain)
+            is_as_good = same.predicted_us * (1 - _HYSTERESIS) < best.predicted_us
+            stays = is_as_good and len(best.chain) > 1
+            rungs.append(self._rung(scale, same if stays else best, regime))
+        return Ladder(tuple(rungs))
+
+    def _rung(self, scale: float, candidate: Candidate, regime: Regime) -> Rung:
+        plan = self._to_plan(candidate)
+        if len(plan.chain) == 1:
+            return Rung(scale, plan)
+        draft, verifier = plan.chain[-2:]
+        pair = PairKey(draft, verifier, regime.traffic)
+        return Rung(scale, plan, self.agreement.curve(pair).mean)
 
     def _to_plan(self, candidate: Candidate) -> Plan:
         return to_plan(candidate, self._number, self._threads)
+
+
+def _worth_it(ways: Sequence[Candidate]) -> Candidate:
+    """The fastest, or the target alone where the gain is too small."""
+    best = min(ways, key=lambda way: way.predicted_us)
+    alone = next((way for way in ways if len(way.chain) == 1), best)
+    return best if best.predicted_us < (1 - _LEAST_GAIN) * alone.predicted_us else alone

@@ -9,6 +9,7 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import LOADS, PlanTable
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.client import Client, Generation, run_in_order
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -25,11 +26,11 @@ class Running(Protocol):
         """Whether it was started just now and nobody has used it yet."""
         ...
 
-    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+    def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
         """A plan for a chain that the user has named."""
         ...
 
-    def candidates(self, *, greedy: bool) -> list[Candidate]:
+    def candidates(self, traffic: Traffic) -> list[Candidate]:
         """All chains with their predicted times, best first."""
         ...
 
@@ -68,7 +69,7 @@ class PoolBackend:
         """The request, ready to be submitted."""
         plan = None
         if request.chain is not None:
-            plan = self.running.plan_of(request.chain, greedy=request.sampling.greedy)
+            plan = self.running.plan_of(request.chain, request.traffic)
         return Generation(request, self._tokenizer, self._eos_ids, plan)
 
     def generate(
@@ -81,7 +82,8 @@ class PoolBackend:
     def plan(self, sampling: SamplingParams) -> dict[str, Any]:
         """The router's choice for such a request, and the candidates it weighed."""
         table = self.running.table()
-        chosen = table.plan(greedy=sampling.greedy)
+        traffic = Traffic.of(sampling)
+        chosen = table.plan(traffic)
         return {
             "chain": list(chosen.chain),
             "edges": [edge.model_dump() for edge in chosen.edges],
@@ -98,7 +100,7 @@ class PoolBackend:
                         for rung in sorted(ladder.rungs, key=lambda rung: rung.scale)
                     ],
                 }
-                for num_running, ladder in zip(LOADS, table.ladders(sampling.greedy), strict=True)
+                for num_running, ladder in zip(LOADS, table.of(traffic), strict=True)
             ],
             "candidates": [
                 {
@@ -106,7 +108,7 @@ class PoolBackend:
                     "num_draft_tokens": list(candidate.num_draft_tokens),
                     "predicted_ms_per_token": candidate.predicted_us / 1e3,
                 }
-                for candidate in self.running.candidates(greedy=sampling.greedy)
+                for candidate in self.running.candidates(traffic)
             ],
         }
 

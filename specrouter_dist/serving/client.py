@@ -127,7 +127,9 @@ class Generation:
                 generation_time_ms=(now - first) * 1e3,
                 device_ms_per_token=stats["device_us"] / 1e3 / num_tokens if num_tokens else None,
                 speculation=SpeculationMetrics(
-                    num_draft_tokens=levels[-1].proposed if histogram else 0,
+                    num_draft_tokens=sum(
+                        level.proposed for level in levels if level.verifier == stats["chain"][-1]
+                    ),
                     acceptance_histogram=histogram,
                 ),
                 levels=levels,

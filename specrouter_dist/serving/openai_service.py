@@ -20,6 +20,7 @@ from specrouter_dist.errors import (
 from specrouter_dist.links.control import Failed, Output
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory, parse_chain
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.client import Chunk, Client, Generation, to_error
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest, parse_body
@@ -35,7 +36,7 @@ _HEALTH_TOKENS = 8
 class PlanOf(Protocol):
     """Makes a plan for a chain that a request names; may block."""
 
-    def __call__(self, chain: Sequence[str], *, greedy: bool) -> Plan: ...
+    def __call__(self, chain: Sequence[str], traffic: Traffic) -> Plan: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ class OpenAIService:
         self._check_ids(sampling.logit_bias, "logit_bias")
         self._check_ids(sampling.stop_token_ids, "stop_token_ids")
         chain = self._chain(request)
-        plan = None if chain is None else self._plan_of(chain, greedy=sampling.greedy)
+        plan = None if chain is None else self._plan_of(chain, Traffic.of(sampling))
         kind, prefix = (
             (ChatAnswer, "chatcmpl")
             if isinstance(request, ChatRequest)

@@ -10,6 +10,7 @@ from typing import Any
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import FinishReason
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
 
 
@@ -21,6 +22,13 @@ class GenerateRequest:
     sampling: SamplingParams
     chain: tuple[str, ...] | None = None
     """Members, drafter first and target last; None lets the router choose."""
+    task: str = ""
+    """What the prompt is about, where that is known."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """The kind of request."""
+        return Traffic.of(self.sampling, self.task)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from specrouter_dist.config import EdgeKnobs
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, EdgeId, Proposals, TokenArray
+from specrouter_dist.speculation.own_text import OwnText
 from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix, extend_hash
 
 _MISSED_DEADLINES_TO_GIVE_UP = 2
@@ -97,6 +98,10 @@ class UpstreamEdge:
     """The deadline of the present wait has passed."""
     missed_deadlines: int = 0
     queue: ProposalQueue = field(default_factory=ProposalQueue)
+    own_text: OwnText = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own_text = OwnText(self.knobs.match_tokens)
 
     def on_proposals(self, proposals: Proposals, own: TokenBuffer) -> None:
         """Takes the acknowledgement and queues what fits."""
@@ -114,6 +119,7 @@ class UpstreamEdge:
         self.limit = min(self.limit, position + self.knobs.window)
         self.more = True
         self.queue.clear()
+        self.own_text.on_cut(position)
 
     def on_own_growth(self, appended: Sequence[int]) -> None:
         """Our stream grew by ``appended``."""
@@ -121,6 +127,10 @@ class UpstreamEdge:
         self.queue.consume(appended)
         if not self.queue.tokens:
             self.more = True
+
+    def own_match(self, own: TokenBuffer, useful_tokens: int) -> TokenArray:
+        """What followed when our stream last read like this, as far as it can be used."""
+        return self.own_text.continuation(own, min(self.knobs.burst, useful_tokens))
 
     def patience(self, useful_tokens: int) -> int:
         """Fewest proposals worth waiting for when at most ``useful_tokens`` can be used."""

@@ -3,83 +3,16 @@
 Where a text repeats itself (code, quotations, tables) this drafts at no device time at all.
 """
 
-from array import array
 from collections.abc import Sequence
 
 from specrouter_dist.speculation.edges import DownstreamEdge
+from specrouter_dist.speculation.matching import Matcher
 from specrouter_dist.speculation.messages import (
-    TOKEN_TYPECODE,
     Message,
     Proposals,
-    TokenArray,
     Truth,
 )
-from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
-
-MAX_CANDIDATES = 16
-"""Most earlier places that one lookup compares, newest first: a bound on its time."""
-
-
-class NgramIndex:
-    """The places at which each n-gram of a stream ends, newest first.
-
-    One dictionary holds the newest place of each n-gram and one array the place before each
-    place, as in LZ77. Growing and shrinking cost time per token added or removed.
-
-    Args:
-        stream: the indexed stream; it changes through this index alone.
-        num_tokens: length of the n-grams.
-    """
-
-    __slots__ = ("_newest", "_num_tokens", "_older", "_stream")
-
-    def __init__(self, stream: TokenBuffer, num_tokens: int) -> None:
-        self._stream = stream
-        self._num_tokens = num_tokens
-        self._newest: dict[bytes, int] = {}
-        self._older = array("q", [0])
-        self._index(0)
-
-    def append(self, tokens: Sequence[int]) -> None:
-        """The stream grows by ``tokens``."""
-        old_length = len(self._stream)
-        self._stream.append(tokens)
-        self._index(old_length)
-
-    def truncate(self, length: int) -> None:
-        """The stream keeps its first ``length`` tokens."""
-        for end, gram in reversed(self._grams(length, len(self._stream))):
-            if self._older[end]:
-                self._newest[gram] = self._older[end]
-            else:
-                del self._newest[gram]
-        del self._older[length + 1 :]
-        self._stream.truncate(length)
-
-    def older_places(self) -> list[int]:
-        """Where the stream's last n-gram ended before, newest first."""
-        places: list[int] = []
-        place = self._older[len(self._stream)]
-        while place and len(places) < MAX_CANDIDATES:
-            places.append(place)
-            place = self._older[place]
-        return places
-
-    def _index(self, old_length: int) -> None:
-        self._older.extend([0] * (len(self._stream) - old_length))
-        for end, gram in self._grams(old_length, len(self._stream)):
-            self._older[end] = self._newest.get(gram, 0)
-            self._newest[gram] = end
-
-    def _grams(self, start: int, stop: int) -> list[tuple[int, bytes]]:
-        """The n-grams that end in ``(start, stop]``, each with its end."""
-        first = max(start + 1, self._num_tokens)
-        tokens = self._stream.slice(first - self._num_tokens, stop)
-        step = tokens.itemsize
-        size = self._num_tokens * step
-        raw = tokens.tobytes()
-        num_grams = stop + 1 - first
-        return [(first + i, raw[i * step : i * step + size]) for i in range(num_grams)]
+from specrouter_dist.speculation.tokens import common_prefix
 
 
 class LookupStage:
@@ -106,12 +39,11 @@ class LookupStage:
         max_match_tokens: int,
     ) -> None:
         assert 1 <= prompt_tokens <= len(tokens)
-        assert 1 <= min_match_tokens <= max_match_tokens
-        self.tokens = TokenBuffer(tokens)
+        self._matcher = Matcher(
+            tokens, min_match_tokens=min_match_tokens, max_match_tokens=max_match_tokens
+        )
+        self.tokens = self._matcher.stream
         self.down: DownstreamEdge | None = None
-        self._index = NgramIndex(self.tokens, min_match_tokens)
-        self._min_match = min_match_tokens
-        self._max_match = max_match_tokens
         self._end = end
         self._limit = 0
 
@@ -162,8 +94,8 @@ class LookupStage:
         own = self.tokens.slice(truth.base, len(self.tokens))
         num_equal = common_prefix(own, truth.tokens)
         if num_equal < len(own):
-            self._index.truncate(truth.base + num_equal)
-        self._index.append(truth.tokens[num_equal:])
+            self._matcher.truncate(truth.base + num_equal)
+        self._matcher.append(truth.tokens[num_equal:])
 
     def flush(self) -> list[Message]:
         """The answer to the newest Truth, if it has not been given yet."""
@@ -172,7 +104,7 @@ class LookupStage:
             return []
         length = len(self.tokens)
         num_wanted = min(self._limit, self._end) - length
-        tokens = self._continuation(num_wanted)
+        tokens = self._matcher.continuation(num_wanted)
         down.due, down.sent = False, length + len(tokens)
         proposals = Proposals(
             edge=down.edge,
@@ -184,29 +116,3 @@ class LookupStage:
             more=0 < num_wanted == len(tokens),
         )
         return [proposals]
-
-    def _continuation(self, num_wanted: int) -> TokenArray:
-        """What followed the longest match; of equally long ones the newest long enough."""
-        if num_wanted < 1:
-            return array(TOKEN_TYPECODE)
-        length = len(self.tokens)
-        best_place, best = 0, (self._min_match, 0)
-        for place in self._index.older_places():
-            match = self._match(place, at_least=best[0])
-            found = match, min(num_wanted, length - place)
-            if found > best:
-                best_place, best = place, found
-                if found == (self._max_match, num_wanted):
-                    break
-        return self.tokens.slice(best_place, best_place + best[1])
-
-    def _match(self, place: int, at_least: int) -> int:
-        """How many tokens before ``place`` equal the stream's last ones; 0 if too few."""
-        tokens, length = self.tokens, len(self.tokens)
-        match, longest = at_least, min(self._max_match, place)
-        suffix = tokens.slice(length - match, length)
-        if match > longest or tokens.slice(place - match, place) != suffix:
-            return 0
-        while match < longest and tokens[place - match - 1] == tokens[length - match - 1]:
-            match += 1
-        return match

@@ -58,6 +58,8 @@ class Stage:
         self.kv_len = kv_len
         self.settled = len(tokens)
         self.counts = StageCounts()
+        self.own_counts = StageCounts()
+        """Rounds whose proposals continued the own text; ``counts`` has all others."""
         self.up: UpstreamEdge | None = None
         self.down: DownstreamEdge | None = None
         self.block_tokens: int | None = None
@@ -105,10 +107,10 @@ class Stage:
             return None
         else:
             tail = self.tokens.slice(self.kv_len, length)
-            proposals = self._take_proposals()
+            proposals, is_own = self._take_proposals()
             num_drafts = self._drafts_wanted() - 1 if self.up is None else 0
-            num_picks = len(proposals) + 1
-            self._step = Step(self.kv_len, tail + proposals, num_picks, len(proposals), num_drafts)
+            fed, num = tail + proposals, len(proposals)
+            self._step = Step(self.kv_len, fed, num + 1, num, num_drafts, is_own)
         return self._step
 
     def on_step_done(self, picks: TokenArray) -> TokenArray:
@@ -147,7 +149,8 @@ class Stage:
         if num_kept is not None:
             new = new[:num_kept]
             self._ended = True
-        self.counts.add_round(
+        counts = self.own_counts if step.from_own_text else self.counts
+        counts.add_round(
             step.num_proposals,
             min(num_accepted, len(new)),
             rejected=num_accepted < min(len(proposed), len(new)),
@@ -170,18 +173,23 @@ class Stage:
             wanted = min(wanted, self.block_tokens - num_ahead % self.block_tokens)
         return wanted
 
-    def _take_proposals(self) -> TokenArray:
+    def _take_proposals(self) -> tuple[TokenArray, bool]:
+        """Proposals for this step, and whether they continue the own text."""
         if self.up is None:
-            return array(TOKEN_TYPECODE)
+            return array(TOKEN_TYPECODE), False
         self.up.overdue = False
-        return self.up.queue.tokens[: min(self.up.knobs.burst, self._room() - 1)]
+        useful_tokens = self._room() - 1
+        if matched := self.up.own_match(self.tokens, useful_tokens):
+            return matched, True
+        return self.up.queue.tokens[: min(self.up.knobs.burst, useful_tokens)], False
 
     def _waits(self) -> bool:
         """Whether proposals are worth waiting for. The first token never waits."""
         room = self._room()
         if self.up is None or room < 1 or self.kv_len < self._prompt_tokens:
             return False
-        return len(self.up.queue) < self.up.patience(room - 1)
+        is_short = len(self.up.queue) < self.up.patience(room - 1)
+        return is_short and not self.up.own_match(self.tokens, room - 1)
 
     def _room(self) -> int:
         """Tokens by which the stream may grow now."""

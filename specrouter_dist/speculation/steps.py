@@ -16,6 +16,8 @@ class Step:
     num_proposals: int
     num_drafts: int
     """Tokens to draw autoregressively behind the last pick."""
+    from_own_text: bool = False
+    """The proposals continue the stage's own text; upstream did not make them."""
 
     @property
     def first_pick(self) -> int:

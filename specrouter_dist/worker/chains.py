@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from specrouter_dist.config import Plan
 from specrouter_dist.errors import LinkError, SpecRouterError
 from specrouter_dist.links.address import Address, Peer
-from specrouter_dist.links.control import Attach, Detach, Refused, Report
+from specrouter_dist.links.control import Attach, Detach, Refused, Report, Settled
 from specrouter_dist.links.hub import Hub
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import EdgeId, Truth
 from specrouter_dist.speculation.stage import Stage
@@ -109,6 +110,17 @@ class Chains:
                 self.attach_upstream(session)
                 self._touch(session)
 
+    def tell_others(self, message: Settled) -> None:
+        """Sends to every other worker of the pool, and to this one."""
+        addresses = {address.peer: address for address in self._directory.values()}
+        self._outbox.put(None, message)
+        for peer, address in addresses.items():
+            if address.worker != self._hub.address.worker and peer not in self._lost:
+                try:
+                    self._outbox.put(self._hub.connect(address), message)
+                except LinkError:
+                    self._lost.add(peer)
+
     def _attach(self, session: Session, count: int) -> bool:
         """Whether ``wanted[count - 1]`` could be asked to draft for the session."""
         name = session.wanted[count - 1]
@@ -142,6 +154,7 @@ class Chains:
             end=session.end,
             limit=truth.limit,
             block_tokens=session.edges[count - 1].patience,
+            task=session.traffic.task,
         )
         self._outbox.put(peer, message)
         return True
@@ -243,6 +256,7 @@ class Chains:
             sampling=message.sampling,
             prompt_tokens=message.prompt_tokens,
             end=message.end,
+            traffic=Traffic.of(message.sampling, message.task),
         )
         self.sessions[session] = None
         return session

@@ -3,6 +3,7 @@
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from specrouter_dist.config import Plan
@@ -15,6 +16,7 @@ from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
@@ -84,12 +86,17 @@ class LocalPool:
         lookups = [LookupHost(member) for member in lookup_members(pool)]
         members: list[Member] = [*hosts, *lookups]
         self._router = Router(
-            [h.name for h in hosts], [h.name for h in lookups], hop_us=0.0, overlap=False
+            [host.name for host in hosts],
+            {member.name: member for member in lookup_members(pool)},
+            # One thread computes for all.
+            devices=dict.fromkeys((host.name for host in hosts), "local"),
+            hop_us=0.0,
         )
         for host in hosts:
-            self._router.observe(profile(host.name, host.engine, drafts=not host.is_target))
+            measured = profile(host.name, host.engine, drafts=not host.is_target)
+            self._router.observe(measured, time.monotonic())
         self._lock = threading.Lock()
-        self._router.decide()
+        self._router.decide(time.monotonic())
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self.client = LocalClient()
         self.worker = Worker(
@@ -106,15 +113,15 @@ class LocalPool:
         self._control = threading.Thread(target=self._decide_for_ever, name="router")
         self._control.start()
 
-    def plan_of(self, chain: Sequence[str], *, greedy: bool) -> Plan:
+    def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
         """A plan for a chain that the user has named."""
         with self._lock:
-            return self._router.plan_of(chain, greedy=greedy)
+            return self._router.plan_of(chain, traffic)
 
-    def candidates(self, *, greedy: bool) -> list[Candidate]:
+    def candidates(self, traffic: Traffic) -> list[Candidate]:
         """All chains with their predicted times, best first."""
         with self._lock:
-            return self._router.candidates(greedy=greedy)
+            return self._router.candidates(traffic)
 
     def table(self) -> PlanTable:
         """The router's present choice."""
@@ -140,10 +147,11 @@ class LocalPool:
                 is_asked = True
                 continue
             is_asked = False
-            if not observations.pairs and not observations.forwards:
+            if not observations.has_any:
                 continue
             with self._lock:
-                self._router.observe(observations)
-                table = self._router.decide()
+                now_s = time.monotonic()
+                self._router.observe(observations, now_s)
+                table = self._router.decide(now_s)
             if table is not None:
                 self.worker.hub.post(SetPlans(table))

@@ -125,16 +125,17 @@ class ModelHost:
         for (session, step), picks in zip(batch, all_picks, strict=True):
             session.device_us += elapsed_us / len(batch)
             stage = session.model_stage
-            accepted = stage.counts.accepted
+            counts = stage.own_counts if step.from_own_text else stage.counts
+            accepted = counts.accepted
             new = stage.on_step_done(picks.tokens)
             if step.num_picks and step.start < session.prompt_tokens:
                 # The prompt has just been fed: others that begin alike need not wait for the end.
                 self._publish(session, session.prompt_tokens)
-            accepted = stage.counts.accepted - accepted
+            accepted = counts.accepted - accepted
             session.drafter_restarts = accepted < step.num_proposals
             was_judged = len(new) > accepted or accepted == step.num_proposals
-            if step.num_picks and session.upstream and was_judged:
-                key = PairKey(session.upstream, self.name, session.sampling.greedy)
+            if step.num_picks and session.upstream and was_judged and not step.from_own_text:
+                key = PairKey(session.upstream, self.name, session.traffic)
                 observations.add_block(key, step.num_proposals, accepted)
             grown.append((session, new, picks))
         return grown

@@ -3,36 +3,40 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from specrouter_dist.config import Plan
 from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
 from specrouter_dist.links.address import Peer
-from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Submit
+from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Settled, Submit
+from specrouter_dist.routing.observations import Observations, Reading
 from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.chains import Chains
+from specrouter_dist.worker.climbing import Climb
 from specrouter_dist.worker.member import ModelHost, Opening
 from specrouter_dist.worker.outbox import Outbox
+from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session
 
 MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
 
 
+_SHARED_EVERY_S = 0.25
+"""At most so often a finished request's text is given to the pool's members to read."""
+_LEAST_SHARED_TOKENS = 8
+"""Output tokens of a text worth reading."""
+
+
 @dataclass(eq=False, slots=True)
 class _Request:
     peer: Peer | None
     submit: Submit
-    plan: Plan | None = None
-    """In force now; None before it is admitted."""
-    ladder: Ladder | None = None
-    """Where the plan is from; None when the request has brought its own."""
-    num_accepted: int = 0
-    num_rejected: int = 0
-    """Proposals judged before this ladder's drafter was attached."""
+    climb: Climb
 
 
 class Requests:
@@ -41,6 +45,8 @@ class Requests:
     Args:
         target: the member whose output is promised.
         make_ending: where a request's text ends.
+        observations: where measurements go now.
+        clock: seconds.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class Requests:
         table: PlanTable,
         make_ending: Callable[[Submit], Ending],
         touch: Callable[[Session], None],
+        observations: Callable[[], Observations],
+        clock: Callable[[], float],
     ) -> None:
         self._target = target
         self._chains = chains
@@ -58,6 +66,10 @@ class Requests:
         self._table = table
         self._make_ending = make_ending
         self._touch = touch
+        self._observations = observations
+        self._clock = clock
+        self._share_at_s = 0.0
+        """No text is shared before."""
         self._queue: deque[_Request] = deque()
         self._load = 0
         """Index of ``LOADS``."""
@@ -67,12 +79,13 @@ class Requests:
         """Re-plans the running requests that left the choice to the router."""
         self._table = table
         for request, session in self._open.values():
-            if request.ladder is not None:
-                self._climb(request, session)
+            if request.submit.plan is None:
+                self._board(request, session)
 
     def on_submit(self, peer: Peer | None, submit: Submit) -> None:
         """Admits the request, queues it, or refuses it."""
-        request = _Request(peer, submit)
+        traffic = Traffic.of(submit.sampling, submit.task)
+        request = _Request(peer, submit, Climb(traffic, self._clock))
         try:
             self._check(submit)
             if len(self._queue) >= MAX_QUEUED:
@@ -120,46 +133,43 @@ class Requests:
                 stats=_stats(session) if reason else None,
             ),
         )
+        request.climb.on_round(stage.counts, len(new))
         if reason:
+            self._share(request, session)
             self._close(request, session)
-        elif request.ladder is not None:
-            self._reconsider(request, session)
+        elif request.submit.plan is None:
+            # The load may have changed, or the request agree more or less than others.
+            self._board(request, session)
 
-    def _reconsider(self, request: _Request, session: Session) -> None:
-        """The load may have changed; and a request that agrees more or less than others gets the
-        plan that suits it."""
-        ladder = self._table.ladder(greedy=session.sampling.greedy, load=self._load)
-        if ladder is not request.ladder:
-            self._climb(request, session)
+    def _board(self, request: _Request, session: Session) -> None:
+        """The request goes on with the plan that is best for it now."""
+        own = request.submit.plan
+        ladder = Ladder.only(own) if own else self._table.of(session.traffic)[self._load]
+        before = request.climb.plan
+        plan = request.climb.board(ladder, self._load, self._observations())
+        if plan is not before:
+            self._chains.want(session, plan)
+
+    def _share(self, request: _Request, session: Session) -> None:
+        """The finished text teaches the router what every pair would have made of it."""
+        tokens, prompt_tokens = session.model_stage.tokens, session.prompt_tokens
+        now_s = self._clock()
+        is_worth_it = len(tokens) - prompt_tokens >= _LEAST_SHARED_TOKENS
+        if now_s < self._share_at_s or len(tokens) > MAX_TOKENS or not is_worth_it:
             return
-        assert request.plan is not None
-        counts = session.model_stage.counts
-        plan = ladder.choose(
-            request.plan,
-            counts.accepted - request.num_accepted,
-            counts.truncations - request.num_rejected,
+        self._share_at_s = now_s + _SHARED_EVERY_S
+        text = tokens.slice(0, len(tokens))
+        task = request.submit.task
+        self._observations().readings.append(
+            Reading(
+                session.id,
+                self._target.name,
+                session.traffic,
+                picks=text[prompt_tokens:],
+                prompt=text[:prompt_tokens],
+            )
         )
-        if plan is not request.plan:
-            self._follow(request, session, plan)
-
-    def _climb(self, request: _Request, session: Session) -> None:
-        """The request begins on the ladder of the present load, with what it has agreed on so
-        far where the drafter stays."""
-        ladder = self._table.ladder(greedy=session.sampling.greedy, load=self._load)
-        before, request.ladder = request.ladder, ladder
-        counts = session.model_stage.counts
-        if before is None or before.plan.chain[-2:] != ladder.plan.chain[-2:]:
-            request.num_accepted, request.num_rejected = counts.accepted, counts.truncations
-        plan = ladder.choose(
-            ladder.plan,
-            counts.accepted - request.num_accepted,
-            counts.truncations - request.num_rejected,
-        )
-        self._follow(request, session, plan)
-
-    def _follow(self, request: _Request, session: Session, plan: Plan) -> None:
-        request.plan = plan
-        self._chains.want(session, plan)
+        self._chains.tell_others(Settled(session.id, prompt_tokens, text, session.sampling, task))
 
     def _check(self, submit: Submit) -> None:
         info = self._target.engine.info
@@ -185,7 +195,7 @@ class Requests:
         while self._queue:
             request = self._queue[0]
             try:
-                session = self._open_session(request.submit)
+                session = self._open_session(request)
             except SpecRouterError as error:
                 if isinstance(error, NoRoomError) and self._open:
                     return
@@ -196,13 +206,11 @@ class Requests:
             self._queue.popleft()
             self._open[session.id] = (request, session)
             self._load = load_index(len(self._open), self._load)
-            if request.submit.plan is None:
-                self._climb(request, session)
-            else:
-                self._follow(request, session, request.submit.plan)
+            self._board(request, session)
             self._touch(session)
 
-    def _open_session(self, submit: Submit) -> Session:
+    def _open_session(self, request: _Request) -> Session:
+        submit = request.submit
         prompt_tokens = len(submit.prompt)
         context_tokens = self._target.engine.info.context_tokens
         end = min(prompt_tokens + submit.sampling.max_tokens, context_tokens)
@@ -216,6 +224,7 @@ class Requests:
             sampling=submit.sampling,
             prompt_tokens=prompt_tokens,
             end=end,
+            traffic=request.climb.traffic,
         )
         self._chains.sessions[session] = None
         return session
@@ -230,6 +239,7 @@ class Requests:
         self._close(request, session)
 
     def _close(self, request: _Request, session: Session) -> None:
+        request.climb.leave(self._observations())
         del self._open[request.submit.request]
         self._load = load_index(len(self._open), self._load)
         self._chains.close(session)
@@ -247,8 +257,17 @@ def _stats(session: Session) -> dict[str, object]:
         "chain": (*session.wanted, session.member.name),
         "attached": (*session.wanted[: session.num_attached], session.member.name),
         "device_us": session.total_device_us(),
-        "histogram": tuple(stage.counts.accepted_histogram),
-        "num_rounds": stage.counts.rounds,
+        "histogram": tuple(
+            map(
+                sum,
+                zip_longest(
+                    stage.counts.accepted_histogram,
+                    stage.own_counts.accepted_histogram,
+                    fillvalue=0,
+                ),
+            )
+        ),
+        "num_rounds": stage.counts.rounds + stage.own_counts.rounds,
         "levels": tuple(
             (lv.draft, lv.verifier, lv.proposed, lv.accepted, lv.rounds, lv.truncations)
             for lv in session.levels()

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 from specrouter_dist.config import EdgeKnobs, SamplingParams
 from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import LevelCounts
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId
 from specrouter_dist.speculation.stage import Stage
 
 if TYPE_CHECKING:
     from specrouter_dist.worker.member import Member
+
+OWN_TEXT = "own text"
+"""Where it stands for a drafter: proposals that continue the verifier's own text."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,6 +34,8 @@ class Session:
     prompt_tokens: int
     end: int
     """No position at or beyond it is wanted by the request."""
+    traffic: Traffic
+    """The kind of request."""
 
     wanted: tuple[str, ...] = ()
     """Members above this one, drafter first."""
@@ -87,19 +93,24 @@ class Session:
 
     def levels(self) -> tuple[LevelCounts, ...]:
         """Counts of every level from the drafter down to this one."""
-        if not isinstance(self.stage, Stage) or not self.stage.counts.verify_rounds:
+        if not isinstance(self.stage, Stage):
             return self.upstream_levels
-        assert self.drafter is not None, "proposals come from an upstream"
-        counts = self.stage.counts
-        own = LevelCounts(
-            draft=self.drafter,
-            verifier=self.member.name,
-            proposed=counts.proposed,
-            accepted=counts.accepted,
-            rounds=counts.verify_rounds,
-            truncations=counts.truncations,
+        own = ((OWN_TEXT, self.stage.own_counts), (self.drafter, self.stage.counts))
+        return (
+            *self.upstream_levels,
+            *(
+                LevelCounts(
+                    draft=draft,
+                    verifier=self.member.name,
+                    proposed=counts.proposed,
+                    accepted=counts.accepted,
+                    rounds=counts.verify_rounds,
+                    truncations=counts.truncations,
+                )
+                for draft, counts in own
+                if draft is not None and counts.verify_rounds
+            ),
         )
-        return (*self.upstream_levels, own)
 
     def total_device_us(self) -> int:
         """Device time over this member and all above, in microseconds."""

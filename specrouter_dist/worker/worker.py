@@ -28,6 +28,7 @@ from specrouter_dist.links.control import (
     Output,
     Refused,
     Report,
+    Settled,
     Submit,
     WireMessage,
 )
@@ -39,6 +40,7 @@ from specrouter_dist.speculation.messages import Proposals, Truth
 from specrouter_dist.worker.chains import Chains
 from specrouter_dist.worker.member import Member, ModelHost
 from specrouter_dist.worker.outbox import Outbox
+from specrouter_dist.worker.reading import Readers
 from specrouter_dist.worker.requests import Requests
 from specrouter_dist.worker.session import Session
 
@@ -106,8 +108,16 @@ class Worker:
         self._requests: Requests | None = None
         if self._models and self._models[0].is_target:
             self._requests = Requests(
-                self._models[0], self._chains, self._outbox, table, make_ending, self._touch
+                self._models[0],
+                self._chains,
+                self._outbox,
+                table,
+                make_ending,
+                self._touch,
+                lambda: self._observations,
+                clock,
             )
+        self._readers = Readers([m for m in self._models if not m.is_target], clock)
         self._thread = threading.Thread(target=self._run, name=f"engine-{hub.address.worker}")
 
     # -- from other threads --------------------------------------------------------------------
@@ -166,6 +176,8 @@ class Worker:
         now = self._clock()
         lease_end = self._chains.expire(now)
         ends = [lease_end] if lease_end is not None else []
+        if (reading_s := self._readers.idle_s()) is not None:
+            ends.append(now + reading_s)
         for session in self._chains.sessions:
             if session.deadline is None:
                 continue
@@ -226,6 +238,8 @@ class Worker:
                 chains.on_refused(message)
             case Detach():
                 chains.on_detach(message, self._clock())
+            case Settled():
+                self._readers.add(message)
             case _:
                 self._on_request(peer, message)
 
@@ -273,7 +287,8 @@ class Worker:
             self._outbox.put(session.down_peer, message)
 
     def _advance(self) -> bool:
-        """One forward of the first member that has something to do; whether there was one."""
+        """One forward of the first member that has something to do, or else has something to
+        read; whether there was one."""
         now = self._clock()
         for model in self._models:
             batch = model.take_steps(now, self._observations)
@@ -290,4 +305,4 @@ class Worker:
             if key is not None:
                 self._observations.add_forward(key, (time.perf_counter() - started) * 1e6)
             return True
-        return False
+        return self._readers.advance(self._observations)

@@ -10,6 +10,7 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.links.control import Failed
 from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
+from specrouter_dist.routing.traffic import ROOTS
 from specrouter_dist.worker.chains import LEASE_S
 from specrouter_dist.worker.worker import Call, SetPlans
 from tests.integration.worker.toys import WAIT_S, Toys, plan
@@ -188,9 +189,9 @@ def test_a_request_whose_drafts_fail_falls_back_by_itself() -> None:
     chain, alone_plan = plan("small", "target", number=1), plan("target", number=1)
     try:
         # As if the pair agreed nearly always: this request's 0.6 is far below it.
-        ladder = Ladder(chain, 0.99, (Rung(1.0, chain), Rung(0.6, alone_plan)))
-        ladders = (ladder,) * len(LOADS)
-        toys.workers["target"].hub.post(SetPlans(PlanTable(ladders, ladders)))
+        ladder = Ladder((Rung(1.0, chain, 0.99), Rung(0.6, alone_plan)))
+        ladders = dict.fromkeys(ROOTS, (ladder,) * len(LOADS))
+        toys.workers["target"].hub.post(SetPlans(PlanTable(ladders)))
         params = sampling(0.8, max_tokens=600)
         tokens, last = toys.collect(toys.submit(PROMPT, None, params))
         assert tokens == alone(params)

@@ -17,6 +17,7 @@ from specrouter_dist.links.frames import (
     Proposals,
     Refused,
     Report,
+    Settled,
     Submit,
     Truth,
 )
@@ -82,7 +83,15 @@ def attaches(draw: st.DrawFn) -> Attach:
         end=draw(uint64),
         limit=draw(uint64),
         block_tokens=draw(uint64),
+        task=draw(text),
     )
+
+
+@st.composite
+def settled(draw: st.DrawFn) -> Settled:
+    text_tokens = draw(tokens.filter(lambda ids: len(ids) > 1))
+    prompt_tokens = draw(st.integers(1, len(text_tokens) - 1))
+    return Settled(draw(uint64), prompt_tokens, text_tokens, draw(sampling_params()), draw(text))
 
 
 _plain = st.recursive(
@@ -113,7 +122,8 @@ by_kind = {
         ).map(tuple),
         uint64,
     ),
-    Submit: st.builds(Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens),
+    Submit: st.builds(Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens, text),
+    Settled: settled(),
     Cancel: st.builds(Cancel, uint64),
     Output: st.builds(
         Output,

@@ -43,6 +43,7 @@ ATTACH = Attach(
     end=100,
     limit=20,
     block_tokens=4,
+    task="code",
 )
 
 
@@ -178,7 +179,7 @@ def _with(message: WireMessage, where: int, value: object) -> bytes:
         (_with(ATTACH, 8, {"colour": 1}), "SamplingParams.colour"),
         (_with(ATTACH, 5, {"chain": ("a",), "edges": ({},)}), "a chain of 1 members has 0 edges"),
         (b"\x92\x01\xdd\xff\xff\xff\xff", "not msgpack"),
-        (b"\x92\x02" + b"\x91" * 600 + b"\x01", "a message is an array"),
+        (bytes((0x92, PROTOCOL_VERSION)) + b"\x91" * 600 + b"\x01", "a message is an array"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(payload: bytes, reason: str) -> None:

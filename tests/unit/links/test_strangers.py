@@ -10,6 +10,7 @@ import pytest
 
 from specrouter_dist.errors import FrameError
 from specrouter_dist.links.address import DialRefused, LinkDown, LinkUp, Peer, Received
+from specrouter_dist.links.control import PROTOCOL_VERSION
 from specrouter_dist.links.frames import EdgeId, Truth, encode
 from specrouter_dist.links.hello import Credentials
 from specrouter_dist.links.hub import Hub
@@ -60,7 +61,10 @@ class TestHandshake:
             (lambda hello: b"", "a hello has"),
             (lambda hello: hello[:20], "a hello has"),
             (lambda hello: b"HTTP" + hello[4:], "no hello"),
-            (lambda hello: hello[:4] + b"\x63\x00" + hello[6:], "version 2 is spoken here, got 99"),
+            (
+                lambda hello: hello[:4] + b"\x63\x00" + hello[6:],
+                f"version {PROTOCOL_VERSION} is spoken here, got 99",
+            ),
             (lambda hello: hello[:6] + b"\x02" + hello[7:], "wrong role"),
             (lambda hello: hello[:8] + b"\x01" + hello[9:], "proof is wrong"),
             (lambda hello: hello[:-1] + b"s", "proof is wrong"),
@@ -140,7 +144,10 @@ class TestFrames:
             (b"", "not msgpack"),
             (b"\xc1", "not msgpack"),
             (encode([TRUTH])[:-1], "not msgpack"),
-            (encode([TRUTH]).replace(b"\x92\x02", b"\x92\x01", 1), "protocol version"),
+            (
+                encode([TRUTH]).replace(bytes((0x92, PROTOCOL_VERSION)), b"\x92\x01", 1),
+                "protocol version",
+            ),
             (encode([replace(TRUTH, tokens=array("I", [100]))]), "ids lie in"),
             (b"x" * 2001, "at most 2000 bytes"),
             (b"x" * 50_000, "at most 2000 bytes"),

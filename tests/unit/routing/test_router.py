@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from specrouter_dist.config import Plan
+from specrouter_dist.config import LookupMember, Plan
 from specrouter_dist.routing.agreement import PRIOR_AGREEMENT, AgreementTable
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
@@ -16,9 +16,10 @@ from specrouter_dist.routing.observations import (
     Survival,
     WaitKey,
 )
-from specrouter_dist.routing.planner import Planner, Regime, to_plan
-from specrouter_dist.routing.plans import LOADS, Ladder, Rung, load_index
+from specrouter_dist.routing.planner import to_plan
+from specrouter_dist.routing.plans import LOADS, Ladder, Rung, Standing, load_index
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.traffic import GREEDY, ROOTS, SAMPLED
 
 
 def times(mean_us: float, count: int = 10) -> ForwardTimes:
@@ -109,18 +110,18 @@ class TestLatency:
 
 
 class TestAgreement:
-    pair = PairKey("small", "target", True)
+    pair = PairKey("small", "target", GREEDY)
 
     def test_an_unknown_pair_has_the_prior(self) -> None:
         expected = sum(PRIOR_AGREEMENT**k for k in range(5))
-        assert AgreementTable().expected_tokens(self.pair, 4) == pytest.approx(expected)
+        assert AgreementTable().curve(self.pair).tokens[4] == pytest.approx(expected)
 
     @pytest.mark.parametrize("alpha", [0.3, 0.6, 0.9])
     def test_the_expectation_is_the_sum_of_the_survival(self, alpha: float) -> None:
         table = AgreementTable()
         table.record(self.pair, blocks(100_000, 8, alpha))
         expected = sum(alpha**k for k in range(9))
-        assert table.expected_tokens(self.pair, 8) == pytest.approx(expected, rel=0.03)
+        assert table.curve(self.pair).tokens[8] == pytest.approx(expected, rel=0.03)
 
     def test_a_drafter_that_is_silent_half_the_time_yields_half_of_it(self) -> None:
         table = AgreementTable()
@@ -128,19 +129,19 @@ class TestAgreement:
         survival.num_blocks, survival.num_empty = 2000, 1000
         table.record(self.pair, survival)
         full = sum(0.8**k for k in range(5))
-        assert table.expected_tokens(self.pair, 4) == pytest.approx((1 + full) / 2, rel=0.05)
+        assert table.curve(self.pair).tokens[4] == pytest.approx((1 + full) / 2, rel=0.05)
 
     def test_survival_may_differ_by_position(self) -> None:
         table = AgreementTable()
         survival = Survival([1000, 900, 90], [900, 90, 90], 1000)
         table.record(self.pair, survival)
-        assert table.expected_tokens(self.pair, 3) == pytest.approx(1 + 0.9 + 0.09 + 0.09, rel=0.1)
+        assert table.curve(self.pair).tokens[3] == pytest.approx(1 + 0.9 + 0.09 + 0.09, rel=0.1)
 
     def test_sampling_regimes_do_not_mix(self) -> None:
         table = AgreementTable()
         table.record(self.pair, blocks(1000, 4, 0.9))
-        sampled = PairKey("small", "target", False)
-        assert table.expected_tokens(sampled, 4) == AgreementTable().expected_tokens(sampled, 4)
+        sampled = PairKey("small", "target", SAMPLED)
+        assert table.curve(sampled) == AgreementTable().curve(sampled)
 
     def test_blocks_count_what_was_reached_only(self) -> None:
         survival = Survival()
@@ -161,14 +162,15 @@ def observations(alphas: dict[tuple[str, str], float]) -> Observations:
     for name, tokens in product(TIMES_US, (2, 16)):
         found.forwards[ForwardKey(name, 1, 1, tokens - 1)] = times(TIMES_US[name] * tokens)
     for (draft, verifier), alpha in alphas.items():
-        for greedy in (True, False):
-            found.pairs[PairKey(draft, verifier, greedy)] = blocks(2000, 16, alpha)
+        for kind in ROOTS:
+            found.pairs[PairKey(draft, verifier, kind)] = blocks(2000, 16, alpha)
     return found
 
 
 def router(alphas: dict[tuple[str, str], float], *lookups: str) -> Router:
-    made = Router(list(TIMES_US), lookups, hop_us=100.0, overlap=False)
-    made.observe(observations(alphas))
+    configs = {name: LookupMember(kind="lookup", name=name) for name in lookups}
+    made = Router(list(TIMES_US), configs, dict.fromkeys(TIMES_US, "one"), hop_us=100.0)
+    made.observe(observations(alphas), 0.0)
     return made
 
 
@@ -179,13 +181,13 @@ BAD = {("small", "medium"): 0.1, ("small", "target"): 0.05, ("medium", "target")
 class TestPlanner:
     def test_the_cost_of_a_chain_is_the_formula(self) -> None:
         made = router(GOOD)
-        found = next(c for c in made.candidates(greedy=True) if c.chain == ("small", "target"))
+        found = next(c for c in made.candidates(GREEDY) if c.chain == ("small", "target"))
         (length,) = found.num_draft_tokens
 
         def tau(g: int) -> float:
             forward = made.latency.forward_us("target", g + 1)
             assert forward is not None
-            tokens = made.agreement.expected_tokens(PairKey("small", "target", True), g)
+            tokens = made.agreement.curve(PairKey("small", "target", GREEDY)).tokens[g]
             return (g * 200.0 + forward + 100.0) / tokens
 
         assert found.predicted_us == pytest.approx(min(map(tau, range(1, 17))))
@@ -199,76 +201,106 @@ class TestPlanner:
             for draft, verifier, g in (("small", "medium", first), ("medium", "target", second)):
                 forward = made.latency.forward_us(verifier, g + 1)
                 assert forward is not None
-                tokens = made.agreement.expected_tokens(PairKey(draft, verifier, True), g)
+                tokens = made.agreement.curve(PairKey(draft, verifier, GREEDY)).tokens[g]
                 tau = (g * tau + forward + 100.0) / tokens
             best = min(best, tau)
-        found = next(c for c in made.candidates(greedy=True) if len(c.chain) == 3)
+        found = next(c for c in made.candidates(GREEDY) if len(c.chain) == 3)
         assert found.predicted_us == pytest.approx(best)
 
     def test_the_target_alone_is_always_a_candidate(self) -> None:
-        assert ("target",) in {c.chain for c in router(GOOD, "lookup").candidates(greedy=True)}
+        assert ("target",) in {c.chain for c in router(GOOD, "lookup").candidates(GREEDY)}
 
     def test_a_stage_waits_for_its_block_and_takes_what_upstream_overshoots(self) -> None:
         made = router(GOOD)
-        found = next(c for c in made.candidates(greedy=True) if len(c.chain) == 3)
+        found = next(c for c in made.candidates(GREEDY) if len(c.chain) == 3)
         first, second = found.num_draft_tokens
         plan = to_plan(found, 1, 1)
         assert [edge.patience for edge in plan.edges] == [first, second]
         assert plan.edges[1].window == first + second
 
     def test_with_devices_of_their_own_the_next_block_is_drafted_during_the_verify(self) -> None:
-        made = Router(list(TIMES_US), (), hop_us=100.0, overlap=True)
-        made.observe(observations(GOOD))
+        made = Router(list(TIMES_US), {}, {name: name for name in TIMES_US}, hop_us=100.0)
+        made.observe(observations(GOOD), 0.0)
         alone = router(GOOD)
         for together, apart in zip(
-            sorted(made.candidates(greedy=True), key=lambda c: c.chain),
-            sorted(alone.candidates(greedy=True), key=lambda c: c.chain),
+            sorted(made.candidates(GREEDY), key=lambda c: c.chain),
+            sorted(alone.candidates(GREEDY), key=lambda c: c.chain),
             strict=True,
         ):
             assert (together.predicted_us < apart.predicted_us) == (len(apart.chain) > 1)
-        plan = made.plan_of(("small", "target"), greedy=True)
+        plan = made.plan_of(("small", "target"), GREEDY)
         (edge,) = plan.edges
         assert edge.window == 2 * edge.patience + 1
 
     def test_a_verifier_that_drafting_ahead_slows_down_is_not_overlapped(self) -> None:
-        made = Router(list(TIMES_US), (), hop_us=100.0, overlap=True)
-        made.observe(observations(GOOD))
+        made = Router(list(TIMES_US), {}, {name: name for name in TIMES_US}, hop_us=100.0)
+        made.observe(observations(GOOD), 0.0)
         slowed = Observations()
         for draft in ("small", "medium"):
             key = ForwardKey("target", 5, 1, beside=draft)
             slowed.forwards[key] = times(6000.0, 1000)
-        made.observe(slowed)
-        assert not any(c.overlap for c in made.candidates(greedy=True))
+        made.observe(slowed, 0.0)
+        assert not any(c.overlap for c in made.candidates(GREEDY))
 
     def test_members_without_a_known_time_are_in_no_chain(self) -> None:
-        planner = Planner(("small", "target"), (), False, LatencyTable(100.0), AgreementTable())
-        assert planner.candidates(Regime(greedy=True)) == []
+        made = Router(["small", "target"], {}, {"small": "a", "target": "b"}, hop_us=100.0)
+        assert made.candidates(GREEDY) == []
+
+
+def standing(num_accepted: int, num_rejected: int, usual: float = 0.6) -> Standing:
+    """After rounds of four proposals."""
+    made = Standing()
+    num_rounds = max(1, (num_accepted + num_rejected) // 4)
+    for k in range(num_rounds):
+        share = [
+            n * (k + 1) // num_rounds - n * k // num_rounds for n in (num_accepted, num_rejected)
+        ]
+        made.add(*share, usual)
+    return made
 
 
 class TestLadder:
-    low, usual, high = (Plan(number=number, chain=("target",)) for number in (1, 2, 3))
-    rungs = (Rung(1.0, usual), Rung(0.5, low), Rung(1.2, high))
-    ladder = Ladder(usual, 0.6, rungs)
+    low, usual, high = (
+        Rung(scale, Plan(number=number, chain=("target",)), 0.6)
+        for number, scale in ((1, 0.5), (2, 1.0), (3, 1.2))
+    )
+    ladder = Ladder((usual, low, high))
 
     def test_a_request_begins_with_the_usual_plan(self) -> None:
-        assert self.ladder.choose(self.usual, 0, 0) is self.usual
+        assert self.ladder.choose(None, Standing()) is self.usual
+        assert self.ladder.plan is self.usual.plan
 
     def test_evidence_moves_it(self) -> None:
-        assert self.ladder.choose(self.usual, 0, 20) is self.low
-        assert self.ladder.choose(self.usual, 60, 0) is self.high
-        assert self.ladder.choose(self.low, 60, 40) is self.usual
+        assert self.ladder.choose(self.usual, standing(0, 40)) is self.low
+        assert self.ladder.choose(self.usual, standing(60, 0)) is self.high
+        assert self.ladder.choose(self.low, standing(60, 40)) is self.usual
 
     def test_little_evidence_does_not(self) -> None:
-        assert self.ladder.choose(self.usual, 0, 2) is self.usual
-        assert self.ladder.choose(self.usual, 3, 0) is self.usual
+        assert self.ladder.choose(self.usual, standing(0, 2)) is self.usual
+        assert self.ladder.choose(self.usual, standing(3, 0)) is self.usual
 
     def test_it_does_not_go_to_and_fro_at_a_border(self) -> None:
-        # 0.75 is half way between 0.5 and 1: (34 / 0.6 + 16) / (80 + 16) = 0.757.
-        assert self.ladder.choose(self.usual, 34, 46) is self.usual
-        assert self.ladder.choose(self.low, 34, 46) is self.low
+        between = Standing(accepted=20.0, expected=30.0)
+        assert between.scale == pytest.approx(0.75), "half way between 0.5 and 1"
+        assert self.ladder.choose(self.usual, between) is self.usual
+        assert self.ladder.choose(self.low, between) is self.low
+
+    def test_what_is_expected_follows_the_plan_that_made_the_proposals(self) -> None:
+        assert standing(30, 30, usual=0.5).scale == pytest.approx(1.0)
+        assert standing(30, 30, usual=0.9).scale < 0.7
+
+    def test_a_request_that_fell_back_tries_again_in_the_end(self) -> None:
+        made = standing(0, 60)
+        assert self.ladder.choose(self.usual, made) is self.low
+        num_rounds = 0
+        while self.ladder.choose(self.low, made) is self.low:
+            made.add(0, 0, 1.0)
+            num_rounds += 1
+        assert 50 < num_rounds < 500
 
     def test_one_plan_for_all_stays(self) -> None:
-        assert Ladder.only(self.usual).choose(self.usual, 0, 1000) is self.usual
+        only = Ladder.only(self.usual.plan)
+        assert only.choose(None, standing(0, 1000)).plan is self.usual.plan
 
 
 class TestLoad:
@@ -293,53 +325,53 @@ class TestLoad:
 class TestRouter:
     def test_drafters_that_agree_are_used(self) -> None:
         made = router(GOOD)
-        table = made.decide()
+        table = made.decide(0.0)
         assert table is not None
-        assert table.plan(greedy=True).chain == ("small", "medium", "target")
+        assert table.plan(GREEDY).chain == ("small", "medium", "target")
 
     def test_drafters_that_never_agree_are_left_out(self) -> None:
         made = router(BAD)
-        made.decide()
-        assert made.table.plan(greedy=True).chain == ("target",)
+        made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("target",)
 
     def test_a_gain_too_small_to_be_sure_of_is_not_taken(self) -> None:
         made = router({**BAD, ("small", "target"): 0.14, ("medium", "target"): 0.05})
-        alone, *_ = (c for c in made.candidates(greedy=True) if c.chain == ("target",))
-        best = made.candidates(greedy=True)[0]
+        alone, *_ = (c for c in made.candidates(GREEDY) if c.chain == ("target",))
+        best = made.candidates(GREEDY)[0]
         assert 0.95 < best.predicted_us / alone.predicted_us < 1.0
-        made.decide()
-        assert made.table.plan(greedy=True).chain == ("target",)
+        made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("target",)
 
     def test_a_chain_that_promises_a_loss_is_left_however_small_it_is(self) -> None:
         made = router({**BAD, ("small", "target"): 0.3})
-        made.decide()
-        assert made.table.plan(greedy=True).chain == ("small", "target")
+        made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("small", "target")
         for _ in range(8):
-            made.observe(observations({("small", "target"): 0.08}))
-        chains = {c.chain: c.predicted_us for c in made.candidates(greedy=True)}
+            made.observe(observations({("small", "target"): 0.08}), 0.0)
+        chains = {c.chain: c.predicted_us for c in made.candidates(GREEDY)}
         assert 1.0 < chains["small", "target"] / chains["target",] < 1.05
-        made.decide()
-        assert made.table.plan(greedy=True).chain == ("target",)
+        made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("target",)
 
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)
-        assert made.decide() is not None
-        assert made.decide() is None
+        assert made.decide(0.0) is not None
+        assert made.decide(0.0) is None
 
     def test_numbers_of_plans_only_grow(self) -> None:
         made = router(GOOD)
-        made.decide()
+        made.decide(0.0)
         before = made.table
-        made.observe(observations(BAD))
+        made.observe(observations(BAD), 0.0)
         for _ in range(5):
-            made.observe(observations(BAD))
-        assert made.decide() is not None
-        assert made.table.plan(greedy=True).number > before.plan(greedy=True).number
+            made.observe(observations(BAD), 0.0)
+        assert made.decide(0.0) is not None
+        assert made.table.plan(GREEDY).number > before.plan(GREEDY).number
 
     def test_requests_that_agree_less_get_shorter_blocks_and_at_last_none(self) -> None:
         made = router(GOOD)
-        made.decide()
-        ladder = made.table.ladder(greedy=True)
+        made.decide(0.0)
+        ladder = made.table.of(GREEDY)[0]
         rungs = sorted(ladder.rungs, key=lambda rung: rung.scale)
         assert rungs[0].plan.chain == ("target",)
         lengths = [rung.plan.edges[-1].patience if rung.plan.edges else 0 for rung in rungs]
@@ -352,22 +384,22 @@ class TestRouter:
         for name, rows in product(TIMES_US, (1, 5, 9)):
             busy.forwards[ForwardKey(name, 16 * rows, 16)] = times(TIMES_US[name] * 16 * rows)
             busy.forwards[ForwardKey(name, 16, 16, rows)] = times(TIMES_US[name] * 16 * rows)
-        made.observe(busy)
-        made.decide()
-        assert made.table.plan(greedy=True, load=0).chain == ("small", "medium", "target")
-        assert made.table.plan(greedy=True, load=LOADS.index(16)).chain == ("target",)
+        made.observe(busy, 0.0)
+        made.decide(0.0)
+        assert made.table.plan(GREEDY, load=0).chain == ("small", "medium", "target")
+        assert made.table.plan(GREEDY, load=LOADS.index(16)).chain == ("target",)
 
     def test_all_plans_of_a_table_have_its_number(self) -> None:
         made = router(GOOD)
-        table = made.decide()
+        table = made.decide(0.0)
         assert table is not None
-        ladders = (*table.greedy, *table.sampled)
+        ladders = [ladder for ladders in table.ladders.values() for ladder in ladders]
         numbers = {rung.plan.number for ladder in ladders for rung in ladder.rungs}
-        assert numbers == {table.plan(greedy=True).number}
+        assert numbers == {table.plan(GREEDY).number}
         assert all(ladder.plan in [r.plan for r in ladder.rungs] for ladder in ladders)
 
     def test_a_named_chain_gets_its_best_lengths(self) -> None:
         made = router(GOOD)
-        plan = made.plan_of(("small", "target"), greedy=True)
-        found = next(c for c in made.candidates(greedy=True) if c.chain == ("small", "target"))
+        plan = made.plan_of(("small", "target"), GREEDY)
+        found = next(c for c in made.candidates(GREEDY) if c.chain == ("small", "target"))
         assert plan.edges[0].patience == found.num_draft_tokens[0]

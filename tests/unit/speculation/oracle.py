@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from specrouter_dist.speculation.lookup import MAX_CANDIDATES
+from specrouter_dist.speculation.matching import MAX_CANDIDATES
 from specrouter_dist.speculation.messages import (
     TOKEN_TYPECODE,
     EdgeId,
@@ -112,7 +112,7 @@ class Oracle:
         room_end = min(watch.granted, self._end(node))
         require(5, fed_end < room_end, "a position at or beyond limit or context is fed")
         require(5, step.num_proposals <= self._burst(node), "more proposals than burst are fed")
-        if step.num_picks and node.model and node.model.up:
+        if step.num_picks and node.model and node.model.up and not step.from_own_text:
             in_sync = watch.synced == node.model.up.edge
             healed = self._healed_length is not None and len(stream) >= self._healed_length
             if in_sync and healed:

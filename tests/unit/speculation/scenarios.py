@@ -96,7 +96,8 @@ def edge_knobs(draw: st.DrawFn, lock_step: bool) -> EdgeKnobs:
     window = draw(st.integers(1, 8))
     burst = window if lock_step else draw(st.integers(1, window))
     patience = burst if lock_step else draw(st.integers(0, burst))
-    return EdgeKnobs(window=window, burst=burst, patience=patience)
+    match_tokens = draw(st.sampled_from((0, 0, 1, 2)))
+    return EdgeKnobs(window=window, burst=burst, patience=patience, match_tokens=match_tokens)
 
 
 @st.composite

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from specrouter_dist.speculation.edges import ProposalQueue, UpstreamEdge
-from specrouter_dist.speculation.lookup import NgramIndex
+from specrouter_dist.speculation.matching import NgramIndex
 from specrouter_dist.speculation.messages import Proposals, TokenArray, Truth
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step

@@ -1,0 +1,33 @@
+"""Measurement decides: how long whole rounds of a chain take, against what was predicted.
+
+Forwards, hops and waits are measured each by itself; what they leave out (batches that do not
+form, cores that are taken) shows in the time of a round. A chain's predicted times are scaled by
+it. Rounds, and not tokens: how many tokens a round yields is agreement's business.
+"""
+
+from specrouter_dist.routing.latency import DecayedMean
+from specrouter_dist.routing.observations import Pace
+
+_Key = tuple[tuple[str, ...], int]
+
+
+class PaceTable:
+    """Decayed ratios of measured to predicted round times, by chain and load."""
+
+    def __init__(self) -> None:
+        self._ratios: dict[_Key, DecayedMean] = {}
+
+    def observe(
+        self, chain: tuple[str, ...], num_sessions: int, predicted_us: float, pace: Pace
+    ) -> None:
+        """Takes rounds since the last call; chains not observed at that load drift back."""
+        for (other, at), ratio in self._ratios.items():
+            if at == num_sessions and other != chain:
+                ratio.drift()
+        ratio = self._ratios.setdefault((chain, num_sessions), DecayedMean(1.0))
+        ratio.observe(pace.total_us / pace.num_rounds / predicted_us, pace.num_rounds)
+
+    def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
+        """Measured over predicted; 1 where nothing was measured."""
+        ratio = self._ratios.get((chain, num_sessions))
+        return 1.0 if ratio is None else ratio.value

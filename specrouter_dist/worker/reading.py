@@ -1,0 +1,127 @@
+"""Members read what others have written, in spare time: full information for the router.
+
+What a member would have drawn at each position of a served text is one forward over the text,
+without drafting anything (DESIGN: section 8). Only when no step is waiting, and for at most one
+per cent of the worker's time.
+"""
+
+import logging
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from specrouter_dist.engine.interface import Extension
+from specrouter_dist.errors import SpecRouterError
+from specrouter_dist.links.control import Settled
+from specrouter_dist.routing.observations import Observations, Reading
+from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.worker.member import ModelHost
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKENS = 1024
+"""Longest text that is read, prompt included."""
+_SHARE = 0.01
+"""Of the worker's time."""
+_MOST_CREDIT_S = 0.25
+"""Time not spent on reading that may be spent later."""
+_CHUNK_TOKENS = 64
+"""Fed at once: work that comes meanwhile waits no longer."""
+_LEAST_WAIT_S = 0.001
+_MOST_TEXTS = 4
+"""Waiting to be read; others are not read."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A text that a member is reading."""
+
+    text: Settled
+    model: ModelHost
+    slot: int
+    start: int
+    picks: TokenArray
+
+
+class Readers:
+    """What the models of a worker are to read.
+
+    Args:
+        models: those that may draft; the target has nothing to learn from its own text.
+        clock: seconds.
+    """
+
+    def __init__(self, models: Sequence[ModelHost], clock: Callable[[], float]) -> None:
+        self._models = models
+        self._clock = clock
+        self._waiting: deque[tuple[Settled, ModelHost]] = deque()
+        self._open: _Open | None = None
+        self._credit_s = _MOST_CREDIT_S
+        self._at_s = clock()
+
+    def add(self, text: Settled) -> None:
+        """The text is to be read by every model, unless too many are waiting."""
+        if len(self._waiting) < _MOST_TEXTS * len(self._models):
+            self._waiting.extend((text, model) for model in self._models)
+
+    def idle_s(self) -> float | None:
+        """How long until there is something to do; None: until a text comes."""
+        if self._open is not None:
+            return 0.0
+        if not self._waiting:
+            return None
+        debt_s = -self._earn()
+        return 0.0 if debt_s <= 0 else debt_s / _SHARE + _LEAST_WAIT_S
+
+    def advance(self, observations: Observations) -> bool:
+        """One forward, if something may be read now; whether there was one."""
+        if self._open is None and not self._next():
+            return False
+        opened, began_s = self._open, self._clock()
+        assert opened is not None
+        if self._read(opened):
+            self._open = None
+            opened.model.engine.close(opened.slot)
+            text = opened.text
+            traffic = Traffic.of(text.sampling, text.task)
+            nothing = array(TOKEN_TYPECODE)
+            observations.readings.append(
+                Reading(text.request, opened.model.name, traffic, opened.picks, nothing)
+            )
+        self._credit_s -= self._clock() - began_s
+        return True
+
+    def _earn(self) -> float:
+        now_s = self._clock()
+        earned_s = _SHARE * max(0.0, now_s - self._at_s)
+        self._at_s = now_s
+        self._credit_s = min(_MOST_CREDIT_S, self._credit_s + earned_s)
+        return self._credit_s
+
+    def _next(self) -> bool:
+        """Opens the next text if there is time for it."""
+        if not self._waiting or self._earn() < 0:
+            return False
+        text, model = self._waiting.popleft()
+        try:
+            slot = model.engine.open(text.sampling, text.prompt_tokens, len(text.tokens))
+        except SpecRouterError as error:
+            logger.info("%s does not read request %d: %s", model.name, text.request, error)
+            return False
+        # What comes behind the prompt is fed, since its picks are wanted.
+        start = model.engine.reuse(slot, text.tokens[: text.prompt_tokens])
+        self._open = _Open(text, model, slot, start, array(TOKEN_TYPECODE))
+        return True
+
+    def _read(self, opened: _Open) -> bool:
+        """Feeds the next chunk; whether it was the last. The last token predicts nothing."""
+        text, start = opened.text, opened.start
+        end = min(start + _CHUNK_TOKENS, len(text.tokens) - 1)
+        num_picks = min(end - start, max(0, end - text.prompt_tokens + 1))
+        extension = Extension(opened.slot, start, text.tokens[start:end], num_picks)
+        (picks,) = opened.model.engine.extend([extension])
+        opened.picks.extend(picks.tokens)
+        opened.start = end
+        return end == len(text.tokens) - 1

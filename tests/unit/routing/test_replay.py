@@ -1,0 +1,107 @@
+"""Full information: rounds of every pair, replayed from what each would have picked."""
+
+from array import array
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specrouter_dist.config import LookupMember
+from specrouter_dist.routing.observations import PairKey, Reading, Survival
+from specrouter_dist.routing.replay import Replays, replay, replay_lookup
+from specrouter_dist.routing.traffic import GREEDY
+
+LOOKUP = LookupMember(kind="lookup", min_match_tokens=2)
+
+
+def ids(values: Sequence[int]) -> "array[int]":
+    return array("I", values)
+
+
+def reading(
+    member: str, picks: Sequence[int], prompt: Sequence[int] = (), request: int = 1
+) -> Reading:
+    return Reading(request, member, GREEDY, ids(picks), ids(prompt))
+
+
+def test_rounds_go_on_behind_the_first_difference() -> None:
+    #            accepted 2, recovered | accepted 0, recovered | accepted 2, bonus none left
+    verified = [1, 2, 3, 4, 5, 6]
+    drafted = [1, 2, 9, 9, 5, 6]
+    survival = replay(ids(drafted), ids(verified))
+    assert survival.num_blocks == 3
+    assert survival.reached[:3] == [3, 2, 1]
+    assert survival.accepted[:3] == [2, 2, 0]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200))
+def test_a_replay_counts_what_a_lock_step_pair_would(agrees: list[bool]) -> None:
+    verified = ids(range(len(agrees)))
+    drafted = ids([v if same else 10_000 for v, same in zip(verified, agrees, strict=True)])
+    found = replay(drafted, verified)
+    expected, position = Survival(), 0
+    while position < len(agrees):
+        block = agrees[position : position + 16]
+        run = next((k for k, same in enumerate(block) if not same), len(block))
+        expected.add(len(block), run)
+        position += run + 1
+    assert found == expected
+    assert found.is_plausible
+
+
+def test_a_lookup_is_replayed_on_the_text() -> None:
+    prompt, output = [1, 2, 3, 4, 1, 2], [3, 4, 7, 8, 9]
+    survival = replay_lookup(LOOKUP, reading("target", output, prompt), ids(output))
+    # "1 2" was followed by "3 4 1 2": two stand. "7 8" is new, so is what follows.
+    assert survival.num_blocks == 3
+    assert survival.num_empty == 2
+    assert survival.accepted[:3] == [1, 1, 0]
+
+
+class TestJoining:
+    @pytest.fixture
+    def replays(self) -> Replays:
+        return Replays("target", {"lookup": LOOKUP})
+
+    def pairs(self, replays: Replays, *readings: Reading) -> list[tuple[str, str]]:
+        keys = [key for entry in readings for key, _ in replays.add(entry)]
+        return [(key.draft, key.verifier) for key in keys]
+
+    def test_each_pair_is_replayed_once_whatever_the_order(self, replays: Replays) -> None:
+        text = reading("target", [1, 2, 3], [5])
+        small, medium = reading("small", [1, 2, 4]), reading("medium", [1, 2, 3])
+        wanted = {
+            ("small", "medium"),
+            ("medium", "small"),
+            ("small", "target"),
+            ("medium", "target"),
+            ("lookup", "small"),
+            ("lookup", "medium"),
+            ("lookup", "target"),
+        }
+        for order in ((text, small, medium), (small, medium, text), (small, text, medium)):
+            found = self.pairs(Replays("target", {"lookup": LOOKUP}), *order)
+            assert sorted(found) == sorted(wanted)
+
+    def test_a_reading_that_comes_twice_counts_once(self, replays: Replays) -> None:
+        small = reading("small", [1, 2, 4])
+        self.pairs(replays, reading("target", [1, 2, 3], [5]), small)
+        assert self.pairs(replays, small) == []
+
+    def test_requests_do_not_mix(self, replays: Replays) -> None:
+        first = reading("small", [1, 2, 4], request=1)
+        other = reading("medium", [1, 2, 3], request=2)
+        assert self.pairs(replays, first, other) == []
+
+    def test_what_never_becomes_complete_is_given_up(self, replays: Replays) -> None:
+        self.pairs(replays, reading("small", [1], request=0))
+        for request in range(1, 100):
+            self.pairs(replays, reading("small", [1], request=request))
+        late = reading("target", [1], [5], request=0)
+        assert ("small", "target") not in self.pairs(replays, late)
+
+    def test_the_key_says_the_kind_of_request(self, replays: Replays) -> None:
+        list(replays.add(reading("small", [1])))
+        found = list(replays.add(reading("medium", [1])))
+        assert found[0][0] == PairKey("small", "medium", GREEDY)
