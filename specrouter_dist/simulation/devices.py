@@ -5,6 +5,7 @@ from functools import partial
 from typing import Protocol
 
 from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
+from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.clock import Clock
 from specrouter_dist.simulation.profile import MemberProfile
 from specrouter_dist.simulation.session import Session
@@ -150,13 +151,14 @@ class Device:
 
     def _end_step(self, session: Session, step: Step, picks: TokenArray) -> None:
         stage = session.stage
-        accepted = stage.counts.accepted
+        counts = stage.own_counts if step.from_own_text else stage.counts
+        accepted = counts.accepted
         new = stage.on_step_done(picks)
-        accepted = stage.counts.accepted - accepted
+        accepted = counts.accepted - accepted
         session.drafter_restarts = accepted < step.num_proposals
         was_judged = len(new) > accepted or accepted == step.num_proposals
-        if step.num_picks and session.upstream and was_judged:
-            key = PairKey(session.upstream, session.replica.name, greedy=True)
+        if step.num_picks and session.upstream and was_judged and not step.from_own_text:
+            key = PairKey(session.upstream, session.replica.name, GREEDY)
             self.observations.add_block(key, step.num_proposals, accepted)
         self._audience.on_stepped(session, new)
         if not session.closed:

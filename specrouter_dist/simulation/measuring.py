@@ -6,6 +6,7 @@ times are those of the profile, and the pairs draft texts of sessions that no re
 
 from itertools import combinations
 
+from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.routing.observations import (
     ForwardKey,
     ForwardTimes,
@@ -14,8 +15,8 @@ from specrouter_dist.routing.observations import (
     Survival,
     WaitKey,
 )
-from specrouter_dist.routing.planner import MAX_DRAFT_TOKENS
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.devices import MAX_DRAFTS
 from specrouter_dist.simulation.oracle import Oracle, Text
 from specrouter_dist.simulation.profile import MemberProfile, Profile
@@ -77,16 +78,17 @@ def teach(
 ) -> None:
     """Tells the router all times, and what pairs agree on in ``num_tokens`` of text each."""
     for member in profile.members:
-        router.observe(step_times(member))
+        router.observe(step_times(member), now_s=0.0)
     pairs = list(combinations((member.name for member in profile.members), 2))
     for draft, verifier in pairs:
         blocks = survival(oracle, draft, verifier, num_tokens, MAX_DRAFT_TOKENS)
-        router.observe(Observations(pairs={PairKey(draft, verifier, greedy=True): blocks}))
+        seen = Observations(pairs={PairKey(draft, verifier, GREEDY): blocks})
+        router.observe(seen, now_s=0.0)
     # In several reports, as they come from a pool: a single one that is far from what was assumed
     # would pass for a hiccup.
     for _ in range(_HOP_REPORTS):
         for draft, verifier in pairs:
-            router.observe(_waits(profile, draft, verifier))
+            router.observe(_waits(profile, draft, verifier), now_s=0.0)
 
 
 def _waits(profile: Profile, draft: str, verifier: str) -> Observations:
@@ -98,11 +100,5 @@ def _waits(profile: Profile, draft: str, verifier: str) -> Observations:
 
 def new_router(profile: Profile) -> Router:
     """The router of the profile's pool, untaught."""
-    names = [member.name for member in profile.members]
-    return Router(names, (), hop_us=2 * profile.hop_us, overlap=can_overlap(profile))
-
-
-def can_overlap(profile: Profile) -> bool:
-    """Whether some member can work while the target does."""
-    target = profile.device_of(profile.target)
-    return any(profile.device_of(member) != target for member in profile.members[:-1])
+    devices = {member.name: profile.device_of(member) for member in profile.members}
+    return Router(list(devices), {}, devices, hop_us=2 * profile.hop_us)

@@ -7,11 +7,15 @@ the rung that suits what the request has accepted so far.
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 
 from specrouter_dist.config import Plan
-from specrouter_dist.routing.plans import PlanTable, load_index
+from specrouter_dist.routing.climbing import Climb
+from specrouter_dist.routing.observations import Observations, Reading
+from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
+from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.chains import Chains
 from specrouter_dist.simulation.clock import Clock
 from specrouter_dist.simulation.devices import Replica
@@ -22,6 +26,8 @@ from specrouter_dist.simulation.session import Request, Session
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.tokens import TokenBuffer
 
+_SHARED_EVERY_US = 0.25e6
+"""At most so often a finished text is read by all members, as in a worker; here at no time."""
 _SLACK_TOKENS = 64
 """Texts are known a little beyond the end, since a drafter may look there."""
 
@@ -30,6 +36,7 @@ class Requests:
     """All requests of a run.
 
     Args:
+        observations: where measurements go.
         table: the router's present choice; None: the profile's plan is for everybody.
     """
 
@@ -41,6 +48,7 @@ class Requests:
         chains: Chains,
         targets: Sequence[Replica],
         recorder: Recorder,
+        observations: Observations,
         table: PlanTable | None,
     ) -> None:
         self.num_ended = 0
@@ -50,7 +58,12 @@ class Requests:
         self._chains = chains
         self._targets = targets
         self._recorder = recorder
-        self._table = table
+        self._observations = observations
+        self._only = Ladder.only(profile.plan) if profile.plan else None
+        """For everybody, in place of the router's."""
+        self._table = table or PlanTable.only(Plan(chain=(profile.target.name,)))
+        self._share_at_us = 0.0 if table else inf
+        """No text is shared before."""
         self._loads = [0] * len(targets)
         """By target replica: index of ``LOADS``."""
         self._num_arrived = 0
@@ -81,7 +94,7 @@ class Requests:
         self._table = table
         for replica in self._targets:
             for session in replica.sessions.values():
-                self._climb(session)
+                self._board(session)
 
     def on_grown(self, session: Session, new: TokenArray) -> None:
         """The target's stream grew."""
@@ -94,16 +107,22 @@ class Requests:
             request.first_token_us = self._clock.now_us
         chain = (*session.wanted[: session.num_attached], session.replica.name)
         self._recorder.on_tokens(self._clock.now_us, chain, len(new))
+        request.climb.on_round(stage.counts, len(new))
         if stage.finished:
             self._end(request)
-        elif self._table is not None:
-            self._reconsider(session)
+        elif self._only is None:
+            # The load may have changed, or the request agree more or less than others.
+            self._board(session)
 
     def on_target_lost(self, sessions: Sequence[Session]) -> None:
         """Their requests go on elsewhere, with the tokens that they have."""
         for session in sessions:
-            session.request.session = None
-            self._waiting.append(session.request)
+            request = session.request
+            request.session = None
+            # As when a client submits again what it has: the counts begin anew.
+            request.climb.leave(self._observations)
+            request.climb = self._new_climb()
+            self._waiting.append(request)
         self.admit()
 
     def admit(self) -> None:
@@ -116,10 +135,7 @@ class Requests:
             request = self._waiting.popleft()
             session = request.session = self._chains.open_target(replica, request)
             self._note_load(replica)
-            if self._table is None:
-                self._follow(session, self._profile.plan)
-            else:
-                self._climb(session)
+            self._board(session)
             replica.device.touch(session)
 
     def _arrive(self) -> None:
@@ -133,6 +149,7 @@ class Requests:
             text=self._oracle.text(self._num_arrived, end + _SLACK_TOKENS),
             arrived_us=self._clock.now_us,
             tokens=self._prompt[:],
+            climb=self._new_climb(),
         )
         self._waiting.append(request)
         self.admit()
@@ -140,10 +157,12 @@ class Requests:
     def _end(self, request: Request) -> None:
         assert request.session is not None
         replica = request.session.replica
+        request.climb.leave(self._observations)
         for session in list(request.sessions):
             self._chains.close(session)
         request.session = None
         self._check(request)
+        self._share(request)
         self.num_ended += 1
         self._recorder.on_ended(self._clock.now_us, request)
         self._note_load(replica)
@@ -161,47 +180,31 @@ class Requests:
 
     # -- plans ---------------------------------------------------------------------------------
 
+    def _new_climb(self) -> Climb:
+        return Climb(GREEDY, lambda: self._clock.now_us / 1e6)
+
     def _note_load(self, replica: Replica) -> None:
         number = replica.number
         self._loads[number] = load_index(replica.num_attached, self._loads[number])
 
-    def _reconsider(self, session: Session) -> None:
-        """The load may have changed; and a request that agrees more or less than others gets the
-        plan that suits it."""
-        request = session.request
-        assert self._table is not None and request.plan is not None
-        ladder = self._table.ladder(greedy=True, load=self._loads[session.replica.number])
-        if ladder is not request.ladder:
-            self._climb(session)
+    def _board(self, session: Session) -> None:
+        """The request goes on with the plan that is best for it now."""
+        request, load = session.request, self._loads[session.replica.number]
+        ladder = self._only or self._table.of(GREEDY)[load]
+        before = request.climb.plan
+        plan = request.climb.board(ladder, load, self._observations)
+        if plan is not before:
+            request.num_replans += before is not None
+            self._chains.want(session, plan)
+
+    def _share(self, request: Request) -> None:
+        """The finished text teaches the router what every member would have made of it."""
+        if self._clock.now_us < self._share_at_us:
             return
-        counts = session.stage.counts
-        plan = ladder.choose(
-            request.plan,
-            counts.accepted - request.num_accepted,
-            counts.truncations - request.num_rejected,
-        )
-        if plan is not request.plan:
-            self._follow(session, plan)
-
-    def _climb(self, session: Session) -> None:
-        """The request begins on the ladder of the present load, with what it has agreed on so
-        far where the drafter stays."""
-        request = session.request
-        assert self._table is not None
-        ladder = self._table.ladder(greedy=True, load=self._loads[session.replica.number])
-        before, request.ladder = request.ladder, ladder
-        counts = session.stage.counts
-        if before is None or before.plan.chain[-2:] != ladder.plan.chain[-2:]:
-            request.num_accepted, request.num_rejected = counts.accepted, counts.truncations
-        plan = ladder.choose(
-            ladder.plan,
-            counts.accepted - request.num_accepted,
-            counts.truncations - request.num_rejected,
-        )
-        self._follow(session, plan)
-
-    def _follow(self, session: Session, plan: Plan | None) -> None:
-        assert plan is not None, "without a router there is a plan"
-        session.request.num_replans += session.request.plan not in (None, plan)
-        session.request.plan = plan
-        self._chains.want(session, plan)
+        self._share_at_us = self._clock.now_us + _SHARED_EVERY_US
+        start, output = len(request.prompt), request.tokens[len(request.prompt) :]
+        for index, member in reversed(list(enumerate(self._profile.members))):
+            picks = request.text.picks(index, start, self._prompt_hash, output[:-1])
+            self._observations.readings.append(
+                Reading(request.id, member.name, GREEDY, picks, request.prompt)
+            )

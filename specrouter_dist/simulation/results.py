@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.session import Request
 
 _NUM_INTERVALS = 20
@@ -90,7 +91,7 @@ class Recorder:
 
     def on_table(self, now_us: float, table: PlanTable) -> None:
         """The router has decided."""
-        plan = table.plan(greedy=True)
+        plan = table.plan(GREEDY)
         lengths = tuple(edge.patience for edge in plan.edges)
         self.plan_changes.append(PlanChange(now_us / 1e6, " -> ".join(plan.chain), lengths))
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.errors import ConfigError
-from specrouter_dist.routing.planner import Planner, Regime, to_plan
-from specrouter_dist.simulation.measuring import can_overlap, new_router, teach
+from specrouter_dist.routing.costs import Regime
+from specrouter_dist.routing.planner import Planner, to_plan
+from specrouter_dist.routing.traffic import GREEDY
+from specrouter_dist.simulation.measuring import new_router, teach
 from specrouter_dist.simulation.oracle import Oracle
 from specrouter_dist.simulation.profile import Profile
 from specrouter_dist.simulation.steady import token_us
@@ -104,8 +106,7 @@ def _draw(rng: np.random.Generator, seed: int) -> Profile:
 def find_regret(profile: Profile) -> Regret:
     """Searches all chains of ``profile`` and compares the planner's choice."""
     oracle = Oracle(profile)
-    planner = taught_planner(profile, oracle)
-    candidate = planner.candidates(Regime(greedy=True))[0]
+    candidate = taught_planner(profile, oracle).candidates(Regime(GREEDY))[0]
     chosen = to_plan(candidate, 0, 1)
     alone = Plan(chain=(profile.target.name,))
     plans = list(all_plans([member.name for member in profile.members]))
@@ -117,17 +118,15 @@ def find_regret(profile: Profile) -> Regret:
     candidates = dict.fromkeys((*plans, chosen, alone))
     final = {plan: token_us(profile, oracle, plan, _FINAL_TOKENS) for plan in candidates}
     best = min(final, key=lambda plan: final[plan])
-    return Regret(
-        chosen, final[chosen], candidate.predicted_us, best, final[best], final[alone]
-    )
+    return Regret(chosen, final[chosen], candidate.predicted_us, best, final[best], final[alone])
 
 
 def taught_planner(profile: Profile, oracle: Oracle) -> Planner:
     """The real planner, its tables filled with the truth."""
     router = new_router(profile)
     teach(router, profile, oracle, _TRUTH_TOKENS)
-    names = tuple(member.name for member in profile.members)
-    return Planner(names, (), can_overlap(profile), router.latency, router.agreement)
+    devices = {member.name: profile.device_of(member) for member in profile.members}
+    return Planner(tuple(devices), (), devices, router.latency, router.agreement, router.paces)
 
 
 def _fastest(

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from specrouter_dist.config import EdgeKnobs, Plan
-from specrouter_dist.routing.plans import Ladder
+from specrouter_dist.config import EdgeKnobs
+from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.simulation.oracle import Text
 from specrouter_dist.speculation.messages import EdgeId, TokenArray
 from specrouter_dist.speculation.stage import Stage
@@ -25,18 +25,12 @@ class Request:
     arrived_us: float
     tokens: TokenArray
     """Prompt and output."""
+    climb: Climb
+    """Its way along the router's plans."""
     session: "Session | None" = None
     """At the target; None while it waits for a replica."""
     sessions: "list[Session]" = field(default_factory=list)
     """At all replicas, the parked ones too."""
-
-    plan: Plan | None = None
-    """In force now; None before it is admitted."""
-    ladder: Ladder | None = None
-    """Where the plan is from; None when the profile names it."""
-    num_accepted: int = 0
-    num_rejected: int = 0
-    """Proposals judged before this ladder's drafter was attached."""
 
     first_token_us: float | None = None
     device_us: float = 0.0

@@ -47,7 +47,7 @@ class World:
         if profile.plan is None:
             self._router = new_router(profile)
             teach(self._router, profile, oracle)
-            self._router.decide()
+            self._router.decide(now_s=0.0)
             self._recorder.on_table(0.0, self._router.table)
         self._chains = Chains(profile, self._replicas, self._clock)
         self._requests = Requests(
@@ -57,6 +57,7 @@ class World:
             self._chains,
             self._replicas[profile.target.name],
             self._recorder,
+            self._observations,
             self._router.table if self._router else None,
         )
 
@@ -96,11 +97,13 @@ class World:
     def _decide(self) -> None:
         """The router takes what was measured since it last did."""
         assert self._router is not None
-        if self._observations.forwards:
-            self._router.observe(self._observations)
-            for part in ("forwards", "pairs", "waits"):
-                getattr(self._observations, part).clear()
-            if (table := self._router.decide()) is not None:
+        seen = self._observations
+        if seen.has_any:
+            now_s = self._clock.now_us / 1e6
+            self._router.observe(seen, now_s)
+            for part in (seen.forwards, seen.pairs, seen.waits, seen.paces, seen.readings):
+                part.clear()
+            if (table := self._router.decide(now_s)) is not None:
                 self._recorder.on_table(self._clock.now_us, table)
                 self._requests.set_plans(table)
         self._clock.after(_DECIDE_EVERY_US, self._decide)
