@@ -19,8 +19,9 @@ MAX_POSITIONS = 17
 """Positions of a block that are told apart: the longest block and the token behind it."""
 _PRIOR_WEIGHT = 4.0
 """A layer's prior counts as so many observed proposals per position."""
-_MEMORY_BLOCKS = 200.0
-"""Weight of the past, in blocks."""
+_MEMORY_BLOCKS = 600.0
+"""Weight of the past, in blocks: some dozens of requests, which differ more from each other than
+their blocks do."""
 
 
 class Source(StrEnum):

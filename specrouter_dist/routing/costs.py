@@ -12,6 +12,7 @@ import numpy.typing as npt
 from specrouter_dist.routing.agreement import UNKNOWN, AgreementTable, Curve
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import PairKey
+from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.traffic import Traffic
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +33,18 @@ class Regime:
     """Requests that run at the same time, batched at every member."""
     scale: float = 1.0
     """The target agrees so many times as often as usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTextRounds:
+    """Rounds of a target that continues its own text where it can, and else asks a drafter."""
+
+    share: float
+    """Of the rounds: those from the own text."""
+    tokens: Floats
+    """That these yield, shape [MAX_DRAFT_TOKENS]."""
+    drafted_tokens: Floats
+    """That the others yield, shape [MAX_DRAFT_TOKENS]."""
 
 
 @dataclass(slots=True)
@@ -97,12 +110,24 @@ class Costs:
     def tokens(self, drafts: Sequence[str], verifier: str) -> Floats:
         """Tokens that rounds yield, shape [num_drafts, MAX_DRAFT_TOKENS]."""
         scale = self.regime.scale if verifier == self.target else 1.0
-        unknown = UNKNOWN.scaled(scale).tokens[1 : MAX_DRAFT_TOKENS + 1]
-        found = np.tile(unknown, (len(drafts), 1))
+        found = np.tile(_by_length(UNKNOWN.scaled(scale)), (len(drafts), 1))
         for row, draft in enumerate(drafts):
             if self.agreement.knows(draft, verifier):
-                found[row] = self.curve(draft, verifier).tokens[1 : MAX_DRAFT_TOKENS + 1]
+                found[row] = _by_length(self.curve(draft, verifier))
         return found
+
+    def own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
+        """What continuing the target's own text beside ``draft`` does; None: not known."""
+        own, drafted = own_text_names(draft, match_tokens)
+        if not self.agreement.knows(own, self.target):
+            return None
+        curve = self.curve(own, self.target)
+        when_matched = Curve.make(curve.conditional, curve.mean, 0.0)
+        return OwnTextRounds(
+            1.0 - curve.empty,
+            _by_length(when_matched),
+            _by_length(self.curve(drafted, self.target)),
+        )
 
     def can_overlap(self, draft: str) -> bool:
         """Whether ``draft`` can draft the next block while the target verifies.
@@ -126,3 +151,8 @@ class Costs:
         time_us = self.latency.forward_us(member, num_rows, self.regime.num_sessions, beside=beside)
         assert time_us is not None, f"the times of {member} are unknown"
         return time_us
+
+
+def _by_length(curve: Curve) -> Floats:
+    """Tokens that rounds yield, shape [MAX_DRAFT_TOKENS]."""
+    return np.array(curve.tokens[1 : MAX_DRAFT_TOKENS + 1])

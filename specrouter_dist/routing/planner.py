@@ -13,8 +13,9 @@ of this one and the bonus token are what it went on with; the verify may be slow
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
+from specrouter_dist.routing.replay import OWN_TEXT_MATCHES
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
@@ -44,6 +46,8 @@ class Candidate:
     """Time per token of each request's stream."""
     overlap: bool = False
     """The target's next block is drafted while it verifies."""
+    match_tokens: int = 0
+    """The target continues its own text where so many tokens match; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +104,11 @@ class Planner:
             return None
         tau_us = round_us = costs.alone_us(costs.target)
         for i, (draft, verifier) in enumerate(pairwise(plan.chain)):
-            ahead = verifier == costs.target and plan.drafts_ahead
-            length = plan.edges[i].patience
-            times_us = _edge_us(costs, draft, verifier, tau_us if i else None, ahead)
-            tau_us = float(times_us[length - 1])
-            round_us = tau_us * costs.curve(draft, verifier).tokens[length]
+            knobs = plan.edges[i]
+            way = _Way(verifier == costs.target and plan.drafts_ahead, knobs.match_tokens)
+            rounds_us, tokens = _rounds(costs, draft, verifier, tau_us if i else None, way)
+            round_us = float(rounds_us[knobs.patience - 1])
+            tau_us = round_us / float(tokens[knobs.patience - 1])
         ratio = self.paces.ratio(plan.chain, regime.num_sessions)
         return Prediction(tau_us * ratio, round_us)
 
@@ -179,8 +183,27 @@ class _Ways:
         return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
 
 
+class _Way(NamedTuple):
+    """How a round of the target goes."""
+
+    ahead: bool = False
+    """The next block is drafted during the verify."""
+    match_tokens: int = 0
+
+
+def _ways(costs: Costs, draft: str, verifier: str) -> Iterator[_Way]:
+    """Ways in which ``verifier`` can be drafted for."""
+    yield _Way()
+    if verifier != costs.target or draft in costs.lookups:
+        return
+    matches = (m for m in (0, *OWN_TEXT_MATCHES) if not m or costs.own_text(draft, m))
+    for match_tokens, ahead in product(matches, (False, True)):
+        if (match_tokens or ahead) and (not ahead or costs.can_overlap(draft)):
+            yield _Way(ahead, match_tokens)
+
+
 def _with_best_lengths(costs: Costs, chain: Sequence[str]) -> Candidate:
-    """The chain with its best lengths, drafting ahead where that is faster.
+    """The chain with its best lengths and its best way of drafting for the target.
 
     Each level is optimised on its own, drafter first.
     """
@@ -188,38 +211,42 @@ def _with_best_lengths(costs: Costs, chain: Sequence[str]) -> Candidate:
         return Candidate(tuple(chain), (), costs.alone_us(chain[0]))
     lengths: list[int] = []
     tau_us: float | None = None
-    overlap = False
+    best_way = _Way()
     for draft, verifier in pairwise(chain):
-        times_us = _edge_us(costs, draft, verifier, tau_us, False)
-        if verifier == costs.target and costs.can_overlap(draft):
-            ahead_us = _edge_us(costs, draft, verifier, tau_us, True)
-            overlap = bool(ahead_us.min() < times_us.min())
-            times_us = ahead_us if overlap else times_us
-        best = int(times_us.argmin())
-        lengths.append(best + 1)
-        tau_us = float(times_us[best])
+        found: list[tuple[float, int, _Way]] = []
+        for way in _ways(costs, draft, verifier):
+            rounds_us, tokens = _rounds(costs, draft, verifier, tau_us, way)
+            times_us = rounds_us / tokens
+            best = int(times_us.argmin())
+            found.append((float(times_us[best]), best + 1, way))
+        tau_us, length, best_way = min(found)
+        lengths.append(length)
     assert tau_us is not None
-    return Candidate(tuple(chain), tuple(lengths), tau_us, overlap)
+    return Candidate(tuple(chain), tuple(lengths), tau_us, best_way.ahead, best_way.match_tokens)
 
 
-def _edge_us(costs: Costs, draft: str, verifier: str, tau_us: float | None, ahead: bool) -> Floats:
-    """The verifier's time per token, by draft length.
+def _rounds(
+    costs: Costs, draft: str, verifier: str, tau_us: float | None, way: _Way
+) -> tuple[Floats, Floats]:
+    """Time of the verifier's rounds and the tokens that they yield, by draft length.
 
     Args:
         tau_us: time per token of the draft's stream; None: it drafts by itself.
-        ahead: the next block is drafted during the verify.
     """
     blocks_us = costs.drafting_us(draft) if tau_us is None else tau_us * LENGTHS
     blocks_us = blocks_us + costs.hop_us(draft, verifier)
-    forwards_us = costs.verifying_us(verifier, draft if ahead else None)
-    curve = costs.curve(draft, verifier)
-    tokens = np.array(curve.tokens)
-    if ahead:
+    forwards_us = costs.verifying_us(verifier, draft if way.ahead else None)
+    tokens = np.array(costs.curve(draft, verifier).tokens)
+    if way.ahead:
         # All of the block and the bonus token are what the draft went on with.
         is_ready = np.diff(tokens)[1:]
         blocks_us = blocks_us - is_ready * np.minimum(blocks_us, forwards_us)
-    times_us: Floats = (blocks_us + forwards_us) / tokens[1 : len(LENGTHS) + 1]
-    return times_us
+    own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
+    if own_text is None:
+        return blocks_us + forwards_us, tokens[1 : len(LENGTHS) + 1]
+    share = own_text.share
+    mixed = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
+    return (1 - share) * blocks_us + forwards_us, mixed
 
 
 def _patience_ms(candidate: Candidate, length: int) -> float:
@@ -244,6 +271,7 @@ def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
                 burst=burst,
                 patience=length,
                 patience_ms=_patience_ms(candidate, length),
+                match_tokens=candidate.match_tokens if is_last else 0,
             )
         )
         overshoot = length

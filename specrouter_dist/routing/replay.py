@@ -10,16 +10,20 @@ own: the difference to what verifies say is reported (DESIGN: section 8).
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import permutations
 
 from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
 from specrouter_dist.speculation.matching import Matcher
 from specrouter_dist.speculation.messages import TokenArray
-from specrouter_dist.speculation.tokens import common_prefix
+from specrouter_dist.speculation.own_text import OwnText
+from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
 
 _MAX_REQUESTS = 64
 """Requests whose readings are waited for; the oldest is given up."""
+OWN_TEXT_MATCHES = (3, 6)
+"""Least matches that are considered for continuing the target's own text beside a drafter."""
 _BLOCK_TOKENS = 16
 """Length of the replayed blocks: the longest that is ever planned."""
 
@@ -58,6 +62,7 @@ class Replays:
                 key = PairKey(draft, verifier, reading.traffic)
                 yield key, replay(request.picks[draft], request.picks[verifier])
         yield from self._replay_lookups(reading, request)
+        yield from self._replay_own_text(reading, request)
 
     def _replay_lookups(
         self, reading: Reading, request: _Request
@@ -70,6 +75,29 @@ class Replays:
             for verifier in came_now:
                 key = PairKey(name, verifier, reading.traffic)
                 yield key, replay_lookup(lookup, request.output, request.picks[verifier])
+
+    def _replay_own_text(
+        self, reading: Reading, request: _Request
+    ) -> Iterator[tuple[PairKey, Survival]]:
+        """The target beside whose drafters its own text is continued."""
+        if request.output is None:
+            return
+        is_output = reading.member == self._target
+        for draft in request.picks if is_output else (reading.member,):
+            if draft == self._target:
+                continue
+            for match_tokens in OWN_TEXT_MATCHES:
+                beside = replay_beside(request.picks[draft], request.output, match_tokens)
+                names = own_text_names(draft, match_tokens)
+                for name, survival in zip(names, beside, strict=True):
+                    yield PairKey(name, self._target, reading.traffic), survival
+
+
+@cache
+def own_text_names(draft: str, match_tokens: int) -> tuple[str, str]:
+    """As whose the rounds are recorded in which the target continues its own text where at least
+    ``match_tokens`` match, and those in which ``draft`` proposes between them."""
+    return f"own text {match_tokens} beside {draft}", f"{draft} beside own text {match_tokens}"
 
 
 def replay(drafted: TokenArray, verified: TokenArray) -> Survival:
@@ -99,3 +127,28 @@ def replay_lookup(config: LookupMember, output: Reading, verified: TokenArray) -
         matcher.append(output.picks[start:end])
         start = end
     return survival
+
+
+def replay_beside(
+    drafted: TokenArray, output: Reading, match_tokens: int
+) -> tuple[Survival, Survival]:
+    """Rounds of a target that continues its own text where it can, and else asks a drafter.
+
+    Returns:
+        rounds from the own text, among which the drafter's count as empty; the drafter's.
+    """
+    own = OwnText(match_tokens)
+    text, verified = TokenBuffer(output.prompt), output.picks
+    matched, others = Survival(), Survival()
+    start, end = 0, min(len(drafted), len(verified))
+    while start < end:
+        num_wanted = min(_BLOCK_TOKENS, end - start)
+        block = own.continuation(text, num_wanted)
+        used = block or drafted[start : start + num_wanted]
+        num_accepted = common_prefix(used, verified[start:end])
+        matched.add(len(block), num_accepted if block else 0)
+        if not block:
+            others.add(len(used), num_accepted)
+        text.append(verified[start : start + num_accepted + 1])
+        start += num_accepted + 1
+    return matched, others

@@ -20,7 +20,7 @@ from specrouter_dist.routing.observations import (
 from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
-from specrouter_dist.routing.replay import Replays
+from specrouter_dist.routing.replay import Replays, own_text_names
 from specrouter_dist.routing.traffic import ROOTS, Traffic
 
 _HYSTERESIS = 0.05
@@ -225,6 +225,8 @@ class Router:
         if len(plan.chain) == 1:
             return Rung(scale, plan)
         draft, verifier = plan.chain[-2:]
+        if candidate.match_tokens:
+            _, draft = own_text_names(draft, candidate.match_tokens)
         pair = PairKey(draft, verifier, regime.traffic)
         return Rung(scale, plan, self.agreement.curve(pair).mean)
 

@@ -67,8 +67,8 @@ class PoolBackend:
 
     def generation(self, request: GenerateRequest) -> Generation:
         """The request, ready to be submitted."""
-        plan = None
-        if request.chain is not None:
+        plan = request.plan
+        if plan is None and request.chain is not None:
             plan = self.running.plan_of(request.chain, request.traffic)
         return Generation(request, self._tokenizer, self._eos_ids, plan)
 

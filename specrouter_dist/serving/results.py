@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from specrouter_dist.config import SamplingParams
+from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import FinishReason
 from specrouter_dist.routing.traffic import Traffic
@@ -22,6 +22,8 @@ class GenerateRequest:
     sampling: SamplingParams
     chain: tuple[str, ...] | None = None
     """Members, drafter first and target last; None lets the router choose."""
+    plan: Plan | None = None
+    """These knobs and no others; None: what the router knows to be best for ``chain``."""
     task: str = ""
     """What the prompt is about, where that is known."""
 

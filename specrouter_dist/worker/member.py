@@ -9,6 +9,7 @@ from typing import Protocol
 from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
+from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
@@ -134,11 +135,33 @@ class ModelHost:
             accepted = counts.accepted - accepted
             session.drafter_restarts = accepted < step.num_proposals
             was_judged = len(new) > accepted or accepted == step.num_proposals
-            if step.num_picks and session.upstream and was_judged and not step.from_own_text:
-                key = PairKey(session.upstream, self.name, session.traffic)
-                observations.add_block(key, step.num_proposals, accepted)
+            if step.num_picks and session.upstream and was_judged:
+                self._observe_block(session, session.upstream, step, accepted, observations)
             grown.append((session, new, picks))
         return grown
+
+    def _observe_block(
+        self,
+        session: Session,
+        upstream: str,
+        step: Step,
+        accepted: int,
+        observations: Observations,
+    ) -> None:
+        def add(draft: str, num_proposals: int, num_accepted: int) -> None:
+            key = PairKey(draft, self.name, session.traffic)
+            observations.add_block(key, num_proposals, num_accepted)
+
+        match_tokens = session.edges[session.num_attached - 1].match_tokens
+        if not match_tokens:
+            add(upstream, step.num_proposals, accepted)
+            return
+        own, drafted = own_text_names(upstream, match_tokens)
+        if step.from_own_text:
+            add(own, step.num_proposals, accepted)
+        else:
+            add(own, 0, 0)
+            add(drafted, step.num_proposals, accepted)
 
     def _publish(self, session: Session, end: int) -> None:
         """``end``: where what may still be taken back begins."""

@@ -1,0 +1,179 @@
+"""The router's choice against the best static chain and knobs of a full sweep, per task.
+
+    python -m benchmarks.regret --split dev --passes 7 --json
+
+For each task every chain is swept over its draft lengths, in lock-step and drafting ahead, by
+successive halving: all arms on few prompts, the better half on more. The best ones then run
+interleaved with the router's choice and the target alone, one request at a time and without a
+prefix cache; a pass is all prompts of the task. Regret is the router's tokens per second over
+those of the best static arm, which is chosen after the fact, by its median over the same passes.
+The last row is the mixture of all tasks, against the best single arm of them all.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import product
+
+from tqdm import tqdm
+
+from benchmarks.arms import comparison_arguments
+from benchmarks.environment import environment
+from benchmarks.pools import without_prefix_cache
+from benchmarks.prompts import read_prompts
+from benchmarks.statistics import median_interval
+from specrouter_dist.cli.backends import open_backend
+from specrouter_dist.cli.options import BackendName
+from specrouter_dist.cli.session import open_pool
+from specrouter_dist.config import Plan, SamplingParams
+from specrouter_dist.routing.planner import Candidate, to_plan
+from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.calibration import pair_chains
+from specrouter_dist.serving.results import GenerateRequest
+from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.text.tokenizer import Tokenizer
+
+_LENGTHS = (2, 3, 4, 5, 6, 8, 12)
+_UPPER_LENGTHS = (2, 4, 6)
+_PROMPTS_PER_HEAT = (2, 3)
+"""Of the halving; each heat leaves half of the arms."""
+_FINALISTS = 3
+_UNKNOWN_US = 1e4
+
+
+def static_plans(chains: Sequence[tuple[str, ...]], *, ahead: bool) -> Iterator[Plan]:
+    """Every chain with every choice of lengths, and with drafting ahead where that can be."""
+    for chain in chains:
+        upper = [_UPPER_LENGTHS] * (len(chain) - 2)
+        lengths = product(*upper, _LENGTHS) if len(chain) > 1 else [()]
+        ways = (False, True) if ahead and len(chain) > 1 else (False,)
+        for choice, overlap in product(lengths, ways):
+            yield to_plan(Candidate(chain, tuple(choice), _UNKNOWN_US, overlap), 0, 1)
+
+
+def describe(plan: Plan | None) -> str:
+    """As in the table."""
+    if plan is None:
+        return "auto"
+    lengths = [edge.patience for edge in plan.edges]
+    ahead = " ahead" if plan.drafts_ahead else ""
+    return f"{' -> '.join(plan.chain)} {lengths or ''}{ahead}".strip()
+
+
+class Race:
+    """Arms over one task's prompts."""
+
+    def __init__(
+        self, backend: PoolBackend, prompts: Sequence[TokenArray], sampling: SamplingParams
+    ) -> None:
+        self._backend = backend
+        self._prompts = prompts
+        self._sampling = sampling
+        self.num_differing = 0
+        self._texts: dict[int, list[int]] = {}
+
+    def speed(self, plan: Plan | None, count: int) -> float:
+        """Tokens per second over the first ``count`` prompts, one after the other."""
+        num_tokens, total_ms = 0, 0.0
+        for seed, ids in enumerate(self._prompts[:count]):
+            sampling = self._sampling.model_copy(update={"seed": seed})
+            request = GenerateRequest(ids, sampling, None if plan is None else plan.chain, plan)
+            (result,) = self._backend.generate([request], concurrency=1)
+            num_tokens += len(result.token_ids)
+            metrics = result.metrics
+            total_ms += metrics.time_to_first_token_ms + metrics.generation_time_ms
+            token_ids = list(result.token_ids)
+            self.num_differing += self._texts.setdefault(seed, token_ids) != token_ids
+        return num_tokens / total_ms * 1e3
+
+    def finalists(self, plans: list[Plan]) -> list[Plan]:
+        """The best static arms, by successive halving."""
+        for count in _PROMPTS_PER_HEAT:
+            arms = tqdm(plans, desc=f"sweep of {len(plans)}", leave=False)
+            speeds = [self.speed(plan, count) for plan in arms]
+            order = sorted(range(len(plans)), key=lambda i: -speeds[i])
+            plans = [plans[i] for i in order[: max(_FINALISTS, len(plans) // 2)]]
+        return plans[:_FINALISTS]
+
+    def final(self, plans: Sequence[Plan | None], passes: int) -> list[list[float]]:
+        """Speeds of every arm in every pass, interleaved, in rotating order."""
+        speeds: list[list[float]] = [[] for _ in plans]
+        for turn in tqdm(range(passes), desc="passes", leave=False):
+            for k in range(len(plans)):
+                arm = (turn + k) % len(plans)
+                speeds[arm].append(self.speed(plans[arm], len(self._prompts)))
+        return speeds
+
+
+def compare(race: Race, finalists: Sequence[Plan], alone: Plan, passes: int) -> dict[str, object]:
+    """One row: the router against the best of the finalists and the target alone."""
+    arms: list[Plan | None] = [None, alone, *(p for p in finalists if p.chain != alone.chain)]
+    race.final([None], 1)
+    auto, alone_speeds, *static = race.final(arms, passes)
+    best = max([alone_speeds, *static], key=statistics.median)
+    plan = arms[1 + [alone_speeds, *static].index(best)]
+    return {
+        "auto_over_best_static": asdict(
+            median_interval([a / b for a, b in zip(auto, best, strict=True)])
+        ),
+        "auto_over_alone": asdict(
+            median_interval([a / b for a, b in zip(auto, alone_speeds, strict=True)])
+        ),
+        "best_static": describe(plan),
+        "tokens_per_second": {
+            describe(arm): statistics.median(speeds)
+            for arm, speeds in zip(arms, [auto, alone_speeds, *static], strict=True)
+        },
+        "num_passes": passes,
+        "num_differing": race.num_differing,
+    }
+
+
+def run(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object]:
+    """A row per task, and one for the mixture."""
+    pool, _ = open_pool(arguments.pool, dtype=None)
+    target = pool.config.target.name
+    tokenizer = Tokenizer.load(pool.directories[target])
+    chains = sorted({*pair_chains(pool)}, key=len)
+    plans = list(static_plans(chains, ahead=arguments.backend == "ray"))
+    alone = next(plan for plan in plans if plan.chain == (target,))
+    sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)
+    prompts: dict[str, list[TokenArray]] = {}
+    for prompt in read_prompts(arguments.data, arguments.split, arguments.per_task):
+        prompts.setdefault(prompt.task, []).append(tokenizer.encode(prompt.text))
+    rows: dict[str, object] = {}
+    champions: dict[Plan, None] = {}
+    for task, ids in tqdm(prompts.items(), desc="tasks"):
+        race = Race(backend, ids, sampling)
+        finalists = race.finalists(plans)
+        champions |= dict.fromkeys(finalists[:2])
+        rows[task] = compare(race, finalists, alone, arguments.passes)
+    mixed = [ids for group in zip(*prompts.values(), strict=False) for ids in group]
+    race = Race(backend, mixed, sampling)
+    rows["mixture"] = compare(race, list(champions), alone, arguments.passes)
+    return rows
+
+
+def main() -> None:
+    """Parses the arguments, measures, prints."""
+    parser = comparison_arguments(__doc__)
+    parser.add_argument("--per-task", type=int, default=4)
+    parser.add_argument("--passes", type=int, default=7)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    pool, report = open_pool(arguments.pool, dtype=None)
+    with open_backend(
+        without_prefix_cache(pool), report, BackendName(arguments.backend)
+    ) as backend:
+        rows = run(backend, arguments)
+    head = {"benchmark": "regret", "arguments": vars(arguments), **environment()}
+    indent = None if arguments.json else 2
+    print(json.dumps({**head, "rows": rows}, indent=indent, default=str))
+
+
+if __name__ == "__main__":
+    main()
