@@ -5,7 +5,7 @@ import sys
 import typer
 
 from specrouter_dist import __version__
-from specrouter_dist.cli import demo, generate, plan, pool, serve, verify
+from specrouter_dist.cli import demo, generate, plan, pool, serve, simulate, verify
 from specrouter_dist.errors import InputError, SpecRouterError
 
 EXIT_FAILED = 1
@@ -24,6 +24,7 @@ app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
 app.command("plan")(plan.plan)
 app.command("serve")(serve.serve)
+app.command("simulate")(simulate.simulate)
 app.command("verify")(verify.verify)
 
 

@@ -9,6 +9,7 @@ from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
 from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Settled, Submit
+from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations, Reading
 from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
 from specrouter_dist.routing.traffic import Traffic
@@ -16,7 +17,6 @@ from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.chains import Chains
-from specrouter_dist.worker.climbing import Climb
 from specrouter_dist.worker.member import ModelHost, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
