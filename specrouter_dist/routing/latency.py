@@ -14,9 +14,11 @@ _MEMORY_STEPS = 400.0
 """Weight of the past, in steps: about the last few seconds of decoding."""
 _PROFILE_STEPS = 5.0
 """The profile counts as so many observed steps."""
-_OUTLIER_FACTOR = 4.0
-"""A mean this many times the estimate is a hiccup of the machine; it counts as one step."""
-_DRIFT = 0.01
+_FAR = 2.0
+"""Means that differ by this factor from what is known are a hiccup or a change."""
+_ALIKE = 1.5
+"""Means that differ by less say the same."""
+_DRIFT = 0.05
 """Share of the way back to the prior that an estimate goes each time others are observed; they are
 a few times a second."""
 _MOST_INTERPOLATED = 1024
@@ -31,6 +33,8 @@ class DecayedMean:
         self.value = prior
         self._prior = prior
         self._weight = _PROFILE_STEPS
+        self._far: float | None = None
+        """The newest mean, if it was far from what is known."""
 
     def drift(self) -> None:
         """Nothing was observed: what was, while it was, counts for less and less. Without this a
@@ -38,11 +42,26 @@ class DecayedMean:
         self.value += (self._prior - self.value) * _DRIFT
 
     def observe(self, mean: float, count: float) -> None:
-        if mean > _OUTLIER_FACTOR * max(self.value, self._prior):
+        """Takes a mean of ``count`` values.
+
+        One far from what is known is a hiccup of the machine and counts as one value, unless the
+        one before said the same: then things have changed, and what was is forgotten.
+        """
+        # A prior is no evidence: what comes first is believed.
+        is_far = self._weight > _PROFILE_STEPS and _differ(mean, self.value, _FAR)
+        before, self._far = self._far, mean if is_far else None
+        if self._far is not None and before is not None and not _differ(mean, before, _ALIKE):
+            self.value, self._weight, self._far = mean, count, None
+            return
+        if self._far is not None:
             count = 1.0
         total = self._weight + count
         self.value += (mean - self.value) * count / total
         self._weight = min(total, _MEMORY_STEPS)
+
+
+def _differ(one: float, other: float, factor: float) -> bool:
+    return max(one, other) > factor * min(one, other)
 
 
 class _Curve:

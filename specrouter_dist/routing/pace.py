@@ -8,6 +8,9 @@ it. Rounds, and not tokens: how many tokens a round yields is agreement's busine
 from specrouter_dist.routing.latency import DecayedMean
 from specrouter_dist.routing.observations import Pace
 
+_MOST = 1.5
+"""Largest correction, in either direction."""
+
 _Key = tuple[tuple[str, ...], int]
 
 
@@ -25,7 +28,10 @@ class PaceTable:
             if at == num_sessions and other != chain:
                 ratio.drift()
         ratio = self._ratios.setdefault((chain, num_sessions), DecayedMean(1.0))
-        ratio.observe(pace.total_us / pace.num_rounds / predicted_us, pace.num_rounds)
+        measured = pace.total_us / pace.num_rounds / predicted_us
+        # What the parts of a round leave out is no multiple of them: they have changed, and are
+        # about to be known.
+        ratio.observe(min(max(measured, 1 / _MOST), _MOST), pace.num_rounds)
 
     def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
         """Measured over predicted; 1 where nothing was measured."""
