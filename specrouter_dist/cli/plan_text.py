@@ -22,11 +22,11 @@ def plan_text(view: Plain) -> str:
         [
             f"chain: {_chain(view['chain'])}",
             f"for {_kind(view['traffic'])} requests, one alone; table {router['number']}",
-            *_loads(plans),
             *_candidates(view["candidates"]),
-            *_pairs([pair for pair in router["pairs"] if pair["traffic"] == plans["traffic"]]),
+            *_pairs(_of(plans["traffic"], router["pairs"])),
             *_outcomes(router),
-            *_decisions(router["decisions"]),
+            *_loads(plans),
+            *_decisions(_of(plans["traffic"], router["decisions"])),
         ]
     )
 
@@ -36,6 +36,10 @@ def _plans(router: Plain, traffic: Plain) -> Plain:
     plans = {Traffic(**plans["traffic"]): plans for plans in router["plans"]}
     found: Plain = next(plans[kind] for kind in Traffic(**traffic).lineage() if kind in plans)
     return found
+
+
+def _of(traffic: Plain, entries: Sequence[Plain]) -> list[Plain]:
+    return [entry for entry in entries if entry["traffic"] == traffic]
 
 
 def _loads(plans: Plain) -> Iterator[str]:
@@ -88,8 +92,8 @@ def _decisions(decisions: Sequence[Plain]) -> Iterator[str]:
     for decision in reversed(decisions[-_LISTED_DECISIONS:]):
         chosen = decision["chosen"]
         yield (
-            f"  {_age(decision['age_s']):>12}: {_kind(decision['traffic'])}, up to "
-            f"{decision['up_to_requests']}: {_chain(decision['before'])} => {_way(chosen)}, "
+            f"  {_age(decision['age_s']):>12}: up to {decision['up_to_requests']}: "
+            f"{_chain(decision['before'])} => {_way(chosen)}, "
             f"predicted {chosen['predicted_ms_per_token']:.3f} ms per token"
         )
         links = set(zip(chosen["chain"], chosen["chain"][1:], strict=False))
