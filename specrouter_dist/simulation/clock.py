@@ -26,9 +26,14 @@ class Clock:
         """Runs ``action`` at the end of the present moment."""
         self._push(0.0, True, action)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return not self._heap
+
     def run_next(self) -> bool:
         """Runs the next action; whether there was one."""
-        if not self._heap:
+        if self.is_over:
             return False
         self.now_us, _, _, action = heappop(self._heap)
         action()

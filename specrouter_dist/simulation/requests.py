@@ -68,7 +68,8 @@ class Requests:
         """By target replica: index of ``LOADS``."""
         self._num_arrived = 0
         self._waiting: deque[Request] = deque()
-        self._prompt = array(TOKEN_TYPECODE, bytes(4 * profile.workload.prompt_tokens))
+        # Tokens that differ: a text that repeats itself would be continued from itself.
+        self._prompt = array(TOKEN_TYPECODE, range(profile.workload.prompt_tokens))
         self._prompt_hash = TokenBuffer(self._prompt).hash_at(len(self._prompt))
 
     @property

@@ -106,7 +106,8 @@ class World:
             if (table := self._router.decide(now_s)) is not None:
                 self._recorder.on_table(self._clock.now_us, table)
                 self._requests.set_plans(table)
-        self._clock.after(_DECIDE_EVERY_US, self._decide)
+        if not self._clock.is_over:
+            self._clock.after(_DECIDE_EVERY_US, self._decide)
 
     def _fail(self, failure: Failure) -> None:
         for replica in self._replicas[failure.member]:

@@ -91,6 +91,13 @@ class TestByHand:
         results = run(members=members, plan=ALONE, workload=eight)
         assert results.duration_s * 1e3 == pytest.approx(10 * 20)
 
+    def test_a_device_does_one_thing_at_a_time(self) -> None:
+        crowd = workload(100, rate_per_s=1000.0, output_tokens=20)
+        shared = [member(name, device="gpu") for name in ("small", "target")]
+        for plan in (ALONE, lock_step("small", "target", lengths=(4,))):
+            results = run(members=shared, plan=plan, workload=crowd)
+            assert 0.5 < results.utilisation["gpu"] <= 1.0
+
     def test_requests_arrive_at_the_stated_rate(self) -> None:
         members = [member("small"), member("target", replicas=20)]
         many = workload(400, rate_per_s=50.0, output_tokens=2)
@@ -157,21 +164,22 @@ def chains_by_time(results: Results) -> list[set[str]]:
 
 
 def test_a_lost_drafter_is_gone_without_and_comes_back() -> None:
+    """To the same request: nobody else asks for it."""
     results = run(
         plan=lock_step("small", "target", lengths=(4,)),
-        workload=workload(20, output_tokens=100),
+        workload=workload(1, output_tokens=2000),
         failures=[{"member": "small", "at_s": 3.0, "down_s": 4.0}],
     )
     whole, alone = {"small -> target"}, {"target"}
-    used = chains_by_time(results)
-    starts = [interval.start_s for interval in results.chain_shares]
     step = results.duration_s / 20
-    for start, chains in zip(starts, used, strict=True):
-        if start + step < 3.0 or start > 7.1:
+    for interval, chains in zip(results.chain_shares, chains_by_time(results), strict=True):
+        end_s = interval.start_s + step
+        if end_s < 3.0 or interval.start_s > 7.1:
             assert chains == whole
-        elif start > 3.1 and start + step < 7.0:
+        elif interval.start_s > 3.1 and end_s < 7.0:
             assert chains == alone
-    assert alone in used and used[-1] == whole
+    assert chains_by_time(results)[-1] == whole
+    assert alone in chains_by_time(results)
 
 
 def test_the_rest_of_a_chain_goes_on_without_its_middle() -> None:
@@ -203,11 +211,11 @@ def test_a_chain_survives_its_targets_replica() -> None:
 
 class TestRouter:
     def test_it_drafts_where_members_agree_and_not_where_they_do_not(self) -> None:
-        chains = {
-            alpha: run(agreements={("small", "target"): alpha}).chain_shares[-1].shares
-            for alpha in (0.9, 0.02)
-        }
-        assert chains == {0.9: {"small -> target": 1.0}, 0.02: {"target": 1.0}}
+        for alpha, chain in ((0.9, "small -> target"), (0.02, "target")):
+            results = run(agreements={("small", "target"): alpha})
+            # It is calibrated before the first request.
+            assert (results.plan_changes[0].at_s, results.plan_changes[0].chain) == (0.0, chain)
+            assert results.chain_shares[-1].shares == {chain: 1.0}
 
     def test_under_load_it_ends_on_the_target_alone(self) -> None:
         target = member("target", step={"per_row_ms": 10.0})
