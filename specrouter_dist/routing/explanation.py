@@ -112,6 +112,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "chain": list(plan.chain),
         "num_draft_tokens": [edge.patience for edge in plan.edges],
         "drafts_ahead": plan.drafts_ahead,
+        "match_tokens": plan.edges[-1].match_tokens if plan.edges else 0,
     }
 
 
@@ -125,6 +126,7 @@ def as_plain(way: Candidate) -> dict[str, Any]:
         "chain": list(way.chain),
         "num_draft_tokens": list(way.num_draft_tokens),
         "drafts_ahead": way.overlap,
+        "match_tokens": way.match_tokens,
         "predicted_ms_per_token": way.predicted_us / 1e3,
     }
 
