@@ -26,7 +26,7 @@ MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
 
 
-_SHARED_EVERY_S = 0.25
+_SHARED_EVERY_S = 0.5
 """At most so often a finished request's text is given to the pool's members to read."""
 _LEAST_SHARED_TOKENS = 8
 """Output tokens of a text worth reading."""
