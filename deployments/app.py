@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from deployments.page import add_router_page
 from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import Dtype, UserModel
 from specrouter_dist.pools.checks import PoolReport, check_pool
@@ -19,6 +20,7 @@ from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
+from specrouter_dist.serving.router_http import add_router_route
 from specrouter_dist.text.tokenizer import Tokenizer
 
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
@@ -59,7 +61,10 @@ class Ingress:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Ready means that real tokens have come through the chain.
         await self._service.health()
-        return build_http(self._service)
+        app = build_http(self._service)
+        add_router_route(app, self._running.explain)
+        add_router_page(app)
+        return app
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._running.close)

@@ -7,6 +7,7 @@ SpecRouterError
 │   └── NotFoundError       a pool, member or model that does not exist; HTTP 404
 ├── NoRoomError             slots or KV blocks are used up; HTTP 429, or a shorter chain
 ├── UnavailableError        the target is lost and not back yet; HTTP 503
+├── SnapshotError           what a router remembered cannot be used
 ├── LinkError               a link is closed or broken
 │   └── FrameError          bytes that are no frame of ours
 └── EngineError             a model cannot be run as asked (unsupported architecture)
@@ -43,6 +44,10 @@ class NoRoomError(SpecRouterError):
 
 class UnavailableError(SpecRouterError):
     """The target cannot be reached now."""
+
+
+class SnapshotError(SpecRouterError):
+    """What a router remembered cannot be used; it starts without."""
 
 
 class LinkError(SpecRouterError):

@@ -5,23 +5,22 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError
 
 from specrouter_dist.actors.router_actor import RouterActor
+from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
+from specrouter_dist.actors.state_file import state_directory
 from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
-from specrouter_dist.config import ModelMember, Plan
+from specrouter_dist.config import ModelMember
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
-from specrouter_dist.routing.planner import Candidate
-from specrouter_dist.routing.plans import PlanTable
-from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.link_client import LinkClient
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,6 @@ HOP_US = 500.0
 """Assumed for a round trip between two workers until it has been observed."""
 START_TIMEOUT_S = 120.0
 _WATCH_EVERY_S = 0.5
-_CALL_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024
 """Tokens do not travel through the object store."""
@@ -44,11 +42,10 @@ def start_ray() -> bool:
     """
     if ray.is_initialized():
         return False
-    running = os.environ.get("RAY_ADDRESS") or os.path.exists("/tmp/ray/ray_current_cluster")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     # Ray logs before it reads its own setting.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    if running:
+    if _is_ray_running():
         ray.init(namespace=NAMESPACE, **quiet)
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -61,12 +58,16 @@ def start_ray() -> bool:
     return True
 
 
+def _is_ray_running() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS")) or os.path.exists("/tmp/ray/ray_current_cluster")
+
+
 def stop_ray() -> None:
     """Ends the cluster that :func:`start_ray` started."""
     ray.shutdown()
 
 
-class RunningPool:
+class RunningPool(RouterClient):
     """A pool's actors, and a client of its target in this process.
 
     Made by :func:`connect_pool`.
@@ -81,8 +82,8 @@ class RunningPool:
         is_new: bool,
         owned: bool,
     ) -> None:
+        super().__init__(router)
         self.is_new = is_new
-        self._router = router
         self._owned = owned
         self._stopping = threading.Event()
         self.workers = workers
@@ -103,21 +104,6 @@ class RunningPool:
         self._watcher = threading.Thread(target=self._watch, name="pool-watcher", daemon=True)
         self._watcher.start()
 
-    def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
-        """A plan for a chain that the user has named."""
-        plan: Plan = self._call(self._router.plan_of.remote(tuple(chain), traffic))
-        return plan
-
-    def candidates(self, traffic: Traffic) -> list[Candidate]:
-        """All chains with their predicted times, best first."""
-        candidates: list[Candidate] = self._call(self._router.candidates.remote(traffic))
-        return candidates
-
-    def table(self) -> PlanTable:
-        """The router's present choice."""
-        table: PlanTable = self._call(self._router.table.remote())
-        return table
-
     def close(self) -> None:
         """Closes the client; ends the actors too if this process started them for itself."""
         self._stopping.set()
@@ -126,21 +112,11 @@ class RunningPool:
         if self._owned:
             stop_actors(self._router, self.workers)
 
-    def _call(self, reference: Any, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
-        try:
-            return ray.get(reference, timeout=timeout_s)
-        except (RayActorError, GetTimeoutError) as error:
-            raise UnavailableError(f"the router does not answer: {type(error).__name__}") from None
-
-    def _directory(self, timeout_s: float = _CALL_TIMEOUT_S) -> dict[str, Address]:
-        directory: dict[str, Address] = self._call(self._router.directory.remote(), timeout_s)
-        return directory
-
     def _wait_for_members(self) -> Address:
         """Until every member is there once: the target's address."""
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end:
-            directory = self._directory(START_TIMEOUT_S)
+            directory = self.directory(START_TIMEOUT_S)
             missing = [name for name in self.workers if name not in directory]
             if not missing:
                 return directory[list(self.workers)[-1]]
@@ -157,7 +133,7 @@ class RunningPool:
         target = list(self.workers)[-1]
         while not self._stopping.wait(_WATCH_EVERY_S):
             try:
-                address = self._directory().get(target)
+                address = self.directory().get(target)
             except UnavailableError as error:
                 logger.warning("%s", error)
                 continue
@@ -176,13 +152,9 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
     Raises:
         UnavailableError: the members are not up in time.
     """
-    name = f"{pool.config.name}:router"
-    try:
-        router = ray.get_actor(name, NAMESPACE)
-    except ValueError:
-        router = None
+    router = _find_router(pool)
     if router is not None:
-        config_hash, secret, workers = ray.get(router.identity.remote(), timeout=_CALL_TIMEOUT_S)
+        config_hash, secret, workers = ray.get(router.identity.remote(), timeout=CALL_TIMEOUT_S)
         if config_hash == pool.config_hash:
             return RunningPool(router, workers, secret, is_new=False, owned=False)
         stop_actors(router, workers)
@@ -200,8 +172,14 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
     lookups = {member.name: member for member in lookup_members(pool)}
     router = (
         ray.remote(RouterActor)
-        .options(name=name, namespace=NAMESPACE, lifetime=lifetime, num_cpus=0, max_restarts=-1)
-        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US)
+        .options(
+            name=_router_name(pool),
+            namespace=NAMESPACE,
+            lifetime=lifetime,
+            num_cpus=0,
+            max_restarts=-1,
+        )
+        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US, state_directory())
     )
     try:
         return RunningPool(router, workers, secret, is_new=True, owned=not detached)
@@ -210,13 +188,43 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         raise
 
 
+def find_router(pool: Pool) -> RouterClient:
+    """The router of ``pool``, which runs; starts nothing.
+
+    Raises:
+        UnavailableError: no such pool runs in the cluster of this machine, or no cluster.
+    """
+    start = f"start it with: specrouter serve --pool {pool.config.name}"
+    if not _is_ray_running():
+        raise UnavailableError(f"no pool runs on this machine; {start}")
+    try:
+        start_ray()
+    except ConnectionError:
+        raise UnavailableError(f"the Ray cluster does not answer; {start}") from None
+    router = _find_router(pool)
+    if router is None:
+        raise UnavailableError(f"no pool {pool.config.name!r} runs; {start}")
+    return RouterClient(router)
+
+
+def _find_router(pool: Pool) -> Any | None:
+    try:
+        return ray.get_actor(_router_name(pool), NAMESPACE)
+    except ValueError:
+        return None
+
+
+def _router_name(pool: Pool) -> str:
+    return f"{pool.config.name}:router"
+
+
 def stop_actors(router: Any, workers: dict[str, Any]) -> None:
     """Ends a pool's actors: in order where they still answer, by force where not."""
-    ray.kill(router)
-    calls = [worker.stop.remote() for worker in workers.values()]
+    actors = [router, *workers.values()]
+    calls = [actor.stop.remote() for actor in actors]
     ray.wait(calls, num_returns=len(calls), timeout=_STOP_TIMEOUT_S)
-    for worker in workers.values():
-        ray.kill(worker)
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _start_worker(

@@ -7,13 +7,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
+from specrouter_dist.actors.memory import Memory
+from specrouter_dist.actors.state_file import StateFile
 from specrouter_dist.config import LookupMember, Plan
 from specrouter_dist.links.address import Address
+from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
@@ -38,6 +42,7 @@ class RouterActor:
         namespace: of these names.
         lookups: the members without a model.
         hop_us: what a round pays for crossing between two workers, until it has been observed.
+        state_directory: where what it learns is kept, for the router that comes after it.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class RouterActor:
         namespace: str,
         lookups: Mapping[str, LookupMember],
         hop_us: float,
+        state_directory: Path,
     ) -> None:
         self._config_hash = config_hash
         self._secret = secret
@@ -56,8 +62,14 @@ class RouterActor:
             list(workers), lookups, devices={m: m for m in workers}, hop_us=hop_us
         )
         self._addresses: dict[str, Address] = {}
-        self._learned = False
-        self._task = asyncio.get_running_loop().create_task(self._run_for_ever())
+        self._memory = Memory(
+            self._router, StateFile(state_directory, config_hash), config_hash, secret
+        )
+        self._learned = self._memory.recall()
+        """Whether there is something to decide about."""
+        loop = asyncio.get_running_loop()
+        self._deciding = loop.create_task(self._run_for_ever())
+        self._saving = loop.create_task(self._memory.save_for_ever())
 
     async def identity(self) -> tuple[str, bytes, dict[str, Any]]:
         """The pool's config hash, its secret and its workers."""
@@ -79,6 +91,15 @@ class RouterActor:
         """All chains with their predicted times, best first."""
         return self._router.candidates(traffic)
 
+    async def explain(self) -> dict[str, Any]:
+        """What it knows and has decided, as plain values."""
+        return explain(self._router, time.time())
+
+    async def stop(self) -> None:
+        """Ends its decisions and keeps what it knows."""
+        self._deciding.cancel()
+        await self._memory.save()
+
     async def _run_for_ever(self) -> None:
         asked = {name: self._ask(name) for name in self._workers}
         pending = {asyncio.ensure_future(task): name for name, task in asked.items()}
@@ -92,8 +113,10 @@ class RouterActor:
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
-            decided = self._learned and self._router.decide(time.monotonic()) is not None
+            decided = self._learned and self._router.decide(time.time()) is not None
             self._learned = False
+            # The numbers of plans must go on from there.
+            self._memory.has_news |= decided
             if decided or (changed and target in self._addresses):
                 await self._tell([target], "set_plans", self._router.table)
 
@@ -113,8 +136,10 @@ class RouterActor:
             self._addresses.pop(name, None)
         else:
             self._addresses[name] = answer[0]
-            self._router.observe(answer[1], time.monotonic())
+            # The time of day: what was measured outlives this process and perhaps this machine.
+            self._router.observe(answer[1], time.time())
             self._learned |= answer[1].has_any
+            self._memory.has_news |= answer[1].has_any
         return self._addresses.get(name) != before
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:

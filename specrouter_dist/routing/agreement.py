@@ -5,18 +5,17 @@ requests say of the pair (routing/replay.py), for all kinds of requests and for 
 verifies of the pair itself have said. A layer with little evidence leaves the one below standing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
 
 from specrouter_dist.routing.observations import PairKey, Survival
+from specrouter_dist.routing.state import MAX_POSITIONS, EvidenceState
 from specrouter_dist.routing.traffic import Traffic
 
 PRIOR_AGREEMENT = 0.6
 """Of a pair of which nothing is known."""
-MAX_POSITIONS = 17
-"""Positions of a block that are told apart: the longest block and the token behind it."""
 _PRIOR_WEIGHT = 4.0
 """A layer's prior counts as so many observed proposals per position."""
 _MEMORY_BLOCKS = 600.0
@@ -57,6 +56,42 @@ class Evidence:
         """Share of the judged proposals that were accepted; None: none was judged."""
         judged = sum(self.reached)
         return sum(self.accepted) / judged if judged else None
+
+    def backing(self, now_s: float) -> "Backing":
+        """For people."""
+        return Backing(self.num_blocks, self.mean, max(0.0, now_s - self.at_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """How much one source has to say of a pair."""
+
+    num_blocks: float
+    """Effective number."""
+    mean: float | None
+    """Share of the judged proposals that were accepted; None: none was judged."""
+    age_s: float
+    """Of the newest block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What is known of a pair for a kind of request, and what that rests on."""
+
+    draft: str
+    verifier: str
+    traffic: Traffic
+    """The narrowest kind of which there is evidence."""
+    agreement: float
+    """Share of the judged proposals that are accepted, all layers taken together."""
+    chained: Backing | None
+    replayed: Backing | None
+
+    @property
+    def bias(self) -> float | None:
+        """What replays say beyond what verifies say; None: one of the two is silent."""
+        chained, replayed = (one.mean if one else None for one in (self.chained, self.replayed))
+        return None if replayed is None or chained is None else replayed - chained
 
 
 def _decay_and_add(past: list[float], keep: float, new: Sequence[int]) -> list[float]:
@@ -180,3 +215,46 @@ class AgreementTable:
     def known(self) -> list[PairKey]:
         """Pairs of which there is evidence, by kind of request."""
         return list(dict.fromkeys(key for key, _ in self._evidence))
+
+    def grounds(self, key: PairKey, now_s: float) -> Grounds:
+        """What is known of the pair and what that rests on."""
+        of = key
+        for kind in key.traffic.lineage():
+            of = key._replace(traffic=kind)
+            if any((of, source) in self._evidence for source in Source):
+                break
+        backings = {
+            source: evidence.backing(now_s)
+            for source in Source
+            if (evidence := self._evidence.get((of, source)))
+        }
+        return Grounds(
+            *of, self.curve(key).mean, backings.get(Source.CHAINED), backings.get(Source.REPLAYED)
+        )
+
+    # -- remembering ---------------------------------------------------------------------------
+
+    def state(self, now_s: float) -> tuple[EvidenceState, ...]:
+        """All evidence."""
+        return tuple(
+            EvidenceState(
+                *key,
+                source.value,
+                tuple(evidence.reached),
+                tuple(evidence.accepted),
+                evidence.num_blocks,
+                evidence.num_empty,
+                max(0.0, now_s - evidence.at_s),
+            )
+            for (key, source), evidence in self._evidence.items()
+        )
+
+    def restore(self, state: Iterable[EvidenceState], now_s: float) -> None:
+        """Takes the evidence of an earlier table in place of what is here of the same."""
+        for of in state:
+            key = PairKey(of.draft, of.verifier, of.traffic)
+            self._evidence[key, Source(of.source)] = Evidence(
+                list(of.reached), list(of.accepted), of.num_blocks, of.num_empty, now_s - of.age_s
+            )
+            self._drafts.setdefault(of.verifier, set()).add(of.draft)
+        self._curves.clear()

@@ -1,15 +1,14 @@
-"""What was decided and why, and what came of it: bounded, as plain values for people and JSON."""
+"""What was decided and why, and what came of it: the newest of each."""
 
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from specrouter_dist.config import Plan
+from specrouter_dist.routing.agreement import Grounds
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.traffic import Traffic
 
 _KEPT_DECISIONS = 64
 _KEPT_OUTCOMES = 1024
-_LISTED_CANDIDATES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,8 @@ class Decision:
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     """The best ones, best first."""
+    grounds: tuple[Grounds, ...]
+    """Of the pairs in the candidates, as they stood then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,14 @@ class Outcome:
     weight: int
     """Rounds, or blocks, behind the measurement."""
 
+    @property
+    def error(self) -> float:
+        """As a share of what was measured."""
+        return abs(self.predicted - self.measured) / self.measured
+
 
 class Journal:
-    """The newest decisions and outcomes."""
+    """The newest decisions and outcomes, the newest last."""
 
     def __init__(self) -> None:
         self.decisions: deque[Decision] = deque(maxlen=_KEPT_DECISIONS)
@@ -51,34 +57,3 @@ class Journal:
         """Microseconds per token of chains."""
         self.agreements: deque[Outcome] = deque(maxlen=_KEPT_OUTCOMES)
         """Tokens per round of pairs."""
-
-    def decided(
-        self,
-        at_s: float,
-        traffic: Traffic,
-        num_sessions: int,
-        before: Plan,
-        chosen: Candidate,
-        number: int,
-        candidates: list[Candidate],
-    ) -> None:
-        """A cell of the plan table has changed."""
-        listed = tuple(candidates[:_LISTED_CANDIDATES])
-        self.decisions.append(
-            Decision(at_s, traffic, num_sessions, number, before.chain, chosen, listed)
-        )
-
-    def as_plain(self, now_s: float) -> dict[str, object]:
-        """Decisions and outcomes with their age, newest last."""
-        return {
-            "decisions": [_aged(entry, now_s) for entry in self.decisions],
-            "time_per_token_us": [_aged(entry, now_s) for entry in self.paces],
-            "tokens_per_round": [_aged(entry, now_s) for entry in self.agreements],
-        }
-
-
-def _aged(entry: Decision | Outcome, now_s: float) -> dict[str, object]:
-    plain = asdict(entry)
-    plain["traffic"] = entry.traffic._asdict()
-    plain["age_s"] = max(0.0, now_s - plain.pop("at_s"))
-    return plain

@@ -7,70 +7,49 @@ ever, and the planner would chase them.
 """
 
 import bisect
+from collections.abc import Iterable, Mapping
 
+from specrouter_dist.routing.decayed import DecayedMean
 from specrouter_dist.routing.observations import ForwardKey, ForwardTimes, WaitKey
+from specrouter_dist.routing.state import (
+    BatchState,
+    HopState,
+    LatencyState,
+    SlowdownState,
+    SurfaceState,
+)
 
-_MEMORY_STEPS = 400.0
-"""Weight of the past, in steps: about the last few seconds of decoding."""
-_PROFILE_STEPS = 5.0
-"""The profile counts as so many observed steps."""
-_OUTLIER_FACTOR = 4.0
-"""A mean this many times the estimate is a hiccup of the machine; it counts as one step."""
-_DRIFT = 0.01
-"""Share of the way back to the prior that an estimate goes each time others are observed; they are
-a few times a second."""
 _MOST_INTERPOLATED = 1024
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
-
-
-class DecayedMean:
-    """A decayed mean that begins with a prior."""
-
-    def __init__(self, prior: float) -> None:
-        self.value = prior
-        self._prior = prior
-        self._weight = _PROFILE_STEPS
-
-    def drift(self) -> None:
-        """Nothing was observed: what was, while it was, counts for less and less. Without this a
-        choice once disqualified would never be tried again."""
-        self.value += (self._prior - self.value) * _DRIFT
-
-    def observe(self, mean: float, count: float) -> None:
-        if mean > _OUTLIER_FACTOR * max(self.value, self._prior):
-            count = 1.0
-        total = self._weight + count
-        self.value += (mean - self.value) * count / total
-        self._weight = min(total, _MEMORY_STEPS)
 
 
 class _Curve:
     """Profiled times over a size."""
 
     def __init__(self) -> None:
-        self._points_us: dict[int, float] = {}
+        self.points_us: dict[int, float] = {}
         self._sizes: list[int] = []
 
     def profile(self, size: int, mean_us: float) -> None:
-        self._points_us[size] = mean_us
-        self._sizes = sorted(self._points_us)
+        self.points_us[size] = mean_us
+        self._sizes = sorted(self.points_us)
 
     def at(self, size: float) -> float:
         """Linear between profiled sizes; beyond them on with the slope of the whole curve."""
         sizes = self._sizes
         at = bisect.bisect_left(sizes, size)
         if at == 0 or (at < len(sizes) and sizes[at] == size):
-            return self._points_us[sizes[at]]
+            return self.points_us[sizes[at]]
         low = sizes[at - 1]
-        low_us = self._points_us[low]
+        low_us = self.points_us[low]
         if at == len(sizes):
-            first_us = self._points_us[sizes[0]]
+            first_us = self.points_us[sizes[0]]
             slope = (low_us - first_us) / (low - sizes[0]) if low > sizes[0] else 0.0
             return low_us + max(0.0, slope) * (size - low)
         high = sizes[at]
         share = (size - low) / (high - low)
-        return low_us * (1 - share) + self._points_us[high] * share
+        return low_us * (1 - share) + self.points_us[high] * share
 
 
 class _Surface:
@@ -100,6 +79,20 @@ class _Surface:
         if not self._curves:
             return None
         return self._profiled(size, num_sessions) * self._nearest(num_sessions).value
+
+    def state(self) -> tuple[BatchState, ...]:
+        return tuple(
+            BatchState(
+                num_sessions, self._ratios[num_sessions].level, tuple(curve.points_us.items())
+            )
+            for num_sessions, curve in self._curves.items()
+        )
+
+    def restore(self, batches: Iterable[BatchState]) -> None:
+        for batch in batches:
+            for size, mean_us in batch.points_us:
+                self.profile(size, batch.num_sessions, mean_us)
+            self._ratios[batch.num_sessions] = DecayedMean(1.0, batch.ratio)
 
     def _nearest(self, num_sessions: int) -> DecayedMean:
         return self._ratios[min(self._ratios, key=lambda known: abs(known - num_sessions))]
@@ -202,6 +195,26 @@ class LatencyTable:
         surface = self._drafting.get(member)
         return surface.at(num_tokens, num_sessions) if surface else None
 
+    def state(self) -> LatencyState:
+        """Everything known."""
+        return LatencyState(
+            _surface_states(self._forwards),
+            _surface_states(self._drafting),
+            tuple(SlowdownState(*pair, mean.level) for pair, mean in self._slowdowns.items()),
+            tuple(HopState(*pair, mean.level) for pair, mean in self._hops.items()),
+        )
+
+    def restore(self, state: LatencyState) -> None:
+        """Takes what an earlier table knew in place of what is here of the same."""
+        for member, batches in state.forwards:
+            self._forwards.setdefault(member, _Surface()).restore(batches)
+        for member, batches in state.drafting:
+            self._drafting.setdefault(member, _Surface()).restore(batches)
+        for beside, member, ratio in state.slowdowns:
+            self._slowdowns[beside, member] = DecayedMean(1.0, ratio)
+        for draft, verifier, level in state.hops:
+            self._hops[draft, verifier] = DecayedMean(self._hop_prior_us, level)
+
     def _surfaces(self, key: ForwardKey, size: float) -> list[tuple[_Surface, float]]:
         surfaces: list[tuple[_Surface, float]] = []
         if not key.num_drafts:
@@ -210,3 +223,9 @@ class LatencyTable:
             drafting = self._drafting.setdefault(key.member, _Surface())
             surfaces.append((drafting, 1.0 + key.num_drafts))
         return surfaces
+
+
+def _surface_states(surfaces: Mapping[str, _Surface]) -> tuple[SurfaceState, ...]:
+    """A surface without a profile knows nothing."""
+    states = (SurfaceState(member, surface.state()) for member, surface in surfaces.items())
+    return tuple(state for state in states if state.batches)

@@ -5,8 +5,14 @@ form, cores that are taken) shows in the time of a round. A chain's predicted ti
 it. Rounds, and not tokens: how many tokens a round yields is agreement's business.
 """
 
-from specrouter_dist.routing.latency import DecayedMean
+from collections.abc import Iterable
+
+from specrouter_dist.routing.decayed import DecayedMean
 from specrouter_dist.routing.observations import Pace
+from specrouter_dist.routing.state import PaceState
+
+_MOST = 1.5
+"""Largest correction, in either direction."""
 
 _Key = tuple[tuple[str, ...], int]
 
@@ -25,9 +31,21 @@ class PaceTable:
             if at == num_sessions and other != chain:
                 ratio.drift()
         ratio = self._ratios.setdefault((chain, num_sessions), DecayedMean(1.0))
-        ratio.observe(pace.total_us / pace.num_rounds / predicted_us, pace.num_rounds)
+        measured = pace.total_us / pace.num_rounds / predicted_us
+        # What the parts of a round leave out is no multiple of them: they have changed, and are
+        # about to be known.
+        ratio.observe(min(max(measured, 1 / _MOST), _MOST), pace.num_rounds)
 
     def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
         """Measured over predicted; 1 where nothing was measured."""
         ratio = self._ratios.get((chain, num_sessions))
         return 1.0 if ratio is None else ratio.value
+
+    def state(self) -> tuple[PaceState, ...]:
+        """All ratios."""
+        return tuple(PaceState(*key, ratio.level) for key, ratio in self._ratios.items())
+
+    def restore(self, state: Iterable[PaceState]) -> None:
+        """Takes the ratios of an earlier table in place of what is here of the same."""
+        for chain, num_sessions, ratio in state:
+            self._ratios[chain, num_sessions] = DecayedMean(1.0, ratio)

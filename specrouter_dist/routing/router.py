@@ -1,13 +1,14 @@
 """The router's state and decisions, without the process that it lives in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeVar
 
 from specrouter_dist.config import LookupMember, Plan
-from specrouter_dist.routing.agreement import AgreementTable, Source
+from specrouter_dist.routing.agreement import AgreementTable, Grounds, Source
 from specrouter_dist.routing.costs import Regime
-from specrouter_dist.routing.journal import Journal, Outcome
+from specrouter_dist.routing.journal import Decision, Journal, Outcome
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
     ForwardTimes,
@@ -32,6 +33,8 @@ _LEAST_GAIN = 0.05
 predictions are off by about as much."""
 _MOST_KINDS = 32
 """Kinds of requests with plans of their own; the one not seen for longest gives way."""
+_KEPT_CANDIDATES = 6
+"""Best ones that are kept of each weighing, for people."""
 
 _Key = TypeVar("_Key")
 _Measured = TypeVar("_Measured", ForwardTimes, Survival, Pace)
@@ -69,10 +72,13 @@ class Router:
             tuple(models), tuple(lookups), devices, self.latency, self.agreement, self.paces
         )
         self._threads = threads
-        self._number = 0
+        self.number = 0
+        """Of the newest table."""
         self._turn = 0
-        self._kinds: dict[Traffic, None] = dict.fromkeys(ROOTS)
-        """Seen so far, the most recent last."""
+        self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
+        """Seen so far, the most recent last; the best candidates of each load, as last weighed."""
+        self.members = (*lookups, *models)
+        """All names; the last is the target's."""
         self.table = PlanTable.only(Plan(chain=(models[-1],), threads=threads))
 
     # -- measuring -----------------------------------------------------------------------------
@@ -135,10 +141,26 @@ class Router:
     def _see(self, traffic: Traffic) -> None:
         """Kinds that are seen have plans of their own."""
         if traffic not in ROOTS:
-            self._kinds.pop(traffic, None)
-            self._kinds[traffic] = None
+            self._kinds[traffic] = self._kinds.pop(traffic, {})
         while len(self._kinds) > _MOST_KINDS:
             del self._kinds[next(kind for kind in self._kinds if kind not in ROOTS)]
+
+    # -- remembering and explaining --------------------------------------------------------------
+
+    @property
+    def kinds(self) -> tuple[Traffic, ...]:
+        """Kinds of requests that have plans of their own, the one seen last at the end."""
+        return tuple(self._kinds)
+
+    def weighed(self, traffic: Traffic, num_sessions: int) -> tuple[Candidate, ...]:
+        """The best candidates as last weighed, best first; empty for a kind not seen lately."""
+        return self._kinds.get(traffic, {}).get(num_sessions, ())
+
+    def resume(self, number: int, kinds: Iterable[Traffic]) -> None:
+        """Goes on behind the plans of an earlier router: lower numbers would be ignored."""
+        self.number = max(self.number, number)
+        for kind in kinds:
+            self._see(kind)
 
     # -- deciding ------------------------------------------------------------------------------
 
@@ -164,11 +186,11 @@ class Router:
         }
         if not found:
             return None
-        self._number += 1
+        self.number += 1
         self.table = PlanTable(
             {
                 kind: tuple(
-                    found.get((kind, at), ladder).numbered(self._number)
+                    found.get((kind, at), ladder).numbered(self.number)
                     for at, ladder in enumerate(ladders)
                 )
                 for kind, ladders in present.items()
@@ -191,16 +213,33 @@ class Router:
         candidates = self._planner.candidates(regime)
         if not candidates:
             return None
+        weighed = tuple(candidates[:_KEPT_CANDIDATES])
+        self._kinds[traffic][num_sessions] = weighed
         best = _worth_it(candidates)
         ours = self._planner.predict(ladder.plan, regime)
         # A chain is left for the target alone as soon as it promises a loss.
         least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
         if ours is not None and best.predicted_us >= least * ours.token_us:
             return None
-        self.journal.decided(
-            now_s, traffic, num_sessions, ladder.plan, best, self._number + 1, candidates
+        self.journal.decisions.append(
+            Decision(
+                now_s,
+                traffic,
+                num_sessions,
+                self.number + 1,
+                ladder.plan.chain,
+                best,
+                weighed,
+                self._grounds(weighed, traffic, now_s),
+            )
         )
         return self._ladder(best, [way.chain for way in candidates], regime)
+
+    def _grounds(
+        self, candidates: Sequence[Candidate], traffic: Traffic, now_s: float
+    ) -> tuple[Grounds, ...]:
+        pairs = dict.fromkeys(pair for way in candidates for pair in pairwise(way.chain))
+        return tuple(self.agreement.grounds(PairKey(*pair, traffic), now_s) for pair in pairs)
 
     def _ladder(
         self, usual: Candidate, chains: Sequence[tuple[str, ...]], regime: Regime
@@ -231,7 +270,7 @@ class Router:
         return Rung(scale, plan, self.agreement.curve(pair).mean)
 
     def _to_plan(self, candidate: Candidate) -> Plan:
-        return to_plan(candidate, self._number, self._threads)
+        return to_plan(candidate, self.number, self._threads)
 
 
 def _worth_it(ways: Sequence[Candidate]) -> Candidate:

@@ -7,24 +7,17 @@ from typing import Any, Protocol, Self
 from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
+from specrouter_dist.routing.explanation import as_plain
 from specrouter_dist.routing.planner import Candidate
-from specrouter_dist.routing.plans import LOADS, PlanTable
+from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.client import Client, Generation, run_in_order
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.text.tokenizer import Tokenizer
 
 
-class Running(Protocol):
-    """A pool that runs: LocalPool, or the RunningPool of actors/."""
-
-    @property
-    def client(self) -> Client: ...
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it was started just now and nobody has used it yet."""
-        ...
+class RouterView(Protocol):
+    """What a router answers."""
 
     def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
         """A plan for a chain that the user has named."""
@@ -36,6 +29,22 @@ class Running(Protocol):
 
     def table(self) -> PlanTable:
         """The router's present choice."""
+        ...
+
+    def explain(self) -> dict[str, Any]:
+        """What the router knows and has decided (routing/explanation.py), as plain values."""
+        ...
+
+
+class Running(RouterView, Protocol):
+    """A pool that runs: LocalPool, or the RunningPool of actors/."""
+
+    @property
+    def client(self) -> Client: ...
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was started just now and nobody has used it yet."""
         ...
 
     def close(self) -> None:
@@ -80,37 +89,8 @@ class PoolBackend:
         return run_in_order(self.running.client, generations, concurrency=concurrency)
 
     def plan(self, sampling: SamplingParams) -> dict[str, Any]:
-        """The router's choice for such a request, and the candidates it weighed."""
-        table = self.running.table()
-        traffic = Traffic.of(sampling)
-        chosen = table.plan(traffic)
-        return {
-            "chain": list(chosen.chain),
-            "edges": [edge.model_dump() for edge in chosen.edges],
-            "threads": chosen.threads,
-            "by_load": [
-                {
-                    "up_to_requests": num_running,
-                    "by_agreement": [
-                        {
-                            "times_usual": rung.scale,
-                            "chain": list(rung.plan.chain),
-                            "num_draft_tokens": [edge.patience for edge in rung.plan.edges],
-                        }
-                        for rung in sorted(ladder.rungs, key=lambda rung: rung.scale)
-                    ],
-                }
-                for num_running, ladder in zip(LOADS, table.of(traffic), strict=True)
-            ],
-            "candidates": [
-                {
-                    "chain": list(candidate.chain),
-                    "num_draft_tokens": list(candidate.num_draft_tokens),
-                    "predicted_ms_per_token": candidate.predicted_us / 1e3,
-                }
-                for candidate in self.running.candidates(traffic)
-            ],
-        }
+        """The router's choice for such a request, the candidates, and all that it knows."""
+        return describe_plan(self.running, sampling)
 
     def close(self) -> None:
         """Stops everything the backend started."""
@@ -123,3 +103,17 @@ class PoolBackend:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def describe_plan(router: RouterView, sampling: SamplingParams) -> dict[str, Any]:
+    """The router's choice for one such request alone, the candidates, and all that it knows."""
+    traffic = Traffic.of(sampling)
+    chosen = router.table().plan(traffic)
+    return {
+        "traffic": traffic._asdict(),
+        "chain": list(chosen.chain),
+        "edges": [edge.model_dump() for edge in chosen.edges],
+        "threads": chosen.threads,
+        "candidates": [as_plain(candidate) for candidate in router.candidates(traffic)],
+        "router": router.explain(),
+    }

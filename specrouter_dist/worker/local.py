@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from specrouter_dist.config import Plan
 from specrouter_dist.engine.factory import load_engine
@@ -12,6 +13,7 @@ from specrouter_dist.links.control import Cancel, Failed, Output, Submit
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
+from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
@@ -127,6 +129,11 @@ class LocalPool:
         """The router's present choice."""
         with self._lock:
             return self._router.table
+
+    def explain(self) -> dict[str, Any]:
+        """What the router knows and has decided, as plain values."""
+        with self._lock:
+            return explain(self._router, time.monotonic())
 
     def close(self) -> None:
         """Stops both threads and frees the links."""

@@ -6,6 +6,7 @@ per cent of the worker's time.
 """
 
 import logging
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.errors import SpecRouterError
 from specrouter_dist.links.control import Settled
-from specrouter_dist.routing.observations import Observations, Reading
+from specrouter_dist.routing.observations import ForwardKey, Observations, Reading
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.worker.member import ModelHost
@@ -29,6 +30,9 @@ _MOST_CREDIT_S = 0.25
 """Time not spent on reading that may be spent later."""
 _CHUNK_TOKENS = 64
 """Fed at once: work that comes meanwhile waits no longer."""
+_PROBED_ROWS = 5
+_PROBED_DRAFTS = 3
+"""Sizes of the steps by which a member that is not in use shows how fast it is now."""
 _LEAST_WAIT_S = 0.001
 _MOST_TEXTS = 4
 """Waiting to be read; others are not read."""
@@ -83,6 +87,7 @@ class Readers:
         assert opened is not None
         if self._read(opened):
             self._open = None
+            _time(opened, observations)
             opened.model.engine.close(opened.slot)
             text = opened.text
             traffic = Traffic.of(text.sampling, text.task)
@@ -106,7 +111,8 @@ class Readers:
             return False
         text, model = self._waiting.popleft()
         try:
-            slot = model.engine.open(text.sampling, text.prompt_tokens, len(text.tokens))
+            length = len(text.tokens) + _PROBED_DRAFTS
+            slot = model.engine.open(text.sampling, text.prompt_tokens, length)
         except SpecRouterError as error:
             logger.info("%s does not read request %d: %s", model.name, text.request, error)
             return False
@@ -125,3 +131,18 @@ class Readers:
         opened.picks.extend(picks.tokens)
         opened.start = end
         return end == len(text.tokens) - 1
+
+
+def _time(opened: _Open, observations: Observations) -> None:
+    """A verify and a block, so that a member once found slow is known to have recovered."""
+    tokens, engine, name = opened.text.tokens, opened.model.engine, opened.model.name
+    for num_rows, num_drafts in ((_PROBED_ROWS, 0), (1, _PROBED_DRAFTS)):
+        start = len(tokens) - num_rows
+        if start < 0:
+            continue
+        num_picks = 1 if num_drafts else num_rows
+        extension = Extension(opened.slot, start, tokens[start:], num_picks, num_drafts)
+        began = time.perf_counter()
+        engine.extend([extension])
+        elapsed_us = (time.perf_counter() - began) * 1e6
+        observations.add_forward(ForwardKey(name, num_rows, 1, num_drafts), elapsed_us)

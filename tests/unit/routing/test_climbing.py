@@ -3,11 +3,11 @@
 import pytest
 
 from specrouter_dist.config import Plan
+from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import Ladder, Rung
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.steps import StageCounts
-from specrouter_dist.routing.climbing import Climb
 
 FIRST, SECOND = Plan(number=1, chain=("target",)), Plan(number=2, chain=("target",))
 

@@ -166,22 +166,22 @@ class TestOwnText:
 
 class TestMeasurementDecides:
     def test_a_chain_whose_rounds_take_longer_than_predicted_is_left(self) -> None:
-        made = router(TWO_US, {("small", "target"): 0.6})
+        made = router(TWO_US, {("small", "target"): 0.4})
         made.decide(0.0)
         plan = made.table.plan(GREEDY)
         assert plan.chain == ("small", "target")
         slow = Observations()
-        slow.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, 2000, 1000 * 12_000.0)
+        slow.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, 2000, 1000 * 6_000.0)
         made.observe(slow, 0.0)
         made.decide(0.0)
         assert made.table.plan(GREEDY).chain == ("target",)
 
     def test_and_tried_again_when_that_is_long_ago(self) -> None:
-        made = router(TWO_US, {("small", "target"): 0.6})
+        made = router(TWO_US, {("small", "target"): 0.4})
         made.decide(0.0)
         plan = made.table.plan(GREEDY)
         slow = Observations()
-        slow.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, 2000, 1000 * 12_000.0)
+        slow.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, 2000, 1000 * 6_000.0)
         made.observe(slow, 0.0)
         made.decide(0.0)
         alone = made.table.plan(GREEDY)
@@ -193,7 +193,7 @@ class TestMeasurementDecides:
         assert made.table.plan(GREEDY).chain == ("small", "target")
 
     def test_a_faster_round_than_predicted_counts_too(self) -> None:
-        made = router(TWO_US, {("small", "target"): 0.6})
+        made = router(TWO_US, {("small", "target"): 0.4})
         before = made.candidates(GREEDY)[0].predicted_us
         made.decide(0.0)
         plan = made.table.plan(GREEDY)

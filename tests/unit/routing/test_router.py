@@ -65,6 +65,22 @@ class TestLatency:
         table.observe(ForwardKey("m", 1, 1), times(10_000, 100))
         assert table.forward_us("m", 1) == pytest.approx(100, rel=1.0)
 
+    def test_a_change_is_believed_when_it_is_seen_twice(self, table: LatencyTable) -> None:
+        table.observe(ForwardKey("m", 1, 1), times(100, 10_000))
+        table.observe(ForwardKey("m", 1, 1), times(500, 50))
+        assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
+        table.observe(ForwardKey("m", 1, 1), times(520, 50))
+        assert table.forward_us("m", 1) == pytest.approx(520)
+        table.observe(ForwardKey("m", 1, 1), times(100, 1))
+        table.observe(ForwardKey("m", 1, 1), times(110, 1))
+        assert table.forward_us("m", 1) == pytest.approx(110)
+
+    def test_hiccups_of_different_length_change_nothing(self, table: LatencyTable) -> None:
+        table.observe(ForwardKey("m", 1, 1), times(100, 10_000))
+        for hiccup_us in (500, 4000, 900, 250):
+            table.observe(ForwardKey("m", 1, 1), times(hiccup_us, 50))
+        assert table.forward_us("m", 1) == pytest.approx(100, rel=0.2)
+
     def test_a_block_of_drafts_has_a_time_of_its_own(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         assert table.drafting_us("m", 1) == pytest.approx(100)

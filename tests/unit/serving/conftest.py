@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ def tokenizer(pool: Pool) -> Tokenizer:
     return Tokenizer.load(pool.directories["target"])
 
 
-def plan_of(chain: Sequence[str], *, greedy: bool) -> Plan:
+def plan_of(chain: Sequence[str], traffic: Traffic) -> Plan:
     return Plan(number=7, chain=tuple(chain), edges=(EdgeKnobs(),) * (len(chain) - 1))
 
 

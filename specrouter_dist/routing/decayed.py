@@ -1,0 +1,57 @@
+"""A mean that follows what is observed: slowly while it stays, at once when it has changed."""
+
+from specrouter_dist.routing.state import Level
+
+_MEMORY_VALUES = 400.0
+"""Weight of the past; in steps, about the last few seconds of decoding."""
+_PRIOR_VALUES = 5.0
+"""The prior counts as so many observed values."""
+_FAR = 2.0
+"""Means that differ by this factor from what is known are a hiccup or a change."""
+_ALIKE = 1.5
+"""Means that differ by less say the same."""
+_DRIFT = 0.05
+"""Share of the way back to the prior that an estimate goes each time others are observed; they are
+a few times a second."""
+
+
+class DecayedMean:
+    """A decayed mean that begins with a prior, or where an earlier one stood."""
+
+    def __init__(self, prior: float, level: Level | None = None) -> None:
+        self._prior = prior
+        self.value, self._weight = level or Level(prior, _PRIOR_VALUES)
+        self._far: float | None = None
+        """The newest mean, if it was far from what is known."""
+
+    @property
+    def level(self) -> Level:
+        """Where it stands."""
+        return Level(self.value, self._weight)
+
+    def drift(self) -> None:
+        """Nothing was observed: what was, while it was, counts for less and less. Without this a
+        choice once disqualified would never be tried again."""
+        self.value += (self._prior - self.value) * _DRIFT
+
+    def observe(self, mean: float, count: float) -> None:
+        """Takes a mean of ``count`` values.
+
+        One far from what is known is a hiccup of the machine and counts as one value, unless the
+        one before said the same: then things have changed, and what was is forgotten.
+        """
+        # A prior is no evidence: what comes first is believed.
+        is_far = self._weight > _PRIOR_VALUES and _differ(mean, self.value, _FAR)
+        before, self._far = self._far, mean if is_far else None
+        if self._far is not None and before is not None and not _differ(mean, before, _ALIKE):
+            self.value, self._weight, self._far = mean, count, None
+            return
+        if self._far is not None:
+            count = 1.0
+        total = self._weight + count
+        self.value += (mean - self.value) * count / total
+        self._weight = min(total, _MEMORY_VALUES)
+
+
+def _differ(one: float, other: float, factor: float) -> bool:
+    return max(one, other) > factor * min(one, other)

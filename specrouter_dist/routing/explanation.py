@@ -1,0 +1,200 @@
+"""What the router knows, has decided and has got right, as plain values for people and JSON.
+
+Bounded: of what grows with use only the newest, or what has most behind it, is listed. Times are in
+the unit that a key ends in; ages are never negative, whatever clocks do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from heapq import nlargest
+from itertools import islice
+from typing import Any
+
+from specrouter_dist.config import Plan
+from specrouter_dist.routing.agreement import Backing, Grounds
+from specrouter_dist.routing.journal import Decision, Outcome
+from specrouter_dist.routing.observations import PairKey
+from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.plans import LOADS, Ladder, Rung
+from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.traffic import Traffic
+
+LENGTHS = (1, 2, 4, 8, 16)
+"""Draft lengths at which expected tokens per round are listed."""
+_NUM_ROWS = (1, 2, 5, 9, 17)
+"""Rows at which the time of a forward is listed."""
+_MOST_PAIRS = 256
+_MOST_PACES = 128
+_MOST_HOPS = 256
+_MOST_DECISIONS = 32
+_MOST_OUTCOMES = 200
+
+
+def explain(router: Router, now_s: float) -> dict[str, Any]:
+    """Everything about ``router`` at ``now_s`` of its clock."""
+    journal = router.journal
+    return {
+        "number": router.number,
+        "num_refused": router.num_refused,
+        "target": router.members[-1],
+        "plans": [_kind(router, kind) for kind in router.table.ladders],
+        "members": [_member(router, member) for member in router.members],
+        "hops": [
+            {"draft": hop.draft, "verifier": hop.verifier, "us": hop.level.value}
+            for hop in islice(router.latency.state().hops, _MOST_HOPS)
+        ],
+        "pairs": _pairs(router, now_s),
+        "paces": [
+            {
+                "chain": list(pace.chain),
+                "num_sessions": pace.num_sessions,
+                "ratio": pace.ratio.value,
+            }
+            for pace in nlargest(_MOST_PACES, router.paces.state(), lambda p: p.ratio.weight)
+        ],
+        "decisions": [_decision(one, now_s) for one in _newest(journal.decisions, _MOST_DECISIONS)],
+        "outcomes": {
+            "us_per_token": _outcomes(journal.paces, now_s),
+            "tokens_per_round": _outcomes(journal.agreements, now_s),
+        },
+        "median_error": {
+            "us_per_token": median_error(journal.paces),
+            "tokens_per_round": median_error(journal.agreements),
+        },
+    }
+
+
+def median_error(outcomes: Iterable[Outcome]) -> float | None:
+    """Median of the predictions' errors, as shares of what was measured, each outcome counted by
+    the rounds behind it; None: nothing has been measured."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.error)
+    half = sum(outcome.weight for outcome in ordered) / 2
+    below = 0.0
+    for outcome in ordered:
+        below += outcome.weight
+        if below >= half:
+            return outcome.error
+    return None
+
+
+def _newest(entries: Sequence[Any], count: int) -> list[Any]:
+    """The newest of those that are appended in time, the newest last."""
+    return list(islice(entries, max(0, len(entries) - count), None))
+
+
+def _age_s(at_s: float, now_s: float) -> float:
+    return max(0.0, now_s - at_s)
+
+
+# -- what is planned -------------------------------------------------------------------------------
+
+
+def _kind(router: Router, kind: Traffic) -> dict[str, Any]:
+    ladders = router.table.of(kind)
+    loads = [
+        {"up_to_requests": load, **_ladder(ladder), **_weighed(router, kind, load)}
+        for load, ladder in zip(LOADS, ladders, strict=True)
+    ]
+    return {"traffic": kind._asdict(), "loads": loads}
+
+
+def _ladder(ladder: Ladder) -> dict[str, Any]:
+    rungs = sorted(ladder.rungs, key=lambda rung: rung.scale)
+    return {**_plan(ladder.plan), "by_agreement": [_rung(rung) for rung in rungs]}
+
+
+def _rung(rung: Rung) -> dict[str, Any]:
+    return {"times_usual": rung.scale, **_plan(rung.plan)}
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "chain": list(plan.chain),
+        "num_draft_tokens": [edge.patience for edge in plan.edges],
+        "drafts_ahead": plan.drafts_ahead,
+        "match_tokens": plan.edges[-1].match_tokens if plan.edges else 0,
+    }
+
+
+def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
+    return {"candidates": [as_plain(way) for way in router.weighed(kind, load)]}
+
+
+def as_plain(way: Candidate) -> dict[str, Any]:
+    """A chain that may be chosen."""
+    return {
+        "chain": list(way.chain),
+        "num_draft_tokens": list(way.num_draft_tokens),
+        "drafts_ahead": way.overlap,
+        "match_tokens": way.match_tokens,
+        "predicted_ms_per_token": way.predicted_us / 1e3,
+    }
+
+
+# -- what is known ---------------------------------------------------------------------------------
+
+
+def _member(router: Router, member: str) -> dict[str, Any]:
+    """Times are empty for a member without a model, or not yet profiled."""
+    latency = router.latency
+    forwards = {str(rows): latency.forward_us(member, rows) for rows in _NUM_ROWS}
+    drafting = {str(tokens): latency.drafting_us(member, tokens) for tokens in LENGTHS}
+    return {
+        "name": member,
+        "forward_us": {rows: us for rows, us in forwards.items() if us is not None},
+        "drafting_us": {tokens: us for tokens, us in drafting.items() if us is not None},
+    }
+
+
+def _pairs(router: Router, now_s: float) -> list[dict[str, Any]]:
+    """Those with the newest evidence, in the order of their names."""
+    known = [(key, router.agreement.grounds(key, now_s)) for key in router.agreement.known()]
+    known.sort(key=lambda entry: min(b.age_s for b in _backings(entry[1])))
+    listed = sorted(known[:_MOST_PAIRS], key=lambda entry: entry[0])
+    return [_pair(router, key, grounds) for key, grounds in listed]
+
+
+def _backings(grounds: Grounds) -> list[Backing]:
+    return [backing for backing in (grounds.chained, grounds.replayed) if backing]
+
+
+def _pair(router: Router, key: PairKey, grounds: Grounds) -> dict[str, Any]:
+    tokens = router.agreement.curve(key).tokens
+    expected = {str(length): tokens[length] for length in LENGTHS}
+    return {**_grounds(grounds), "tokens_per_round": expected}
+
+
+def _grounds(grounds: Grounds) -> dict[str, Any]:
+    return {**asdict(grounds), "traffic": grounds.traffic._asdict(), "bias": grounds.bias}
+
+
+# -- what was decided, and what came of it ---------------------------------------------------------
+
+
+def _decision(decision: Decision, now_s: float) -> dict[str, Any]:
+    return {
+        "age_s": _age_s(decision.at_s, now_s),
+        "traffic": decision.traffic._asdict(),
+        "up_to_requests": decision.num_sessions,
+        "number": decision.number,
+        "before": list(decision.before),
+        "chosen": as_plain(decision.chosen),
+        "candidates": [as_plain(way) for way in decision.candidates],
+        "evidence": [_grounds(grounds) for grounds in decision.grounds],
+    }
+
+
+def _outcomes(outcomes: Sequence[Outcome], now_s: float) -> list[dict[str, Any]]:
+    return [_outcome(outcome, now_s) for outcome in _newest(outcomes, _MOST_OUTCOMES)]
+
+
+def _outcome(outcome: Outcome, now_s: float) -> dict[str, Any]:
+    return {
+        "of": outcome.of,
+        "traffic": outcome.traffic._asdict(),
+        "up_to_requests": outcome.num_sessions,
+        "age_s": _age_s(outcome.at_s, now_s),
+        "predicted": outcome.predicted,
+        "measured": outcome.measured,
+        "weight": outcome.weight,
+    }

@@ -1,0 +1,114 @@
+"""What a router remembers: plain values, and the bounds that true ones keep to.
+
+The bounds are for pydantic: ``routing/snapshot.py`` checks by them what it reads.
+"""
+
+from itertools import chain, pairwise
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from specrouter_dist.routing.traffic import Traffic
+
+MAX_POSITIONS = 17
+"""Positions of a block that are told apart: the longest block and the token behind it."""
+
+Count = Annotated[float, Field(ge=0.0, le=1e12, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Positions = Annotated[tuple[Count, ...], Field(min_length=MAX_POSITIONS, max_length=MAX_POSITIONS)]
+
+
+class Level(NamedTuple):
+    """Where a decayed mean stands."""
+
+    value: Count
+    weight: Positive
+
+
+def _check_ratio(level: Level) -> Level:
+    if not 1e-6 <= level.value <= 1e6:
+        raise ValueError(f"ratios lie in [1e-6, 1e6], got {level.value}")
+    return level
+
+
+Ratio = Annotated[Level, AfterValidator(_check_ratio)]
+
+
+class EvidenceState(NamedTuple):
+    """Blocks of a pair from one source, for one kind of request."""
+
+    draft: Name
+    verifier: Name
+    traffic: Traffic
+    source: Literal["replayed", "chained"]
+    reached: Positions
+    accepted: Positions
+    num_blocks: Count
+    num_empty: Count
+    age_s: Count
+    """Of the newest block."""
+
+
+def check_blocks(state: EvidenceState) -> EvidenceState:
+    """
+    Raises:
+        ValueError: blocks cannot have come out so.
+    """
+    falling = [state.num_blocks, *chain(*zip(state.reached, state.accepted, strict=True))]
+    if any(fewer > more for more, fewer in pairwise(falling)):
+        raise ValueError("more proposals were reached or accepted than can have been")
+    if state.num_empty > state.num_blocks:
+        raise ValueError("more blocks were empty than there were")
+    return state
+
+
+class BatchState(NamedTuple):
+    """Times of a member's steps for so many sessions at a time."""
+
+    num_sessions: Size
+    ratio: Ratio
+    """Observed over profiled."""
+    points_us: Annotated[tuple[tuple[Size, Positive], ...], Field(min_length=1)]
+    """Profiled: sizes with their times."""
+
+
+class SurfaceState(NamedTuple):
+    """Times of a member's steps."""
+
+    member: Name
+    batches: Annotated[tuple[BatchState, ...], Field(min_length=1)]
+
+
+class SlowdownState(NamedTuple):
+    """How much longer a member's step takes while another one drafts."""
+
+    beside: Name
+    member: Name
+    ratio: Ratio
+
+
+class HopState(NamedTuple):
+    """What a round pays for crossing between two members, in microseconds."""
+
+    draft: Name
+    verifier: Name
+    level: Level
+
+
+class LatencyState(NamedTuple):
+    """What is known of times."""
+
+    forwards: tuple[SurfaceState, ...]
+    drafting: tuple[SurfaceState, ...]
+    slowdowns: tuple[SlowdownState, ...]
+    hops: tuple[HopState, ...]
+
+
+class PaceState(NamedTuple):
+    """Measured over predicted round times of a chain at one load."""
+
+    chain: Annotated[tuple[Name, ...], Field(min_length=1)]
+    num_sessions: Size
+    ratio: Ratio
