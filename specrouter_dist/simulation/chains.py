@@ -207,13 +207,12 @@ class Chains:
         as soon as a message could have told them."""
         replica.alive = False
         lost = list(replica.sessions.values())
+        told = [(s.down, s.stage.down.edge) for s in lost if s.down and s.stage.down]
         for session in lost:
-            if session.down is not None and session.stage.down is not None:
-                told = partial(self.on_lost, session.down, session.stage.down.edge)
-                self._send(replica, session.down.replica, told)
-            if session.up_edge is not None:
-                self._release_upstream(session)
+            self._release_upstream(session)
             self.close(session)
+        for downstream, edge in told:
+            self._send(replica, downstream.replica, partial(self.on_lost, downstream, edge))
         return lost
 
     # -- mail ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from specrouter_dist.cli import main as cli
 from specrouter_dist.errors import ConfigError, NotFoundError
 from specrouter_dist.simulation.profile import StepTime, available_profiles, load_profile
+from specrouter_dist.simulation.world import World
 from tests.unit.simulation.profiles import fields, member
 
 NAMES = ("small", "medium", "target")
@@ -86,6 +87,13 @@ def test_profiles_that_are_not_there_are_named() -> None:
 @pytest.mark.parametrize("name", available_profiles())
 def test_packaged_profiles_say_that_they_assume(name: str) -> None:
     assert "assumptions" in load_profile(name).description
+
+
+@pytest.mark.parametrize("name", available_profiles())
+def test_packaged_profiles_run(name: str) -> None:
+    packaged = load_profile(name)
+    fewer = packaged.workload.model_copy(update={"num_requests": 40})
+    assert World(packaged.model_copy(update={"workload": fewer})).run().num_requests == 40
 
 
 def test_a_table_of_times_is_linear_between_its_points() -> None:

@@ -192,6 +192,19 @@ def test_the_rest_of_a_chain_goes_on_without_its_middle() -> None:
     assert chains_by_time(results)[-1] == {"small -> target"}
 
 
+def test_members_of_one_device_hear_at_once_that_one_is_lost() -> None:
+    shared = [member(name, device="gpu") for name in NAMES]
+    results = run(
+        NAMES,
+        members=shared,
+        plan=lock_step(*NAMES, lengths=(3, 5)),
+        workload=workload(4, concurrency=4, output_tokens=100),
+        failures=[{"member": name, "at_s": 0.3, "down_s": 0.5} for name in ("medium", "small")],
+    )
+    used = chains_by_time(results)
+    assert {"target"} in used and used[-1] == {" -> ".join(NAMES)}
+
+
 def test_the_only_target_lost_makes_requests_wait_and_then_go_on() -> None:
     # 9 tokens are there at 95 ms; after the return their prefix is fed again in one step.
     lost = run(plan=ALONE, failures=[{"member": "target", "at_s": 0.095, "down_s": 1.0}])
