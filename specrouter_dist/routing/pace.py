@@ -14,6 +14,9 @@ from specrouter_dist.routing.state import PaceState
 _MOST = 1.5
 """Largest correction, in either direction."""
 
+_USUAL_ROUNDS = 10.0
+"""What is usual counts as so many rounds of the chain itself."""
+
 _Key = tuple[tuple[str, ...], int]
 
 
@@ -37,9 +40,29 @@ class PaceTable:
         ratio.observe(min(max(measured, 1 / _MOST), _MOST), pace.num_rounds)
 
     def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
-        """Measured over predicted; 1 where nothing was measured."""
-        ratio = self._ratios.get((chain, num_sessions))
-        return 1.0 if ratio is None else ratio.value
+        """Measured over predicted.
+
+        Where little was measured, what is measured of other chains at that load: otherwise those
+        never tried would look better than all that were, and the planner would try them in turn.
+        """
+        own = self._ratios.get((chain, num_sessions))
+        if len(chain) == 1:
+            return 1.0 if own is None else own.value
+        usual = self._usual(num_sessions)
+        if own is None:
+            return usual
+        share = own.level.weight / (own.level.weight + _USUAL_ROUNDS)
+        return share * own.value + (1 - share) * usual
+
+    def _usual(self, num_sessions: int) -> float:
+        """Of the chains with drafters."""
+        levels = [
+            ratio.level
+            for (chain, at), ratio in self._ratios.items()
+            if at == num_sessions and len(chain) > 1
+        ]
+        total = sum(level.weight for level in levels)
+        return sum(level.value * level.weight for level in levels) / total if total else 1.0
 
     def state(self) -> tuple[PaceState, ...]:
         """All ratios."""

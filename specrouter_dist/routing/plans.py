@@ -8,9 +8,9 @@ from typing import Self
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.traffic import ROOTS, Traffic
 
-_USUAL_ACCEPTED = 10.0
+_USUAL_ACCEPTED = 24.0
 """A request is taken to agree as usual until about so many of its proposals were to be accepted."""
-_MEMORY_PROPOSALS = 96.0
+_MEMORY_PROPOSALS = 256.0
 """Weight of a request's own past, in judged proposals: texts change as they go on."""
 _FORGIVEN_PER_ROUND = 0.005
 """Share of the evidence that a round without proposals takes away, so that a request that has
