@@ -42,24 +42,19 @@ def start_ray() -> bool:
     """
     if ray.is_initialized():
         return False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    # Ray logs before it reads its own setting.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if _is_ray_running():
-        ray.init(namespace=NAMESPACE, **quiet)
+    running = os.environ.get("RAY_ADDRESS") or os.path.exists("/tmp/ray/ray_current_cluster")
+    if running:
+        _init_ray()
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        **quiet,
-    )
+    _init_ray(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES)
     return True
 
 
-def _is_ray_running() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS")) or os.path.exists("/tmp/ray/ray_current_cluster")
+def _init_ray(**options: Any) -> None:
+    # Ray logs before it reads its own setting.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="error", **options)
 
 
 def stop_ray() -> None:
@@ -195,12 +190,11 @@ def find_router(pool: Pool) -> RouterClient:
         UnavailableError: no such pool runs in the cluster of this machine, or no cluster.
     """
     start = f"start it with: specrouter serve --pool {pool.config.name}"
-    if not _is_ray_running():
-        raise UnavailableError(f"no pool runs on this machine; {start}")
     try:
-        start_ray()
+        # Also a cluster that another process has started for itself.
+        _init_ray(address="auto")
     except ConnectionError:
-        raise UnavailableError(f"the Ray cluster does not answer; {start}") from None
+        raise UnavailableError(f"no Ray cluster runs on this machine; {start}") from None
     router = _find_router(pool)
     if router is None:
         raise UnavailableError(f"no pool {pool.config.name!r} runs; {start}")

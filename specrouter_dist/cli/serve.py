@@ -17,7 +17,7 @@ def serve(
     ] = 8000,
     dtype: DtypeOption = None,
 ) -> None:
-    """Serve a pool over HTTP until interrupted.
+    """Serve a pool over HTTP until interrupted; /router is a live page of what its router does.
 
     Example: specrouter serve --pool tiny --port 8000
     """

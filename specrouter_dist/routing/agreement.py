@@ -8,6 +8,7 @@ verifies of the pair itself have said. A layer with little evidence leaves the o
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from heapq import nlargest
 from itertools import accumulate
 
 from specrouter_dist.routing.observations import PairKey, Survival
@@ -215,6 +216,13 @@ class AgreementTable:
     def known(self) -> list[PairKey]:
         """Pairs of which there is evidence, by kind of request."""
         return list(dict.fromkeys(key for key, _ in self._evidence))
+
+    def newest(self, count: int) -> list[PairKey]:
+        """Of these the ones with the newest evidence, the newest first."""
+        at_s: dict[PairKey, float] = {}
+        for (key, _), evidence in self._evidence.items():
+            at_s[key] = max(evidence.at_s, at_s.get(key, evidence.at_s))
+        return nlargest(count, at_s, key=lambda key: at_s[key])
 
     def grounds(self, key: PairKey, now_s: float) -> Grounds:
         """What is known of the pair and what that rests on."""

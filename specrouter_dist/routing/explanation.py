@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from specrouter_dist.config import Plan
-from specrouter_dist.routing.agreement import Backing, Grounds
+from specrouter_dist.routing.agreement import Grounds
 from specrouter_dist.routing.journal import Decision, Outcome
 from specrouter_dist.routing.observations import PairKey
 from specrouter_dist.routing.planner import Candidate
@@ -148,14 +148,10 @@ def _member(router: Router, member: str) -> dict[str, Any]:
 
 def _pairs(router: Router, now_s: float) -> list[dict[str, Any]]:
     """Those with the newest evidence, in the order of their names."""
-    known = [(key, router.agreement.grounds(key, now_s)) for key in router.agreement.known()]
-    known.sort(key=lambda entry: min(b.age_s for b in _backings(entry[1])))
-    listed = sorted(known[:_MOST_PAIRS], key=lambda entry: entry[0])
-    return [_pair(router, key, grounds) for key, grounds in listed]
-
-
-def _backings(grounds: Grounds) -> list[Backing]:
-    return [backing for backing in (grounds.chained, grounds.replayed) if backing]
+    return [
+        _pair(router, key, router.agreement.grounds(key, now_s))
+        for key in sorted(router.agreement.newest(_MOST_PAIRS))
+    ]
 
 
 def _pair(router: Router, key: PairKey, grounds: Grounds) -> dict[str, Any]:

@@ -27,7 +27,7 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 class _Snapshot(UserModel):
-    version: int = VERSION
+    version: int
     pool_hash: str
     life: str
     """Of the workers."""
@@ -51,19 +51,19 @@ def dump(router: Router, *, pool_hash: str, life: str, now_s: float) -> bytes:
     Raises:
         SnapshotError: it is too large, or holds what :func:`restore` would refuse.
     """
-    snapshot = _checked(
-        {
-            "pool_hash": pool_hash,
-            "life": life,
-            "at_s": now_s,
-            "number": router.number,
-            "kinds": router.kinds,
-            "agreement": router.agreement.state(now_s),
-            "latency": router.latency.state(),
-            "paces": router.paces.state(),
-        }
-    )
-    data: bytes = msgpack.packb(snapshot.model_dump())
+    content = {
+        "version": VERSION,
+        "pool_hash": pool_hash,
+        "life": life,
+        "at_s": now_s,
+        "number": router.number,
+        "kinds": router.kinds,
+        "agreement": router.agreement.state(now_s),
+        "latency": router.latency.state(),
+        "paces": router.paces.state(),
+    }
+    _checked(content)
+    data: bytes = msgpack.packb(content)
     _check_size(data)
     return data
 

@@ -195,6 +195,29 @@ def test_models_and_health(client: openai.OpenAI, server: Server) -> None:
     assert health["chain"][-1] == "target"
 
 
+def test_the_router_explains_itself_and_has_a_page(server: Server) -> None:
+    explained = get(server, "/v1/router")
+    assert explained["number"] > 0
+    assert explained["target"] == "target"
+    assert all(member["forward_us"] for member in explained["members"][1:])
+    assert {pair["verifier"] for pair in explained["pairs"]} == {"small", "medium", "target"}
+    with urllib.request.urlopen(f"{server.url}/router", timeout=30) as response:
+        assert response.headers.get_content_type() == "text/html"
+
+
+def test_plan_looks_at_the_running_pool_until_it_is_interrupted(server: Server) -> None:
+    command = [sys.executable, "-m", "specrouter_dist.cli", "plan", "--live", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            views = [json.loads(process.stdout.readline()) for _ in range(2)]
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert views[0]["chain"][-1] == "target"
+    assert views[0]["router"]["number"] <= views[1]["router"]["number"]
+
+
 def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
         client.completions.create(model="gpt-4", prompt=PROMPT)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import ray
 
 from specrouter_dist.actors import pool as actors
 from specrouter_dist.cli import backends
@@ -147,11 +148,15 @@ def test_live_draws_in_place_on_a_terminal(
 def test_live_starts_nothing_when_no_pool_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "_is_ray_running", lambda: False)
+    def find_none(address: str, **_: object) -> None:
+        assert address == "auto", "anything else starts a cluster where there is none"
+        raise ConnectionError
+
+    monkeypatch.setattr(ray, "init", find_none)
     code, out, err = run(capsys, "--live")
     assert (code, out) == (1, "")
     assert err == (
-        "error: no pool runs on this machine; start it with: specrouter serve --pool tiny\n"
+        "error: no Ray cluster runs on this machine; start it with: specrouter serve --pool tiny\n"
     )
 
 

@@ -1,0 +1,83 @@
+"""The router is killed: the one that Ray starts after it can plan, and no worker profiles again."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from specrouter_dist.actors.memory import WRITE_EVERY_S
+from specrouter_dist.actors.pool import NAMESPACE, RunningPool
+from specrouter_dist.errors import UnavailableError
+from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.snapshot import restore
+from specrouter_dist.routing.traffic import GREEDY
+from specrouter_dist.serving.backend import PoolBackend
+from tests.pools import open_tiny, requests
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+BACK_WITHIN_S = 30.0
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPECROUTER_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def backend(state: Path) -> Iterator[PoolBackend]:
+    with open_tiny("ray") as opened:
+        yield opened
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + BACK_WITHIN_S
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def test_a_router_that_is_started_again_knows_what_it_knew(
+    backend: PoolBackend, state: Path
+) -> None:
+    running = backend.running
+    assert isinstance(running, RunningPool)
+    time.sleep(2 * WRITE_EVERY_S)
+    before, known = running.explain(), {c.chain for c in running.candidates(GREEDY)}
+    assert [path.suffix for path in state.iterdir()] == [".msgpack"]
+    ray.kill(ray.get_actor("tiny:router", NAMESPACE), no_restart=False)
+
+    def has_decided() -> bool:
+        try:
+            return bool(running.explain()["number"] > before["number"])
+        except UnavailableError:
+            return False
+
+    wait_until(has_decided, "the router is not back")
+    after = running.explain()
+    assert {member["name"]: set(member["forward_us"]) for member in after["members"]} == {
+        member["name"]: set(member["forward_us"]) for member in before["members"]
+    }
+    assert {c.chain for c in running.candidates(GREEDY)} & known > {("target",)}
+    newest = [pair["chained"]["age_s"] for pair in after["pairs"] if pair["chained"]]
+    assert 0.0 < min(newest) < 300.0
+    results = list(backend.generate(requests(None, 0.0), concurrency=1))
+    assert all(result.token_ids for result in results)
+    assert any(len(result.chain) > 1 for result in results)
+
+
+def test_a_pool_that_is_stopped_leaves_what_it_learnt_for_the_next(state: Path) -> None:
+    with open_tiny("ray") as opened:
+        chained = {
+            (pair["draft"], pair["verifier"])
+            for pair in opened.running.explain()["pairs"]
+            if pair["chained"]
+        }
+    (path,) = state.iterdir()
+    pool_hash = path.stem.removeprefix("router-")
+    router = Router(["small", "medium", "target"], {}, {}, hop_us=1.0)
+    restore(router, path.read_bytes(), pool_hash=pool_hash, life="", now_s=time.time())
+    assert {(key.draft, key.verifier) for key in router.agreement.known()} >= chained != set()
