@@ -115,8 +115,9 @@ class Survival:
         if len(self.accepted) != len(self.reached):
             return False
         counts = chain.from_iterable(zip(self.reached, self.accepted, strict=True))
-        falling = [self.num_blocks, self.num_blocks - self.num_empty, *counts, 0]
-        return all(more >= fewer for more, fewer in pairwise(falling))
+        num_drafted = self.num_blocks - self.num_empty
+        falling = [self.num_blocks, num_drafted, *counts, 0]
+        return (not num_drafted or bool(self.reached)) and all(more >= fewer for more, fewer in pairwise(falling))
 
     def add(self, num_proposed: int, num_accepted: int) -> None:
         """One block of ``num_proposed``, whose first ``num_accepted`` stood."""

@@ -138,6 +138,7 @@ class TestPlausible:
             Survival([10], [5], 10, num_empty=3),
             Survival([5, 4], [4], 10),
             Survival([], [], 1, num_empty=2),
+            Survival([], [], 1),
         ],
     )
     def test_more_accepted_than_reached_is_a_lie(self, survival: Survival) -> None:
