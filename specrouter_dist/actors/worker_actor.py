@@ -17,8 +17,9 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile
-from specrouter_dist.worker.worker import Call, SetDirectory, SetPlans, Worker
+from specrouter_dist.worker.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)

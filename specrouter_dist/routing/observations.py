@@ -117,7 +117,9 @@ class Survival:
         counts = chain.from_iterable(zip(self.reached, self.accepted, strict=True))
         num_drafted = self.num_blocks - self.num_empty
         falling = [self.num_blocks, num_drafted, *counts, 0]
-        return (not num_drafted or bool(self.reached)) and all(more >= fewer for more, fewer in pairwise(falling))
+        return (not num_drafted or bool(self.reached)) and all(
+            more >= fewer for more, fewer in pairwise(falling)
+        )
 
     def add(self, num_proposed: int, num_accepted: int) -> None:
         """One block of ``num_proposed``, whose first ``num_accepted`` stood."""

@@ -22,8 +22,9 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.posts import Call, SetPlans
 from specrouter_dist.worker.profiling import profile
-from specrouter_dist.worker.worker import Call, SetPlans, Worker
+from specrouter_dist.worker.worker import Worker
 
 _DECIDE_EVERY_S = 0.5
 _ANSWER_S = 0.1

@@ -7,11 +7,9 @@ queue.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from specrouter_dist.links.address import (
-    Address,
     DialRefused,
     Event,
     LinkDown,
@@ -40,32 +38,12 @@ from specrouter_dist.speculation.messages import Proposals, Truth
 from specrouter_dist.worker.chains import Chains
 from specrouter_dist.worker.member import Member, ModelHost
 from specrouter_dist.worker.outbox import Outbox
+from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.reading import Readers
 from specrouter_dist.worker.requests import Requests
 from specrouter_dist.worker.session import Session
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SetDirectory:
-    """Posted: where each member of the pool is now."""
-
-    addresses: Mapping[str, Address]
-
-
-@dataclass(frozen=True, slots=True)
-class SetPlans:
-    """Posted: the router's newest choice."""
-
-    table: PlanTable
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Posted: runs on the engine thread, between two forwards."""
-
-    function: Callable[[], None]
 
 
 class Worker:

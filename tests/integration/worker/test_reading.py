@@ -11,8 +11,8 @@ from specrouter_dist.links.control import Settled
 from specrouter_dist.routing.observations import Observations, Reading
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.posts import Call
 from specrouter_dist.worker.reading import MAX_TOKENS, Readers
-from specrouter_dist.worker.worker import Call
 from tests.integration.worker.toys import Toys, engine, plan
 
 PROMPT = [5, 6, 7, 8]

@@ -12,7 +12,7 @@ from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 from specrouter_dist.routing.traffic import ROOTS
 from specrouter_dist.worker.chains import LEASE_S
-from specrouter_dist.worker.worker import Call, SetPlans
+from specrouter_dist.worker.posts import Call, SetPlans
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PROMPT = [1, 2, 3, 4, 5]

@@ -14,7 +14,8 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
-from specrouter_dist.worker.worker import SetDirectory, Worker
+from specrouter_dist.worker.posts import SetDirectory
+from specrouter_dist.worker.worker import Worker
 
 AGREEMENTS = {"small": 0.6, "medium": 0.8, "target": 1.0}
 SECRET = b"0123456789abcdef0123456789abcdef"
