@@ -24,8 +24,9 @@ _MAX_REQUESTS = 64
 """Requests whose readings are waited for; the oldest is given up."""
 OWN_TEXT_MATCHES = (3, 6)
 """Least matches that are considered for continuing the target's own text beside a drafter."""
-_BLOCK_TOKENS = 16
-"""Length of the replayed blocks: the longest that is ever planned."""
+_BLOCK_TOKENS = 8
+"""Length of the replayed blocks, about that of those that are planned: where texts have easy and hard
+stretches, rounds of longer blocks begin more often behind a rejection, and so in a hard one."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ def test_a_replay_counts_what_a_lock_step_pair_would(agrees: list[bool]) -> None
     found = replay(drafted, verified)
     expected, position = Survival(), 0
     while position < len(agrees):
-        block = agrees[position : position + 16]
+        block = agrees[position : position + 8]
         run = next((k for k, same in enumerate(block) if not same), len(block))
         expected.add(len(block), run)
         position += run + 1
