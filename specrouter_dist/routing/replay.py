@@ -25,7 +25,7 @@ _MAX_REQUESTS = 64
 OWN_TEXT_MATCHES = (3, 6)
 """Least matches that are considered for continuing the target's own text beside a drafter."""
 _BLOCK_TOKENS = 8
-"""Length of the replayed blocks, about that of those that are planned: where texts have easy and hard
+"""Length of the replayed blocks, about that of planned ones: where texts have easy and hard
 stretches, rounds of longer blocks begin more often behind a rejection, and so in a hard one."""
 
 
