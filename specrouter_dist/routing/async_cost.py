@@ -6,76 +6,62 @@ depends on ratios only. ``python -m specrouter_dist.simulation.tables`` makes th
 """
 
 import json
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
-from math import prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
 
 TABLE_FILE = Path(__file__).with_name("async_cost.json")
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncCost:
-    """A table over five quantities.
+    """A table over four quantities.
 
     Attributes:
         agreement: axis, probability that a proposal is accepted after those before it.
         upstream: axis, upstream's time per token over the time of a verify.
         hop: axis, delay there and back over the time of a verify.
-        draft_tokens: axis, proposals per block.
-        separate: nested lists ``[agreement][upstream][hop][draft_tokens]``, for members on devices
-            of their own.
-        shared: the same for members that take turns on one, ``hop`` being 0.
+        ratios: shape ``[agreement, upstream, hop, lengths]``, for blocks of ``1..lengths``.
     """
 
-    agreement: tuple[float, ...]
-    upstream: tuple[float, ...]
-    hop: tuple[float, ...]
-    draft_tokens: tuple[float, ...]
-    separate: Any
-    shared: Any
+    agreement: Floats
+    upstream: Floats
+    hop: Floats
+    ratios: Floats
 
     @classmethod
-    def load(cls, file: Path = TABLE_FILE) -> Self:
-        """The packaged table."""
+    def load(cls, num_lengths: int, file: Path = TABLE_FILE) -> Self:
+        """The packaged table, for blocks of ``1..num_lengths``."""
         content = json.loads(file.read_text(encoding="utf-8"))
-        axes = {name: tuple(points) for name, points in content.pop("axes").items()}
-        return cls(**axes, separate=content["separate"], shared=content["shared"])
+        axes = {name: np.array(points, dtype=float) for name, points in content["axes"].items()}
+        known, wanted = axes.pop("draft_tokens"), np.arange(1, num_lengths + 1)
+        table = np.array(content["ratios"], dtype=float)
+        by_length = np.apply_along_axis(lambda row: np.interp(wanted, known, row), -1, table)
+        return cls(**axes, ratios=by_length)
 
-    def ratio(
-        self,
-        agreement: float,
-        upstream: float,
-        hop: float,
-        num_draft_tokens: int,
-        *,
-        shared: bool = False,
-    ) -> float:
-        """Linear between the points of the table; beyond them as at its edge."""
-        axes = (self.agreement, self.upstream, self.hop, self.draft_tokens)
-        at = (agreement, upstream, 0.0 if shared else hop, float(num_draft_tokens))
-        corners = [_between(axis, value) for axis, value in zip(axes, at, strict=True)]
-        table = self.shared if shared else self.separate
-        return sum(
-            prod(weight for _, weight in corner) * _entry(table, [i for i, _ in corner])
-            for corner in product(*corners)
-        )
+    def at(self, agreement: float, upstream: float, hop: float) -> Floats:
+        """Shape ``[lengths]``; linear between the table's points, beyond them as at its edge."""
+        table = self.ratios
+        for axis, value in (
+            (self.agreement, agreement),
+            (self.upstream, upstream),
+            (self.hop, hop),
+        ):
+            low, share = _between(axis, value)
+            table = table[low] if not share else table[low] * (1 - share) + table[low + 1] * share
+        return table
 
 
-def _between(axis: Sequence[float], value: float) -> list[tuple[int, float]]:
-    """Indices of the points around ``value``, with their weights."""
-    value = min(max(value, axis[0]), axis[-1])
-    low = min(bisect_right(axis, value), len(axis)) - 1
-    if axis[low] == value:
-        return [(low, 1.0)]
-    share = (value - axis[low]) / (axis[low + 1] - axis[low])
-    return [(low, 1 - share), (low + 1, share)]
-
-
-def _entry(table: Any, index: Sequence[int]) -> float:
-    for i in index:
-        table = table[i]
-    return float(table)
+def _between(axis: Floats | Sequence[float], value: float) -> tuple[int, float]:
+    """The last point that is not above ``value``, and how far it is to the next one."""
+    inside = min(max(value, axis[0]), axis[-1])
+    low = int(np.searchsorted(axis, inside, side="right")) - 1
+    if low == len(axis) - 1:
+        return low, 0.0
+    return low, float((inside - axis[low]) / (axis[low + 1] - axis[low]))

@@ -8,7 +8,8 @@ above it, so the best way to produce it is nearly an optimal substructure: a dyn
 over the last stage proposes chains, the cost of the full chain ranks them.
 
 With overlap the target's upstream drafts the next block during the verify, on the chance that all
-of this one and the bonus token are what it went on with; the verify may be slower meanwhile.
+of this one and the bonus token are what it went on with. What that saves is a table of the
+simulator's (routing/async_cost.py); the verify may be slower meanwhile.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.routing.async_cost import AsyncCost
 from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
@@ -30,6 +32,9 @@ _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
 _RANKED_CHAINS = 8
 """Chains whose full cost is computed, the best by the dynamic programme."""
+_DRAFTING_AHEAD = AsyncCost.load(len(LENGTHS))
+_TYPICAL = 3
+"""Index of the length at which the times of a block and of a verify are compared."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _UNKNOWN_PATIENCE_MS = 1000.0
@@ -236,14 +241,16 @@ def _rounds(
     blocks_us = costs.drafting_us(draft) if tau_us is None else tau_us * LENGTHS
     blocks_us = blocks_us + costs.hop_us(draft, verifier)
     forwards_us = costs.verifying_us(verifier, draft if way.ahead else None)
-    tokens = np.array(costs.curve(draft, verifier).tokens)
+    curve = costs.curve(draft, verifier)
+    tokens = np.array(curve.tokens[1 : len(LENGTHS) + 1])
     if way.ahead:
-        # All of the block and the bonus token are what the draft went on with.
-        is_ready = np.diff(tokens)[1:]
-        blocks_us = blocks_us - is_ready * np.minimum(blocks_us, forwards_us)
+        verify_us, hop_us = float(forwards_us[_TYPICAL]), costs.hop_us(draft, verifier)
+        draft_us = float(blocks_us[_TYPICAL] - hop_us) / float(LENGTHS[_TYPICAL])
+        saved = 1 - _DRAFTING_AHEAD.at(curve.mean, draft_us / verify_us, hop_us / verify_us)
+        blocks_us = blocks_us - saved * (blocks_us + forwards_us)
     own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
     if own_text is None:
-        return blocks_us + forwards_us, tokens[1 : len(LENGTHS) + 1]
+        return blocks_us + forwards_us, tokens
     share = own_text.share
     mixed = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
     return (1 - share) * blocks_us + forwards_us, mixed

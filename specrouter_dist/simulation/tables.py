@@ -11,6 +11,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from specrouter_dist.config import EdgeKnobs, Plan
@@ -27,15 +28,13 @@ _VERIFY_MS = 10.0
 _DIGITS = 3
 
 
-def ratio(
-    agreement: float, upstream: float, hop: float, num_draft_tokens: int, *, shared: bool
-) -> float:
+def ratio(agreement: float, upstream: float, hop: float, num_draft_tokens: int) -> float:
     """Simulated time per token when the drafter drafts ahead, over that of lock-step.
 
     The lock-step time is the formula's, with the tokens per round that this run had: the luck of
     its text is in both.
     """
-    profile = _profile(agreement, upstream, hop, shared=shared)
+    profile = _profile(agreement, upstream, hop)
     knobs = EdgeKnobs(
         window=2 * num_draft_tokens + 1,
         burst=num_draft_tokens,
@@ -48,20 +47,18 @@ def ratio(
     return results.token_ms_mean * results.mean_acceptance_length / lock_step_ms
 
 
-def _profile(agreement: float, upstream: float, hop: float, *, shared: bool) -> Profile:
+def _profile(agreement: float, upstream: float, hop: float) -> Profile:
     return Profile.model_validate(
         {
             "name": "table",
             "members": [
                 {
                     "name": "drafter",
-                    "device": "shared" if shared else None,
                     "step": {"base_ms": _VERIFY_MS * upstream},
                 },
                 {
                     "name": "target",
                     "role": "target",
-                    "device": "shared" if shared else None,
                     "step": {"base_ms": _VERIFY_MS},
                 },
             ],
@@ -85,20 +82,11 @@ def make_table() -> dict[str, Any]:
         "hop": HOP,
         "draft_tokens": DRAFT_TOKENS,
     }
-    entries = {}
-    for name, hops in (("separate", HOP), ("shared", HOP[:1])):
-        grid = (AGREEMENT, UPSTREAM, hops, DRAFT_TOKENS)
-        points = tqdm(product(*grid), desc=name, total=prod(len(axis) for axis in grid))
-        flat = [round(ratio(*point, shared=name == "shared"), _DIGITS) for point in points]
-        entries[name] = _nested(flat, [len(axis) for axis in grid])
-    return {"axes": axes, **entries}
-
-
-def _nested(flat: list[Any], shape: list[int]) -> Any:
-    """``flat`` as nested lists of ``shape``."""
-    for size in reversed(shape[1:]):
-        flat = [flat[i : i + size] for i in range(0, len(flat), size)]
-    return flat
+    shape = [len(axis) for axis in axes.values()]
+    points = product(AGREEMENT, UPSTREAM, HOP, DRAFT_TOKENS)
+    bar = tqdm(points, desc="points", total=prod(shape))
+    flat = [round(ratio(*point), _DIGITS) for point in bar]
+    return {"axes": axes, "ratios": np.reshape(flat, shape).tolist()}
 
 
 def main() -> None:
