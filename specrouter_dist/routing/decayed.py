@@ -10,9 +10,9 @@ _FAR = 2.0
 """Means that differ by this factor from what is known are a hiccup or a change."""
 _ALIKE = 1.5
 """Means that differ by less say the same."""
-_DRIFT = 0.05
-"""Share of the way back to the prior that an estimate goes each time others are observed; they are
-a few times a second."""
+_DRIFT = 0.1
+"""Share of the way back to the prior that an estimate goes each time others are observed, which is
+twice a second: what was bad once is tried again after some seconds."""
 
 
 class DecayedMean:
@@ -29,10 +29,10 @@ class DecayedMean:
         """Where it stands."""
         return Level(self.value, self._weight)
 
-    def drift(self) -> None:
+    def drift(self, share: float = _DRIFT) -> None:
         """Nothing was observed: what was, while it was, counts for less and less. Without this a
         choice once disqualified would never be tried again."""
-        self.value += (self._prior - self.value) * _DRIFT
+        self.value += (self._prior - self.value) * share
 
     def observe(self, mean: float, count: float) -> None:
         """Takes a mean of ``count`` values.

@@ -19,6 +19,8 @@ from specrouter_dist.routing.state import (
     SurfaceState,
 )
 
+_FORGOTTEN = 0.2
+"""Share of what was observed of a member that is forgotten in a second in which it is not used."""
 _MOST_INTERPOLATED = 1024
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
@@ -80,6 +82,10 @@ class _Surface:
             return None
         return self._profiled(size, num_sessions) * self._nearest(num_sessions).value
 
+    def drift(self) -> None:
+        for ratio in self._ratios.values():
+            ratio.drift(_FORGOTTEN)
+
     def state(self) -> tuple[BatchState, ...]:
         return tuple(
             BatchState(
@@ -137,6 +143,8 @@ class LatencyTable:
         # How much longer a verify takes while the next block is being drafted: cores of one
         # machine may share caches, memory and even arithmetic units.
         self._slowdowns: dict[tuple[str, str], DecayedMean] = {}
+        self._observed: set[str] = set()
+        """Members observed since :meth:`forget` was last called."""
         self._hop_prior_us = hop_us
         self._hops: dict[tuple[str, str], DecayedMean] = {}
 
@@ -150,6 +158,7 @@ class LatencyTable:
         """Takes the times of steps since the last call."""
         if not times.count:
             return
+        self._observed.add(key.member)
         size = key.num_rows / key.num_sessions
         for (beside, member), slowdown in self._slowdowns.items():
             if member == key.member and beside != key.beside:
@@ -160,6 +169,15 @@ class LatencyTable:
         elif (alone_us := self.forward_us(key.member, size, key.num_sessions)) is not None:
             slowdown = self._slowdowns.setdefault((key.beside, key.member), DecayedMean(1.0))
             slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
+
+    def forget(self) -> None:
+        """Of members not observed since the last call, what was observed counts for less: one that
+        was slow is tried again. To be called once a second."""
+        for surfaces in (self._forwards, self._drafting):
+            for member, surface in surfaces.items():
+                if member not in self._observed:
+                    surface.drift()
+        self._observed.clear()
 
     def observe_wait(self, key: WaitKey, times: ForwardTimes) -> None:
         """Takes waits for blocks: what they last beyond the drafting is the hop."""

@@ -31,6 +31,7 @@ _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 _LEAST_GAIN = 0.05
 """What a chain must promise over the target alone: it costs more of the machine, and under load
 predictions are off by about as much."""
+_FORGET_EVERY_S = 1.0
 _MOST_KINDS = 32
 """Kinds of requests with plans of their own; the one not seen for longest gives way."""
 _KEPT_CANDIDATES = 6
@@ -75,6 +76,7 @@ class Router:
         self.number = 0
         """Of the newest table."""
         self._turn = 0
+        self._forgot_s = -_FORGET_EVERY_S
         self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
         """Seen so far, the most recent last; the best candidates of each load, as last weighed."""
         self.members = (*lookups, *models)
@@ -177,6 +179,9 @@ class Router:
 
     def decide(self, now_s: float) -> PlanTable | None:
         """A new table if for some kind and load a better choice is known than the present."""
+        if now_s - self._forgot_s >= _FORGET_EVERY_S:
+            self._forgot_s = now_s
+            self.latency.forget()
         present = {kind: self.table.of(kind) for kind in self._kinds}
         cells = list(self._cells_of_this_turn())
         found = {

@@ -75,6 +75,15 @@ class TestLatency:
         table.observe(ForwardKey("m", 1, 1), times(110, 1))
         assert table.forward_us("m", 1) == pytest.approx(110)
 
+    def test_a_member_not_used_any_more_is_not_slow_for_ever(self, table: LatencyTable) -> None:
+        for _ in range(2):
+            table.observe(ForwardKey("m", 1, 1), times(500, 50))
+        table.forget()
+        assert table.forward_us("m", 1) == pytest.approx(500, rel=0.1), "it was observed"
+        for _ in range(20):
+            table.forget()
+        assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
+
     def test_hiccups_of_different_length_change_nothing(self, table: LatencyTable) -> None:
         table.observe(ForwardKey("m", 1, 1), times(100, 10_000))
         for hiccup_us in (500, 4000, 900, 250):
