@@ -179,7 +179,8 @@ class Router:
 
     def decide(self, now_s: float) -> PlanTable | None:
         """A new table if for some kind and load a better choice is known than the present."""
-        if now_s - self._forgot_s >= _FORGET_EVERY_S:
+        # The clock may be set back.
+        if not 0.0 <= now_s - self._forgot_s < _FORGET_EVERY_S:
             self._forgot_s = now_s
             self.latency.forget()
         present = {kind: self.table.of(kind) for kind in self._kinds}
