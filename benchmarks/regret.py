@@ -48,18 +48,20 @@ def static_plans(chains: Sequence[tuple[str, ...]], *, ahead: bool) -> Iterator[
     for chain in chains:
         upper = [_UPPER_LENGTHS] * (len(chain) - 2)
         lengths = product(*upper, _LENGTHS) if len(chain) > 1 else [()]
-        ways = (False, True) if ahead and len(chain) > 1 else (False,)
-        for choice, overlap in product(lengths, ways):
-            yield to_plan(Candidate(chain, tuple(choice), _UNKNOWN_US, overlap), 0, 1)
+        num_edges = len(chain) - 1
+        ways = sorted({0, min(1, num_edges), num_edges}) if ahead else [0]
+        for choice, num_ahead in product(lengths, ways):
+            aheads = (False,) * (num_edges - num_ahead) + (True,) * num_ahead
+            yield to_plan(Candidate(chain, tuple(choice), _UNKNOWN_US, aheads), 0, 1)
 
 
 def describe(plan: Plan | None) -> str:
     """As in the table."""
     if plan is None:
         return "auto"
-    lengths = [edge.patience for edge in plan.edges]
-    ahead = " ahead" if plan.drafts_ahead else ""
-    return f"{' -> '.join(plan.chain)} {lengths or ''}{ahead}".strip()
+    lengths = [f"{edge.patience}{' ahead' if edge.drafts_ahead else ''}" for edge in plan.edges]
+    chain = " -> ".join(plan.chain)
+    return f"{chain} [{', '.join(lengths)}]" if lengths else chain
 
 
 class Race:

@@ -21,7 +21,7 @@ def shown(plan: Plan) -> str:
     """Chain and draft lengths; ``+`` where the upstream drafts ahead."""
     text = plan.chain[0]
     for name, edge in zip(plan.chain[1:], plan.edges, strict=True):
-        ahead = "+" if edge.window > edge.burst else ""
+        ahead = "+" if edge.drafts_ahead else ""
         text += f" -{edge.patience}{ahead}-> {name}"
     return text
 

@@ -82,6 +82,11 @@ class EdgeKnobs(UserModel):
     """Where so many last tokens of this stage's stream have occurred before, what followed then is
     verified, and upstream is not waited for; 0: never."""
 
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether upstream may draft the next block while this one is verified."""
+        return self.window > self.burst
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.patience <= self.burst <= self.window:
@@ -102,11 +107,6 @@ class Plan(UserModel):
     """``edges[i]`` joins ``chain[i]`` to ``chain[i + 1]``."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each of the chain's forwards."""
-
-    @property
-    def drafts_ahead(self) -> bool:
-        """Whether the target's next block is drafted while it verifies."""
-        return bool(self.edges) and self.edges[-1].window > self.edges[-1].burst
 
     @model_validator(mode="after")
     def _one_edge_between_neighbours(self) -> Self:

@@ -111,9 +111,9 @@ def _pair(pair: Plain) -> str:
 
 
 def _way(way: Plain) -> str:
-    lengths = f" {way['num_draft_tokens']}" if way["num_draft_tokens"] else ""
-    ahead = " drafting ahead" if way["drafts_ahead"] else ""
-    return f"{_chain(way['chain'])}{lengths}{ahead}"
+    edges = zip(way["num_draft_tokens"], way["drafts_ahead"], strict=True)
+    lengths = ", ".join(f"{length}{' ahead' if ahead else ''}" for length, ahead in edges)
+    return f"{_chain(way['chain'])} [{lengths}]" if lengths else _chain(way["chain"])
 
 
 def _kind(traffic: Plain) -> str:

@@ -64,6 +64,7 @@ class Costs:
     _drafting: dict[str, Floats] = field(default_factory=dict)
     _verifying: dict[tuple[str, str | None], Floats] = field(default_factory=dict)
     _curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
+    _own_texts: "dict[tuple[str, int], OwnTextRounds | None]" = field(default_factory=dict)
 
     def is_known(self, member: str) -> bool:
         """Whether the member's times are known."""
@@ -118,6 +119,12 @@ class Costs:
 
     def own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
         """What continuing the target's own text beside ``draft`` does; None: not known."""
+        key = draft, match_tokens
+        if key not in self._own_texts:
+            self._own_texts[key] = self._measure_own_text(draft, match_tokens)
+        return self._own_texts[key]
+
+    def _measure_own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
         own, drafted = own_text_names(draft, match_tokens)
         if not self.agreement.knows(own, self.target):
             return None
@@ -129,15 +136,15 @@ class Costs:
             _by_length(self.curve(drafted, self.target)),
         )
 
-    def can_overlap(self, draft: str) -> bool:
-        """Whether ``draft`` can draft the next block while the target verifies.
+    def can_overlap(self, draft: str, verifier: str) -> bool:
+        """Whether ``draft`` can draft the next block while ``verifier`` verifies.
 
         With several sessions one is drafted while another is verified: nobody drafts ahead.
         """
         return (
             self.regime.num_sessions == 1
             and draft not in self.lookups
-            and self.devices[draft] != self.devices[self.target]
+            and self.devices[draft] != self.devices[verifier]
         )
 
     def _measure_drafting(self, drafter: str) -> Floats:

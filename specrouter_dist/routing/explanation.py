@@ -111,7 +111,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
     return {
         "chain": list(plan.chain),
         "num_draft_tokens": [edge.patience for edge in plan.edges],
-        "drafts_ahead": plan.drafts_ahead,
+        "drafts_ahead": [edge.drafts_ahead for edge in plan.edges],
         "match_tokens": plan.edges[-1].match_tokens if plan.edges else 0,
     }
 
@@ -125,7 +125,7 @@ def as_plain(way: Candidate) -> dict[str, Any]:
     return {
         "chain": list(way.chain),
         "num_draft_tokens": list(way.num_draft_tokens),
-        "drafts_ahead": way.overlap,
+        "drafts_ahead": list(way.aheads),
         "match_tokens": way.match_tokens,
         "predicted_ms_per_token": way.predicted_us / 1e3,
     }

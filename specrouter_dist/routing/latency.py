@@ -8,6 +8,7 @@ ever, and the planner would chase them.
 
 import bisect
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from specrouter_dist.routing.decayed import DecayedMean
 from specrouter_dist.routing.observations import ForwardKey, ForwardTimes, WaitKey
@@ -31,27 +32,29 @@ class _Curve:
 
     def __init__(self) -> None:
         self.points_us: dict[int, float] = {}
+        """As measured."""
         self._sizes: list[int] = []
+        self._times_us: list[float] = []
 
     def profile(self, size: int, mean_us: float) -> None:
         self.points_us[size] = mean_us
         self._sizes = sorted(self.points_us)
+        # Less work takes no longer: a time above that of a larger size was a hiccup.
+        times_us = (self.points_us[size] for size in reversed(self._sizes))
+        self._times_us = [*accumulate(times_us, min)][::-1]
 
     def at(self, size: float) -> float:
         """Linear between profiled sizes; beyond them on with the slope of the whole curve."""
-        sizes = self._sizes
+        sizes, times_us = self._sizes, self._times_us
         at = bisect.bisect_left(sizes, size)
         if at == 0 or (at < len(sizes) and sizes[at] == size):
-            return self.points_us[sizes[at]]
-        low = sizes[at - 1]
-        low_us = self.points_us[low]
+            return times_us[at]
+        low, low_us = sizes[at - 1], times_us[at - 1]
         if at == len(sizes):
-            first_us = self.points_us[sizes[0]]
-            slope = (low_us - first_us) / (low - sizes[0]) if low > sizes[0] else 0.0
-            return low_us + max(0.0, slope) * (size - low)
-        high = sizes[at]
-        share = (size - low) / (high - low)
-        return low_us * (1 - share) + self.points_us[high] * share
+            slope = (low_us - times_us[0]) / (low - sizes[0]) if low > sizes[0] else 0.0
+            return low_us + slope * (size - low)
+        share = (size - low) / (sizes[at] - low)
+        return low_us * (1 - share) + times_us[at] * share
 
 
 class _Surface:
@@ -62,11 +65,13 @@ class _Surface:
         self._curves: dict[int, _Curve] = {}
         self._known: list[int] = []
         self._ratios: dict[int, DecayedMean] = {}
-        # Interpolated once: the planner asks for the same sizes again and again.
+        # Found once: the planner asks for the same sizes again and again.
         self._interpolated: dict[tuple[float, int], float] = {}
+        self._nearest_ratios: dict[int, DecayedMean] = {}
 
     def profile(self, size: int, num_sessions: int, mean_us: float) -> None:
         self._interpolated.clear()
+        self._nearest_ratios.clear()
         self._curves.setdefault(num_sessions, _Curve()).profile(size, mean_us)
         self._known = sorted(self._curves)
         self._ratios.setdefault(num_sessions, DecayedMean(1.0))
@@ -99,9 +104,14 @@ class _Surface:
             for size, mean_us in batch.points_us:
                 self.profile(size, batch.num_sessions, mean_us)
             self._ratios[batch.num_sessions] = DecayedMean(1.0, batch.ratio)
+        self._nearest_ratios.clear()
 
     def _nearest(self, num_sessions: int) -> DecayedMean:
-        return self._ratios[min(self._ratios, key=lambda known: abs(known - num_sessions))]
+        found = self._nearest_ratios.get(num_sessions)
+        if found is None:
+            nearest = min(self._ratios, key=lambda known: abs(known - num_sessions))
+            found = self._nearest_ratios[num_sessions] = self._ratios[nearest]
+        return found
 
     def _profiled(self, size: float, num_sessions: int) -> float:
         found = self._interpolated.get((size, num_sessions))

@@ -1,40 +1,35 @@
 """Which chain, with which draft lengths: the least predicted time per token (DESIGN: section 8).
 
-Lock-step cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
-``tau`` per token: ``tau_i = (g * tau + v_i(g + 1) + hop) / E(g)``, with ``v_i(n)`` the time of a
-forward of n rows and ``E(g)`` the expected tokens of a round. For the drafter ``g * tau`` is the
-measured time of a block, which has a constant part. A stage's stream does not depend on what is
-above it, so the best way to produce it is nearly an optimal substructure: a dynamic programme
-over the last stage proposes chains, the cost of the full chain ranks them.
-
-With overlap the target's upstream drafts the next block during the verify, on the chance that all
-of this one and the bonus token are what it went on with. What that saves is a table of the
-simulator's (routing/async_cost.py); the verify may be slower meanwhile.
+A stage's stream does not depend on what is above it, so the best way to produce it is nearly an
+optimal substructure: a dynamic programme over the last stage proposes chains, with the lock-step
+cost of a stage i that is fed ``g`` proposals a round by an upstream which needs ``tau`` per token,
+``tau_i = (g * tau + v_i(g + 1) + hop) / E(g)``. The cost of the full chain, round by round
+(routing/rounds.py), ranks them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from heapq import nsmallest
+from itertools import pairwise
 from math import isfinite
-from typing import NamedTuple
 
 import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
-from specrouter_dist.routing.async_cost import AsyncCost
 from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
-from specrouter_dist.routing.replay import OWN_TEXT_MATCHES
+from specrouter_dist.routing.rounds import Blocks, Rounds, Way, ways
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
 _RANKED_CHAINS = 8
-"""Chains whose full cost is computed, the best by the dynamic programme."""
-_DRAFTING_AHEAD = AsyncCost.load(len(LENGTHS))
-_TYPICAL = 3
-"""Index of the length at which the times of a block and of a verify are compared."""
+"""Chains whose full cost is computed, the best by the dynamic programme,"""
+_MOST_UNDERRATED = 1.4
+"""and by it no slower than the best of them by more than this."""
+_KEPT_STACKS = 3
+"""Settings of the lower levels of a chain that are tried with the next level."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _UNKNOWN_PATIENCE_MS = 1000.0
@@ -49,8 +44,8 @@ class Candidate:
     """Per edge, the drafter's first."""
     predicted_us: float
     """Time per token of each request's stream."""
-    overlap: bool = False
-    """The target's next block is drafted while it verifies."""
+    aheads: tuple[bool, ...] = ()
+    """Per edge: the next block is drafted during the verify."""
     match_tokens: int = 0
     """The target continues its own text where so many tokens match; 0: never."""
 
@@ -87,14 +82,7 @@ class Planner:
         costs = self._costs(regime)
         if not costs.is_known(costs.target):
             return []
-        return self._rank(costs, self._promising_chains(costs))
-
-    def rank(self, chains: Iterable[Sequence[str]], regime: Regime) -> list[Candidate]:
-        """These chains with their best knobs, best first. All times must be known."""
-        return self._rank(self._costs(regime), chains)
-
-    def _rank(self, costs: Costs, chains: Iterable[Sequence[str]]) -> list[Candidate]:
-        found = [self._evaluate(costs, chain) for chain in chains]
+        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs)]
         return sorted(found, key=lambda candidate: candidate.predicted_us)
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
@@ -108,17 +96,18 @@ class Planner:
         if not self._is_known(costs, plan.chain):
             return None
         tau_us = round_us = costs.alone_us(costs.target)
-        for i, (draft, verifier) in enumerate(pairwise(plan.chain)):
-            knobs = plan.edges[i]
-            way = _Way(verifier == costs.target and plan.drafts_ahead, knobs.match_tokens)
-            rounds_us, tokens = _rounds(costs, draft, verifier, tau_us if i else None, way)
-            round_us = float(rounds_us[knobs.patience - 1])
-            tau_us = round_us / float(tokens[knobs.patience - 1])
+        blocks = Blocks.drawn(costs.drafting_us(plan.chain[0])) if plan.edges else None
+        for knobs, (draft, verifier) in zip(plan.edges, pairwise(plan.chain), strict=True):
+            assert blocks is not None
+            way = Way(knobs.drafts_ahead, knobs.match_tokens)
+            rounds, at = Rounds.of(costs, draft, verifier, blocks, way), knobs.patience - 1
+            round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
+            blocks = rounds.blocks(at)
         ratio = self.paces.ratio(plan.chain, regime.num_sessions)
         return Prediction(tau_us * ratio, round_us)
 
     def _evaluate(self, costs: Costs, chain: Sequence[str]) -> Candidate:
-        candidate = _with_best_lengths(costs, chain)
+        candidate = _with_best_knobs(costs, chain)
         ratio = self.paces.ratio(candidate.chain, costs.regime.num_sessions)
         return replace(candidate, predicted_us=candidate.predicted_us * ratio)
 
@@ -185,75 +174,57 @@ class _Ways:
         rounds_us = self._blocks_us[:num_ways] + fixed_us[last]
         taus_us = (rounds_us / self._costs.tokens(drafts, verifier)[last]).min(axis=1)
         order = np.argsort(taus_us, kind="stable")[:count]
+        order = order[taus_us[order] <= _MOST_UNDERRATED * taus_us[order[0]]]
         return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
 
 
-class _Way(NamedTuple):
-    """How a round of the target goes."""
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """The lower levels of a chain, with knobs."""
 
-    ahead: bool = False
-    """The next block is drafted during the verify."""
-    match_tokens: int = 0
-
-
-def _ways(costs: Costs, draft: str, verifier: str) -> Iterator[_Way]:
-    """Ways in which ``verifier`` can be drafted for."""
-    yield _Way()
-    if verifier != costs.target or draft in costs.lookups:
-        return
-    matches = (m for m in (0, *OWN_TEXT_MATCHES) if not m or costs.own_text(draft, m))
-    for match_tokens, ahead in product(matches, (False, True)):
-        if (match_tokens or ahead) and (not ahead or costs.can_overlap(draft)):
-            yield _Way(ahead, match_tokens)
+    rounds: Rounds | None = None
+    """Of the last level; None: the drafter alone."""
+    tau_us: float = 0.0
+    edges: tuple[tuple[int, Way], ...] = ()
+    """Per edge the length of its blocks and the way it is drafted for."""
 
 
-def _with_best_lengths(costs: Costs, chain: Sequence[str]) -> Candidate:
-    """The chain with its best lengths and its best way of drafting for the target.
+def _with_best_knobs(costs: Costs, chain: Sequence[str]) -> Candidate:
+    """The chain with its best lengths and ways of drafting.
 
-    Each level is optimised on its own, drafter first.
+    From level to level only the fastest few are kept: the fastest is not always what the next level
+    makes the most of.
     """
     if len(chain) == 1:
         return Candidate(tuple(chain), (), costs.alone_us(chain[0]))
-    lengths: list[int] = []
-    tau_us: float | None = None
-    best_way = _Way()
+    stacks = [_Stack()]
     for draft, verifier in pairwise(chain):
-        found: list[tuple[float, int, _Way]] = []
-        for way in _ways(costs, draft, verifier):
-            rounds_us, tokens = _rounds(costs, draft, verifier, tau_us, way)
-            times_us = rounds_us / tokens
-            best = int(times_us.argmin())
-            found.append((float(times_us[best]), best + 1, way))
-        tau_us, length, best_way = min(found)
-        lengths.append(length)
-    assert tau_us is not None
-    return Candidate(tuple(chain), tuple(lengths), tau_us, best_way.ahead, best_way.match_tokens)
+        kept = _KEPT_STACKS if verifier != chain[-1] else 1
+        stacks = nsmallest(
+            kept, _extensions(costs, draft, verifier, stacks), key=lambda stack: stack.tau_us
+        )
+    best = stacks[0]
+    lengths, chosen = zip(*best.edges, strict=True)
+    aheads = tuple(way.ahead for way in chosen)
+    return Candidate(tuple(chain), lengths, best.tau_us, aheads, chosen[-1].match_tokens)
 
 
-def _rounds(
-    costs: Costs, draft: str, verifier: str, tau_us: float | None, way: _Way
-) -> tuple[Floats, Floats]:
-    """Time of the verifier's rounds and the tokens that they yield, by draft length.
-
-    Args:
-        tau_us: time per token of the draft's stream; None: it drafts by itself.
-    """
-    blocks_us = costs.drafting_us(draft) if tau_us is None else tau_us * LENGTHS
-    blocks_us = blocks_us + costs.hop_us(draft, verifier)
-    forwards_us = costs.verifying_us(verifier, draft if way.ahead else None)
-    curve = costs.curve(draft, verifier)
-    tokens = np.array(curve.tokens[1 : len(LENGTHS) + 1])
-    if way.ahead:
-        verify_us, hop_us = float(forwards_us[_TYPICAL]), costs.hop_us(draft, verifier)
-        draft_us = float(blocks_us[_TYPICAL] - hop_us) / float(LENGTHS[_TYPICAL])
-        saved = 1 - _DRAFTING_AHEAD.at(curve.mean, draft_us / verify_us, hop_us / verify_us)
-        blocks_us = blocks_us - saved * (blocks_us + forwards_us)
-    own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
-    if own_text is None:
-        return blocks_us + forwards_us, tokens
-    share = own_text.share
-    mixed = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
-    return (1 - share) * blocks_us + forwards_us, mixed
+def _extensions(
+    costs: Costs, draft: str, verifier: str, stacks: Sequence[_Stack]
+) -> Iterator[_Stack]:
+    """Each of ``stacks``, in every way, at its best lengths."""
+    for stack in stacks:
+        blocks = (
+            stack.rounds.blocks(stack.edges[-1][0] - 1)
+            if stack.rounds
+            else Blocks.drawn(costs.drafting_us(draft))
+        )
+        for way in ways(costs, draft, verifier):
+            rounds = Rounds.of(costs, draft, verifier, blocks, way)
+            taus_us = rounds.taus_us
+            for at in map(int, np.argsort(taus_us, kind="stable")[:_KEPT_STACKS]):
+                edges = (*stack.edges, (at + 1, way))
+                yield _Stack(rounds, float(taus_us[at]), edges)
 
 
 def _patience_ms(candidate: Candidate, length: int) -> float:
@@ -268,13 +239,13 @@ def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
     """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
     edges: list[EdgeKnobs] = []
     overshoot = 0
-    for length in candidate.num_draft_tokens:
+    aheads = candidate.aheads or (False,) * len(candidate.num_draft_tokens)
+    for length, ahead in zip(candidate.num_draft_tokens, aheads, strict=True):
         burst = length + overshoot
-        is_last = len(edges) == len(candidate.num_draft_tokens) - 1
-        ahead = length + 1 if candidate.overlap and is_last else 0
+        is_last = len(edges) == len(aheads) - 1
         edges.append(
             EdgeKnobs(
-                window=burst + ahead,
+                window=burst + (length + 1) * ahead,
                 burst=burst,
                 patience=length,
                 patience_ms=_patience_ms(candidate, length),

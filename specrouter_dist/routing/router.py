@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TypeVar
 
 from specrouter_dist.config import LookupMember, Plan
@@ -32,6 +32,8 @@ _LEAST_GAIN = 0.05
 """What a chain must promise over the target alone: it costs more of the machine, and under load
 predictions are off by about as much."""
 _FORGET_EVERY_S = 1.0
+_FRESH_S = 10.0
+"""Kinds of requests seen since then are decided about in every turn."""
 _MOST_KINDS = 32
 """Kinds of requests with plans of their own; the one not seen for longest gives way."""
 _KEPT_CANDIDATES = 6
@@ -77,6 +79,8 @@ class Router:
         """Of the newest table."""
         self._turn = 0
         self._forgot_s = -_FORGET_EVERY_S
+        self._seen_s: dict[Traffic, float] = {}
+        """When each kind was last seen."""
         self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
         """Seen so far, the most recent last; the best candidates of each load, as last weighed."""
         self.members = (*lookups, *models)
@@ -97,7 +101,7 @@ class Router:
         for key, pace in self._plausible(observations.paces):
             self._pace(key, pace, now_s)
         for reading in observations.readings:
-            self._see(reading.traffic)
+            self._see(reading.traffic, now_s)
             for pair, survival in self._replays.add(reading):
                 self.agreement.record(pair, survival, Source.REPLAYED, now_s)
 
@@ -109,7 +113,7 @@ class Router:
                 self.num_refused += 1
 
     def _record(self, pair: PairKey, survival: Survival, now_s: float) -> None:
-        self._see(pair.traffic)
+        self._see(pair.traffic, now_s)
         num_drafted = survival.num_blocks - survival.num_empty
         if num_drafted:
             predicted = 1 + self.agreement.curve(pair).accepted_of(survival) / num_drafted
@@ -121,6 +125,7 @@ class Router:
         self.agreement.record(pair, survival, Source.CHAINED, now_s)
 
     def _pace(self, key: PaceKey, pace: Pace, now_s: float) -> None:
+        self._see(key.traffic, now_s)
         regime = Regime(key.traffic, key.num_sessions)
         prediction = self._planner.predict(key.plan, regime)
         if prediction is None:
@@ -140,12 +145,14 @@ class Router:
                 )
             )
 
-    def _see(self, traffic: Traffic) -> None:
+    def _see(self, traffic: Traffic, now_s: float) -> None:
         """Kinds that are seen have plans of their own."""
+        self._seen_s.update(dict.fromkeys(traffic.lineage(), now_s))
         if traffic not in ROOTS:
             self._kinds[traffic] = self._kinds.pop(traffic, {})
         while len(self._kinds) > _MOST_KINDS:
-            del self._kinds[next(kind for kind in self._kinds if kind not in ROOTS)]
+            oldest = next(kind for kind in self._kinds if kind not in ROOTS)
+            del self._kinds[oldest], self._seen_s[oldest]
 
     # -- remembering and explaining --------------------------------------------------------------
 
@@ -158,11 +165,11 @@ class Router:
         """The best candidates as last weighed, best first; empty for a kind not seen lately."""
         return self._kinds.get(traffic, {}).get(num_sessions, ())
 
-    def resume(self, number: int, kinds: Iterable[Traffic]) -> None:
+    def resume(self, number: int, kinds: Iterable[Traffic], now_s: float) -> None:
         """Goes on behind the plans of an earlier router: lower numbers would be ignored."""
         self.number = max(self.number, number)
         for kind in kinds:
-            self._see(kind)
+            self._see(kind, now_s)
 
     # -- deciding ------------------------------------------------------------------------------
 
@@ -184,7 +191,8 @@ class Router:
             self._forgot_s = now_s
             self.latency.forget()
         present = {kind: self.table.of(kind) for kind in self._kinds}
-        cells = list(self._cells_of_this_turn())
+        cells = self._cells_of_this_turn(now_s)
+        self._turn += 1
         found = {
             (kind, at): ladder
             for kind, at in cells
@@ -204,12 +212,19 @@ class Router:
         )
         return self.table
 
-    def _cells_of_this_turn(self) -> Iterator[tuple[Traffic, int]]:
-        """One request alone, and the other loads in turn: a decision must stay cheap."""
-        self._turn += 1
-        all_loads = range(len(LOADS))
-        loads = all_loads if self._turn == 1 else (0, 1 + self._turn % (len(LOADS) - 1))
-        return ((kind, at) for kind in self._kinds for at in loads)
+    def _cells_of_this_turn(self, now_s: float) -> list[tuple[Traffic, int]]:
+        """Of the kinds seen lately one request alone and the other loads in turn, of all others
+        one after the other: a decision must stay cheap."""
+        all_cells = list(product(self._kinds, range(len(LOADS))))
+        if not self._turn:
+            return all_cells
+        at = 1 + self._turn % (len(LOADS) - 1)
+        fresh = product((kind for kind in self._kinds if self._is_fresh(kind, now_s)), (0, at))
+        return list(dict.fromkeys((*fresh, all_cells[self._turn % len(all_cells)])))
+
+    def _is_fresh(self, kind: Traffic, now_s: float) -> bool:
+        seen_s = self._seen_s.get(kind)
+        return seen_s is not None and 0.0 <= now_s - seen_s < _FRESH_S
 
     def _choose(
         self, ladder: Ladder, traffic: Traffic, num_sessions: int, now_s: float
@@ -239,7 +254,7 @@ class Router:
                 self._grounds(weighed, traffic, now_s),
             )
         )
-        return self._ladder(best, [way.chain for way in candidates], regime)
+        return self._ladder(best, regime)
 
     def _grounds(
         self, candidates: Sequence[Candidate], traffic: Traffic, now_s: float
@@ -247,9 +262,7 @@ class Router:
         pairs = dict.fromkeys(pair for way in candidates for pair in pairwise(way.chain))
         return tuple(self.agreement.grounds(PairKey(*pair, traffic), now_s) for pair in pairs)
 
-    def _ladder(
-        self, usual: Candidate, chains: Sequence[tuple[str, ...]], regime: Regime
-    ) -> Ladder:
+    def _ladder(self, usual: Candidate, regime: Regime) -> Ladder:
         """What is best for requests that agree more or less; the usual chain where it is as good
         as any, since a change costs prefill."""
         rungs = [self._rung(1.0, usual, regime)]
@@ -257,9 +270,9 @@ class Router:
             return Ladder(tuple(rungs))
         for scale in _SCALES:
             scaled = replace(regime, scale=scale)
-            ways = self._planner.rank(chains, scaled)
-            best = _worth_it(ways)
-            same = next(way for way in ways if way.chain == usual.chain)
+            best = _worth_it(self._planner.candidates(scaled))
+            same = self._planner.evaluate(usual.chain, scaled)
+            assert same is not None, "the usual chain is a candidate"
             is_as_good = same.predicted_us * (1 - _HYSTERESIS) < best.predicted_us
             stays = is_as_good and len(best.chain) > 1
             rungs.append(self._rung(scale, same if stays else best, regime))

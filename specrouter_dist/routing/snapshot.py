@@ -81,7 +81,7 @@ def restore(router: Router, data: bytes, *, pool_hash: str, life: str, now_s: fl
         raise SnapshotError(f"of pool {snapshot.pool_hash[:12]!r}, not of {pool_hash[:12]!r}")
     then_s = min(now_s, snapshot.at_s)
     router.agreement.restore(snapshot.agreement, then_s)
-    router.resume(snapshot.number if snapshot.life == life else 0, snapshot.kinds)
+    router.resume(snapshot.number if snapshot.life == life else 0, snapshot.kinds, now_s)
     if snapshot.life == life:
         router.latency.restore(snapshot.latency)
         router.paces.restore(snapshot.paces)

@@ -164,7 +164,7 @@ def plan_of(chain: Sequence[str], lengths: Sequence[int], num_ahead: int) -> Pla
 def neighbours(plan: Plan) -> Iterator[Plan]:
     """The plan with one block a little shorter or longer."""
     lengths = [edge.patience for edge in plan.edges]
-    num_ahead = sum(edge.window > edge.burst for edge in plan.edges)
+    num_ahead = sum(edge.drafts_ahead for edge in plan.edges)
     for i, step in product(range(len(lengths)), (-2, -1, 1, 2)):
         changed = [length + step * (i == j) for j, length in enumerate(lengths)]
         if changed[i] >= 1:

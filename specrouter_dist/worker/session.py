@@ -79,7 +79,7 @@ class Session:
     def drafts_ahead(self) -> bool:
         """Whether the upstream may draft the next block while this one is verified."""
         knobs = self.edges[self.num_attached - 1] if self.num_attached else None
-        return knobs is not None and knobs.window > knobs.burst
+        return knobs is not None and knobs.drafts_ahead
 
     def forget_waiting(self) -> None:
         """The upstream is another one: what was awaited of the last one says nothing of it."""

@@ -92,7 +92,9 @@ def test_the_text_says_what_was_chosen_and_what_that_rests_on(
     chain = " -> ".join(best.chain)
     assert code == 0
     assert out.startswith(f"chain: {chain}\nfor greedy requests, one alone; table 1\n")
-    assert f"  up to  1: {chain} {list(best.num_draft_tokens)}" in out
+    edges = zip(best.num_draft_tokens, best.aheads, strict=True)
+    lengths = ", ".join(f"{length}{' ahead' * ahead}" for length, ahead in edges)
+    assert f"  up to  1: {chain} [{lengths}]" in out
     assert f"{best.predicted_us / 1e3:8.3f} ms per token: {chain}" in out
     assert "verified 100 blocks, 100 s ago; replayed 13 blocks, 100 s ago; bias of replays" in out
     assert "2.000 in 50 rounds: small -> target (greedy, up to 1)" in out

@@ -121,9 +121,9 @@ def test_a_decision_keeps_what_it_rested_on_then() -> None:
         for link in zip(way["chain"], way["chain"][1:], strict=False)
     }
     assert set(rested) == linked
-    assert rested["small", "medium"]["chained"] == {
+    assert rested["medium", "target"]["chained"] == {
         "num_blocks": 100.0,
-        "mean": pytest.approx(0.8, abs=0.01),
+        "mean": pytest.approx(0.85, abs=0.01),
         "age_s": 0.0,
     }
 

@@ -28,10 +28,10 @@ def test_all_chains_are_searched_in_lock_step_and_ahead() -> None:
     assert ahead == {(False, False), (False, True), (True, True)}
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_plans_are_written_as_the_planner_writes_them(overlap: bool) -> None:
-    candidate = Candidate(NAMES, (3, 5), 1000.0, overlap)
-    theirs, ours = to_plan(candidate, 0, 1), plan_of(NAMES, (3, 5), int(overlap))
+@pytest.mark.parametrize("num_ahead", [0, 1, 2])
+def test_plans_are_written_as_the_planner_writes_them(num_ahead: int) -> None:
+    candidate = Candidate(NAMES, (3, 5), 1000.0, (num_ahead > 1, num_ahead > 0))
+    theirs, ours = to_plan(candidate, 0, 1), plan_of(NAMES, (3, 5), num_ahead)
     same = {"patience_ms": 1.0}
     assert [edge.model_copy(update=same) for edge in theirs.edges] == [
         edge.model_copy(update=same) for edge in ours.edges
