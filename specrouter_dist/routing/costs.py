@@ -5,6 +5,7 @@ Arrays over ``num_proposals = 1..MAX_DRAFT_TOKENS``, made once per decision.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,13 @@ from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.traffic import Traffic
 
 Floats = npt.NDArray[np.float64]
+_Number = TypeVar("_Number", float, Floats)
 
 MAX_DRAFT_TOKENS = 16
 """Longest block considered."""
 LENGTHS = np.arange(1, MAX_DRAFT_TOKENS + 1, dtype=np.float64)
+_MOST_DEVICE_WEIGHT = 0.1
+"""What device time weighs against latency where many requests share the devices."""
 _LOOKUP_US = 30.0
 """Time per block of a member without a model."""
 
@@ -33,6 +37,15 @@ class Regime:
     """Requests that run at the same time, batched at every member."""
     scale: float = 1.0
     """The target agrees so many times as often as usual."""
+
+    def price_us(self, time_us: _Number, devices_us: _Number) -> _Number:
+        """The objective: latency + lambda * device time, both per token.
+
+        Lambda is 0 for a request alone, whose devices nobody else wants, and the larger the more
+        requests share them.
+        """
+        weight = _MOST_DEVICE_WEIGHT * (1 - 1 / self.num_sessions)
+        return time_us + weight * devices_us
 
 
 @dataclass(frozen=True, slots=True)

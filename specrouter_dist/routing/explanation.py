@@ -128,6 +128,7 @@ def as_plain(way: Candidate) -> dict[str, Any]:
         "drafts_ahead": list(way.aheads),
         "match_tokens": way.match_tokens,
         "predicted_ms_per_token": way.predicted_us / 1e3,
+        "device_ms_per_token": way.devices_us / 1e3,
     }
 
 

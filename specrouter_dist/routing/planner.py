@@ -48,14 +48,18 @@ class Candidate:
     """Per edge: the next block is drafted during the verify."""
     match_tokens: int = 0
     """The target continues its own text where so many tokens match; 0: never."""
+    devices_us: float = 0.0
+    """Time of all devices per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What a plan is expected to cost."""
 
-    token_us: float
+    predicted_us: float
     """Time per token of each request's stream, corrected by what was measured."""
+    devices_us: float
+    """Time of all devices per token."""
     round_us: float
     """Time per round of the target, from the parts of the round alone."""
 
@@ -83,7 +87,7 @@ class Planner:
         if not costs.is_known(costs.target):
             return []
         found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs)]
-        return sorted(found, key=lambda candidate: candidate.predicted_us)
+        return sorted(found, key=lambda way: regime.price_us(way.predicted_us, way.devices_us))
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
         """``chain`` with its best knobs; None if a member's times are unknown."""
@@ -96,20 +100,26 @@ class Planner:
         if not self._is_known(costs, plan.chain):
             return None
         tau_us = round_us = costs.alone_us(costs.target)
+        devices_us = tau_us / regime.num_sessions
         blocks = Blocks.drawn(costs.drafting_us(plan.chain[0])) if plan.edges else None
         for knobs, (draft, verifier) in zip(plan.edges, pairwise(plan.chain), strict=True):
             assert blocks is not None
             way = Way(knobs.drafts_ahead, knobs.match_tokens)
             rounds, at = Rounds.of(costs, draft, verifier, blocks, way), knobs.patience - 1
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
+            devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
             blocks = rounds.blocks(at)
         ratio = self.paces.ratio(plan.chain, regime.num_sessions)
-        return Prediction(tau_us * ratio, round_us)
+        return Prediction(tau_us * ratio, devices_us * ratio, round_us)
 
     def _evaluate(self, costs: Costs, chain: Sequence[str]) -> Candidate:
         candidate = _with_best_knobs(costs, chain)
         ratio = self.paces.ratio(candidate.chain, costs.regime.num_sessions)
-        return replace(candidate, predicted_us=candidate.predicted_us * ratio)
+        return replace(
+            candidate,
+            predicted_us=candidate.predicted_us * ratio,
+            devices_us=candidate.devices_us * ratio,
+        )
 
     def _is_known(self, costs: Costs, chain: Sequence[str]) -> bool:
         return all(member in self.lookups or costs.is_known(member) for member in chain)
@@ -184,7 +194,8 @@ class _Stack:
 
     rounds: Rounds | None = None
     """Of the last level; None: the drafter alone."""
-    tau_us: float = 0.0
+    price_us: float = 0.0
+    """Of its stream, per token."""
     edges: tuple[tuple[int, Way], ...] = ()
     """Per edge the length of its blocks and the way it is drafted for."""
 
@@ -195,18 +206,24 @@ def _with_best_knobs(costs: Costs, chain: Sequence[str]) -> Candidate:
     From level to level only the fastest few are kept: the fastest is not always what the next level
     makes the most of.
     """
+    num_sessions = costs.regime.num_sessions
     if len(chain) == 1:
-        return Candidate(tuple(chain), (), costs.alone_us(chain[0]))
+        alone_us = costs.alone_us(chain[0])
+        return Candidate(tuple(chain), (), alone_us, devices_us=alone_us / num_sessions)
     stacks = [_Stack()]
     for draft, verifier in pairwise(chain):
         kept = _KEPT_STACKS if verifier != chain[-1] else 1
         stacks = nsmallest(
-            kept, _extensions(costs, draft, verifier, stacks), key=lambda stack: stack.tau_us
+            kept, _extensions(costs, draft, verifier, stacks), key=lambda stack: stack.price_us
         )
     best = stacks[0]
+    assert best.rounds is not None
     lengths, chosen = zip(*best.edges, strict=True)
     aheads = tuple(way.ahead for way in chosen)
-    return Candidate(tuple(chain), lengths, best.tau_us, aheads, chosen[-1].match_tokens)
+    at = lengths[-1] - 1
+    tau_us = float(best.rounds.taus_us[at])
+    devices_us = float(best.rounds.token_devices_us(num_sessions)[at])
+    return Candidate(tuple(chain), lengths, tau_us, aheads, chosen[-1].match_tokens, devices_us)
 
 
 def _extensions(
@@ -221,10 +238,10 @@ def _extensions(
         )
         for way in ways(costs, draft, verifier):
             rounds = Rounds.of(costs, draft, verifier, blocks, way)
-            taus_us = rounds.taus_us
-            for at in map(int, np.argsort(taus_us, kind="stable")[:_KEPT_STACKS]):
+            prices_us = rounds.prices_us(costs.regime)
+            for at in map(int, np.argsort(prices_us, kind="stable")[:_KEPT_STACKS]):
                 edges = (*stack.edges, (at + 1, way))
-                yield _Stack(rounds, float(taus_us[at]), edges)
+                yield _Stack(rounds, float(prices_us[at]), edges)
 
 
 def _patience_ms(candidate: Candidate, length: int) -> float:

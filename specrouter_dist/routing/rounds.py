@@ -21,7 +21,7 @@ import numpy as np
 
 from specrouter_dist.routing.agreement import Curve
 from specrouter_dist.routing.async_cost import AsyncCost
-from specrouter_dist.routing.costs import LENGTHS, Costs, Floats
+from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.replay import OWN_TEXT_MATCHES
 
 _DRAFTING_AHEAD = AsyncCost.load(len(LENGTHS))
@@ -55,11 +55,13 @@ class Blocks:
     """Until a block is there."""
     num_tokens: Floats
     """Proposals that it then has, on average."""
+    devices_us: Floats
+    """Time of all devices that went into it."""
 
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
         """By a drafter, which draws a block in so much time."""
-        return cls(times_us, LENGTHS)
+        return cls(times_us, LENGTHS, times_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Rounds:
     times_us: Floats
     num_tokens: Floats
     """That a round yields."""
+    devices_us: Floats
+    """Time of all devices that goes into a round."""
 
     @classmethod
     def of(cls, costs: Costs, draft: str, verifier: str, blocks: Blocks, way: Way) -> Self:
@@ -79,22 +83,34 @@ class Rounds:
         forwards_us = costs.verifying_us(verifier, draft if way.ahead else None)
         forwards_us = np.interp(num, LENGTHS, forwards_us)
         hop_us = costs.hop_us(draft, verifier)
-        waits_us, tokens = blocks.times_us + hop_us, _at(curve, num)
+        waits_us, tokens, drafting_us = blocks.times_us + hop_us, _at(curve, num), blocks.devices_us
         if way.ahead:
             saved = _saved(curve, blocks, forwards_us, hop_us)
             waits_us = waits_us - saved * (waits_us + forwards_us)
+            # What was drafted behind a proposal that is rejected is drafted again.
+            drafting_us = drafting_us * (2 - (_at(curve, num + 1) - tokens))
         own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
         if own_text is not None:
             share = own_text.share
             by_length = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
             waits_us, tokens = (1 - share) * waits_us, np.interp(num, LENGTHS, by_length)
-        return cls(curve, num, waits_us + forwards_us, tokens)
+            drafting_us = (1 - share) * drafting_us
+        return cls(curve, num, waits_us + forwards_us, tokens, drafting_us + forwards_us)
 
     @property
     def taus_us(self) -> Floats:
         """Time per token."""
         taus_us: Floats = self.times_us / self.num_tokens
         return taus_us
+
+    def token_devices_us(self, num_sessions: int) -> Floats:
+        """Time of all devices per token of one of so many sessions."""
+        devices_us: Floats = self.devices_us / (num_sessions * self.num_tokens)
+        return devices_us
+
+    def prices_us(self, regime: Regime) -> Floats:
+        """What is minimised, per token."""
+        return regime.price_us(self.taus_us, self.token_devices_us(regime.num_sessions))
 
     def blocks(self, at: int) -> Blocks:
         """What the verifier hands down when it waits for ``LENGTHS[at]`` itself.
@@ -109,7 +125,9 @@ class Rounds:
             left = zip(yields, reversed(num_rounds), strict=False)
             num_rounds.append(1.0 + sum(chance * rounds for chance, rounds in left))
         counts = np.array(num_rounds)
-        return Blocks(counts * self.times_us[at], counts * self.num_tokens[at])
+        return Blocks(
+            counts * self.times_us[at], counts * self.num_tokens[at], counts * self.devices_us[at]
+        )
 
 
 def _saved(curve: Curve, blocks: Blocks, forwards_us: Floats, hop_us: float) -> Floats:

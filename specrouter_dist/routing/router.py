@@ -19,13 +19,15 @@ from specrouter_dist.routing.observations import (
     Survival,
 )
 from specrouter_dist.routing.pace import PaceTable
-from specrouter_dist.routing.planner import Candidate, Planner, to_plan
+from specrouter_dist.routing.planner import Candidate, Planner, Prediction, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 from specrouter_dist.routing.replay import Replays, own_text_names
 from specrouter_dist.routing.traffic import ROOTS, Traffic
 
 _HYSTERESIS = 0.05
 """A chain replaces the present one when it is predicted to be faster by this share."""
+_SURPRISE = 0.25
+"""By so much it must be predicted to be faster if it was not the best one a turn before."""
 _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 """Agreement of requests, relative to the usual, that have a plan of their own."""
 _LEAST_GAIN = 0.05
@@ -79,6 +81,8 @@ class Router:
         """Of the newest table."""
         self._turn = 0
         self._forgot_s = -_FORGET_EVERY_S
+        self._challengers: dict[tuple[Traffic, int], tuple[str, ...]] = {}
+        """The best chain as last weighed, by kind of request and load."""
         self._seen_s: dict[Traffic, float] = {}
         """When each kind was last seen."""
         self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
@@ -139,7 +143,7 @@ class Router:
                     name,
                     key.traffic,
                     key.num_sessions,
-                    prediction.token_us,
+                    prediction.predicted_us,
                     measured_us,
                     pace.num_rounds,
                 )
@@ -236,11 +240,9 @@ class Router:
             return None
         weighed = tuple(candidates[:_KEPT_CANDIDATES])
         self._kinds[traffic][num_sessions] = weighed
-        best = _worth_it(candidates)
+        best = _worth_it(candidates, regime)
         ours = self._planner.predict(ladder.plan, regime)
-        # A chain is left for the target alone as soon as it promises a loss.
-        least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
-        if ours is not None and best.predicted_us >= least * ours.token_us:
+        if ours is not None and not self._is_better(best, ladder.plan, ours, regime):
             return None
         self.journal.decisions.append(
             Decision(
@@ -256,6 +258,17 @@ class Router:
         )
         return self._ladder(best, regime)
 
+    def _is_better(self, best: Candidate, plan: Plan, ours: Prediction, regime: Regime) -> bool:
+        """Whether ``best`` is to replace ``plan``: by far now, by less if it was the best in the
+        last turn, too, since what was measured last may have been a hiccup."""
+        cell = regime.traffic, regime.num_sessions
+        before, self._challengers[cell] = self._challengers.get(cell), best.chain
+        share = _price_us(best, regime) / _price_us(ours, regime)
+        # A chain is left for the target alone as soon as it promises a loss.
+        least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
+        is_confirmed = before is None or best.chain in (before, plan.chain)
+        return share < (least if is_confirmed else 1 - _SURPRISE)
+
     def _grounds(
         self, candidates: Sequence[Candidate], traffic: Traffic, now_s: float
     ) -> tuple[Grounds, ...]:
@@ -270,10 +283,10 @@ class Router:
             return Ladder(tuple(rungs))
         for scale in _SCALES:
             scaled = replace(regime, scale=scale)
-            best = _worth_it(self._planner.candidates(scaled))
+            best = _worth_it(self._planner.candidates(scaled), scaled)
             same = self._planner.evaluate(usual.chain, scaled)
             assert same is not None, "the usual chain is a candidate"
-            is_as_good = same.predicted_us * (1 - _HYSTERESIS) < best.predicted_us
+            is_as_good = _price_us(same, scaled) * (1 - _HYSTERESIS) < _price_us(best, scaled)
             stays = is_as_good and len(best.chain) > 1
             rungs.append(self._rung(scale, same if stays else best, regime))
         return Ladder(tuple(rungs))
@@ -292,8 +305,13 @@ class Router:
         return to_plan(candidate, self.number, self._threads)
 
 
-def _worth_it(ways: Sequence[Candidate]) -> Candidate:
-    """The fastest, or the target alone where the gain is too small."""
-    best = min(ways, key=lambda way: way.predicted_us)
+def _worth_it(ways: Sequence[Candidate], regime: Regime) -> Candidate:
+    """The best, or the target alone where the gain is too small. ``ways``: best first."""
+    best = ways[0]
     alone = next((way for way in ways if len(way.chain) == 1), best)
-    return best if best.predicted_us < (1 - _LEAST_GAIN) * alone.predicted_us else alone
+    is_worth_it = _price_us(best, regime) < (1 - _LEAST_GAIN) * _price_us(alone, regime)
+    return best if is_worth_it else alone
+
+
+def _price_us(way: Candidate | Prediction, regime: Regime) -> float:
+    return regime.price_us(way.predicted_us, way.devices_us)

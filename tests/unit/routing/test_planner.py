@@ -64,7 +64,7 @@ def cost_us(made: Router, chain: tuple[str, ...], lengths: tuple[int, ...]) -> f
     plan = to_plan(Candidate(chain, lengths, 1.0), 1, 1)
     prediction = made._planner.predict(plan, Regime(GREEDY))
     assert prediction is not None
-    return prediction.token_us
+    return prediction.predicted_us
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -167,6 +167,7 @@ class TestMeasurementDecides:
         slow.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, 2000, 1000 * 6_000.0)
         made.observe(slow, 0.0)
         made.decide(0.0)
+        made.decide(0.5)
         assert made.table.plan(GREEDY).chain == ("target",)
 
     def test_and_tried_again_when_that_is_long_ago(self) -> None:
@@ -177,6 +178,7 @@ class TestMeasurementDecides:
         slow.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, 2000, 1000 * 6_000.0)
         made.observe(slow, 0.0)
         made.decide(0.0)
+        made.decide(0.5)
         alone = made.table.plan(GREEDY)
         for _ in range(300):
             fine = Observations()

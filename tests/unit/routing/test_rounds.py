@@ -70,6 +70,7 @@ def test_whole_rounds_are_those_of_a_simulation(
         LENGTHS,
         np.full(len(LENGTHS), round_us),
         np.array(of.tokens[1 : len(LENGTHS) + 1]),
+        np.full(len(LENGTHS), round_us),
     )
     blocks = rounds.blocks(at)
     for wanted in (1, 2, 5, 11):
@@ -94,6 +95,26 @@ def test_a_verifier_feeds_all_that_its_upstream_hands_down(costs: Costs) -> None
     assert rounds.num_tokens[0] == pytest.approx(
         np.interp(below.num_tokens[0], range(len(tokens)), tokens)
     )
+
+
+def test_device_time_counts_the_more_the_more_requests_share_the_devices(costs: Costs) -> None:
+    rounds = Rounds.of(costs, "small", "target", Blocks.drawn(costs.drafting_us("small")), Way())
+    assert rounds.devices_us[3] == pytest.approx(4 * 200.0 + 3000.0)
+    assert rounds.prices_us(Regime(GREEDY)) == pytest.approx(rounds.taus_us)
+    shares = [
+        (rounds.prices_us(Regime(GREEDY, n)) - rounds.taus_us) / rounds.token_devices_us(n)
+        for n in (2, 4, 32)
+    ]
+    assert (shares[0] > 0).all()
+    assert (shares[0] < shares[1]).all()
+    assert (shares[1] < shares[2]).all()
+
+
+def test_drafting_ahead_costs_device_time(costs: Costs) -> None:
+    blocks = Blocks.drawn(costs.drafting_us("small"))
+    waits, ahead = (Rounds.of(costs, "small", "target", blocks, Way(ahead)) for ahead in (0, 1))
+    assert (ahead.times_us < waits.times_us)[3]
+    assert (ahead.devices_us > waits.devices_us).all()
 
 
 def test_edges_between_devices_may_draft_ahead_each_for_itself(costs: Costs) -> None:

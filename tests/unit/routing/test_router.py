@@ -227,7 +227,7 @@ class TestPlanner:
             plan = to_plan(Candidate(chain, lengths, 1.0), 1, 1)
             prediction = made._planner.predict(plan, Regime(GREEDY))
             assert prediction is not None
-            best = min(best, prediction.token_us)
+            best = min(best, prediction.predicted_us)
         found = next(c for c in made.candidates(GREEDY) if c.chain == chain)
         assert best <= found.predicted_us <= 1.01 * best
 
@@ -375,7 +375,18 @@ class TestRouter:
         chains = {c.chain: c.predicted_us for c in made.candidates(GREEDY)}
         assert 1.0 < chains["small", "target"] / chains["target",] < 1.05
         made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("small", "target"), "it may be a hiccup"
+        made.decide(0.5)
         assert made.table.plan(GREEDY).chain == ("target",)
+
+    def test_a_chain_that_is_far_better_is_taken_at_once(self) -> None:
+        made = router(BAD)
+        made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("target",)
+        for _ in range(8):
+            made.observe(observations(GOOD), 0.0)
+        made.decide(0.0)
+        assert made.table.plan(GREEDY).chain == ("small", "medium", "target")
 
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)

@@ -48,7 +48,7 @@ def test_lock_step_is_predicted_to_the_percent(alpha: float, hop_us: float) -> N
         plan = lock_step("small", "target", lengths=(length,))
         predicted = planner.predict(plan, Regime(GREEDY))
         assert predicted is not None
-        assert token_us(pool, oracle, plan, 2000) == pytest.approx(predicted.token_us, rel=0.05)
+        assert token_us(pool, oracle, plan, 2000) == pytest.approx(predicted.predicted_us, rel=0.05)
 
 
 def test_pools_are_random_by_seed() -> None:
