@@ -67,6 +67,7 @@ class RouterActor:
         )
         self._learned = self._memory.recall()
         """Whether there is something to decide about."""
+        self._decided_at = -PERIOD_S
         loop = asyncio.get_running_loop()
         self._deciding = loop.create_task(self._run_for_ever())
         self._saving = loop.create_task(self._memory.save_for_ever())
@@ -113,12 +114,19 @@ class RouterActor:
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
-            decided = self._learned and self._router.decide(time.time()) is not None
-            self._learned = False
+            decided = self._decide()
             # The numbers of plans must go on from there.
             self._memory.has_news |= decided
             if decided or (changed and target in self._addresses):
                 await self._tell([target], "set_plans", self._router.table)
+
+    def _decide(self) -> bool:
+        """Whether the plans have changed. Workers answer one by one, decisions are for all."""
+        now = time.monotonic()
+        if not self._learned or now - self._decided_at < PERIOD_S:
+            return False
+        self._learned, self._decided_at = False, now
+        return self._router.decide(time.time()) is not None
 
     async def _ask(self, name: str, after_s: float = 0.0) -> tuple[Address, Observations] | None:
         await asyncio.sleep(after_s)

@@ -6,10 +6,9 @@ depends on ratios only. ``python -m specrouter_dist.simulation.tables`` makes th
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -45,23 +44,28 @@ class AsyncCost:
         by_length = np.apply_along_axis(lambda row: np.interp(wanted, known, row), -1, table)
         return cls(**axes, ratios=by_length)
 
-    def at(self, agreement: float, upstream: float, hop: float) -> Floats:
-        """Shape ``[lengths]``; linear between the table's points, beyond them as at its edge."""
-        table = self.ratios
-        for axis, value in (
-            (self.agreement, agreement),
-            (self.upstream, upstream),
-            (self.hop, hop),
-        ):
-            low, share = _between(axis, value)
-            table = table[low] if not share else table[low] * (1 - share) + table[low + 1] * share
-        return table
+    def at(self, agreement: float, upstream: Floats, hop: Floats) -> Floats:
+        """Linear between the table's points, beyond them as at its edge.
+
+        Args:
+            upstream: shape ``[cases]``, as ``hop``.
+
+        Returns:
+            shape ``[cases, lengths]``.
+        """
+        (low, share), rows = _between(self.agreement, agreement), np.arange(len(upstream))
+        table = self.ratios[low] * (1 - share) + self.ratios[low + 1] * share
+        low, share = _between(self.upstream, upstream)
+        share = share[:, None, None]
+        table = table[low] * (1 - share) + table[low + 1] * share
+        low, share = _between(self.hop, hop)
+        share = share[:, None]
+        ratios: Floats = table[rows, low] * (1 - share) + table[rows, low + 1] * share
+        return ratios
 
 
-def _between(axis: Floats | Sequence[float], value: float) -> tuple[int, float]:
-    """The last point that is not above ``value``, and how far it is to the next one."""
-    inside = min(max(value, axis[0]), axis[-1])
-    low = int(np.searchsorted(axis, inside, side="right")) - 1
-    if low == len(axis) - 1:
-        return low, 0.0
-    return low, float((inside - axis[low]) / (axis[low + 1] - axis[low]))
+def _between(axis: Floats, values: Floats | float) -> tuple[Any, Any]:
+    """The points before each of ``values``, and what share of the way to the next it is."""
+    inside = np.clip(values, axis[0], axis[-1])
+    low = np.minimum(np.searchsorted(axis, inside, side="right") - 1, len(axis) - 2)
+    return low, (inside - axis[low]) / (axis[low + 1] - axis[low])

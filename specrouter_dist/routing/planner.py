@@ -9,7 +9,6 @@ cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import nsmallest
 from itertools import pairwise
 from math import isfinite
 
@@ -28,8 +27,8 @@ _RANKED_CHAINS = 8
 """Chains whose full cost is computed, the best by the dynamic programme,"""
 _MOST_UNDERRATED = 1.4
 """and by it no slower than the best of them by more than this."""
-_KEPT_STACKS = 3
-"""Settings of the lower levels of a chain that are tried with the next level."""
+_KEPT_SETTINGS = 3
+"""Of the lower levels of a chain, that are tried with the next level."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _UNKNOWN_PATIENCE_MS = 1000.0
@@ -104,8 +103,8 @@ class Planner:
         blocks = Blocks.drawn(costs.drafting_us(plan.chain[0])) if plan.edges else None
         for knobs, (draft, verifier) in zip(plan.edges, pairwise(plan.chain), strict=True):
             assert blocks is not None
-            way = Way(knobs.drafts_ahead, knobs.match_tokens)
-            rounds, at = Rounds.of(costs, draft, verifier, blocks, way), knobs.patience - 1
+            way, at = Way(knobs.drafts_ahead, knobs.match_tokens), (0, knobs.patience - 1)
+            rounds = Rounds.of(costs, draft, verifier, blocks, way)
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
             devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
             blocks = rounds.blocks(at)
@@ -189,59 +188,54 @@ class _Ways:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stack:
-    """The lower levels of a chain, with knobs."""
+class _Setting:
+    """The levels of a chain up to a verifier, with knobs."""
 
-    rounds: Rounds | None = None
-    """Of the last level; None: the drafter alone."""
-    price_us: float = 0.0
-    """Of its stream, per token."""
-    edges: tuple[tuple[int, Way], ...] = ()
-    """Per edge the length of its blocks and the way it is drafted for."""
+    rounds: Rounds
+    at: tuple[int, int]
+    """Of these rounds: how upstream is run, and which length is waited for."""
+    edges: tuple[tuple[int, Way], ...]
+    """Length of the blocks and way of drafting, the drafter's first."""
 
 
 def _with_best_knobs(costs: Costs, chain: Sequence[str]) -> Candidate:
-    """The chain with its best lengths and ways of drafting.
-
-    From level to level only the fastest few are kept: the fastest is not always what the next level
-    makes the most of.
-    """
+    """The chain with its best lengths and ways of drafting."""
     num_sessions = costs.regime.num_sessions
     if len(chain) == 1:
         alone_us = costs.alone_us(chain[0])
         return Candidate(tuple(chain), (), alone_us, devices_us=alone_us / num_sessions)
-    stacks = [_Stack()]
+    settings: list[_Setting] = []
     for draft, verifier in pairwise(chain):
-        kept = _KEPT_STACKS if verifier != chain[-1] else 1
-        stacks = nsmallest(
-            kept, _extensions(costs, draft, verifier, stacks), key=lambda stack: stack.price_us
-        )
-    best = stacks[0]
-    assert best.rounds is not None
-    lengths, chosen = zip(*best.edges, strict=True)
-    aheads = tuple(way.ahead for way in chosen)
-    at = lengths[-1] - 1
-    tau_us = float(best.rounds.taus_us[at])
-    devices_us = float(best.rounds.token_devices_us(num_sessions)[at])
-    return Candidate(tuple(chain), lengths, tau_us, aheads, chosen[-1].match_tokens, devices_us)
+        settings = _extended(costs, draft, verifier, settings)
+    best = settings[0]
+    lengths, used = zip(*best.edges, strict=True)
+    return Candidate(
+        tuple(chain),
+        lengths,
+        float(best.rounds.taus_us[best.at]),
+        tuple(way.ahead for way in used),
+        used[-1].match_tokens,
+        float(best.rounds.token_devices_us(num_sessions)[best.at]),
+    )
 
 
-def _extensions(
-    costs: Costs, draft: str, verifier: str, stacks: Sequence[_Stack]
-) -> Iterator[_Stack]:
-    """Each of ``stacks``, in every way, at its best lengths."""
-    for stack in stacks:
-        blocks = (
-            stack.rounds.blocks(stack.edges[-1][0] - 1)
-            if stack.rounds
-            else Blocks.drawn(costs.drafting_us(draft))
-        )
-        for way in ways(costs, draft, verifier):
-            rounds = Rounds.of(costs, draft, verifier, blocks, way)
-            prices_us = rounds.prices_us(costs.regime)
-            for at in map(int, np.argsort(prices_us, kind="stable")[:_KEPT_STACKS]):
-                edges = (*stack.edges, (at + 1, way))
-                yield _Stack(rounds, float(prices_us[at]), edges)
+def _extended(costs: Costs, draft: str, verifier: str, below: Sequence[_Setting]) -> list[_Setting]:
+    """The best few settings of the levels ``below`` with ``verifier`` on top, best first.
+
+    Several are kept: the fastest is not always what the next level makes the most of.
+    """
+    blocks = Blocks.drawn(costs.drafting_us(draft))
+    if below:
+        blocks = Blocks.joined([setting.rounds.blocks(setting.at) for setting in below])
+    edges = [setting.edges for setting in below] or [()]
+    possible = list(ways(costs, draft, verifier))
+    rounds = [Rounds.of(costs, draft, verifier, blocks, way) for way in possible]
+    prices_us = np.stack([each.prices_us(costs.regime) for each in rounds])
+    best = np.argsort(prices_us, axis=None, kind="stable")[:_KEPT_SETTINGS]
+    found = zip(*(of.tolist() for of in np.unravel_index(best, prices_us.shape)), strict=True)
+    return [
+        _Setting(rounds[w], (row, at), (*edges[row], (at + 1, possible[w]))) for w, row, at in found
+    ]
 
 
 def _patience_ms(candidate: Candidate, length: int) -> float:

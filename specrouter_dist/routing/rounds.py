@@ -9,10 +9,11 @@ With drafting ahead the next block is drafted during the verify, on the chance t
 and the bonus token are what upstream went on with. What that saves is a table of the simulator's
 (routing/async_cost.py); the verify may be slower meanwhile.
 
-Arrays are over the length waited for, shape ``[MAX_DRAFT_TOKENS]``.
+Arrays are over ways in which upstream may be run and the length waited for, shape
+``[ways, MAX_DRAFT_TOKENS]``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import NamedTuple, Self
@@ -61,7 +62,13 @@ class Blocks:
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
         """By a drafter, which draws a block in so much time."""
-        return cls(times_us, LENGTHS, times_us)
+        return cls(times_us[None], LENGTHS[None], times_us[None])
+
+    @classmethod
+    def joined(cls, ways: Sequence[Self]) -> Self:
+        """All ways of these."""
+        names = ("times_us", "num_tokens", "devices_us")
+        return cls(*(np.concatenate([getattr(way, name) for way in ways]) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +119,8 @@ class Rounds:
         """What is minimised, per token."""
         return regime.price_us(self.taus_us, self.token_devices_us(regime.num_sessions))
 
-    def blocks(self, at: int) -> Blocks:
-        """What the verifier hands down when it waits for ``LENGTHS[at]`` itself.
+    def blocks(self, at: tuple[int, int]) -> Blocks:
+        """What the verifier hands down in one way, ``at`` upstream's and its own length.
 
         The number of rounds until ``n`` tokens are there is a renewal process whose steps are the
         tokens of a round; by Wald's identity a block has rounds times tokens per round.
@@ -125,17 +132,17 @@ class Rounds:
             left = zip(yields, reversed(num_rounds), strict=False)
             num_rounds.append(1.0 + sum(chance * rounds for chance, rounds in left))
         counts = np.array(num_rounds)
-        return Blocks(
-            counts * self.times_us[at], counts * self.num_tokens[at], counts * self.devices_us[at]
-        )
+        per_round = (self.times_us[at], self.num_tokens[at], self.devices_us[at])
+        return Blocks(*(counts[None] * each for each in per_round))
 
 
 def _saved(curve: Curve, blocks: Blocks, forwards_us: Floats, hop_us: float) -> Floats:
     """Share of a round that drafting ahead saves; below 0 it costs."""
-    verify_us = float(forwards_us[_TYPICAL])
-    draft_us = float(blocks.times_us[_TYPICAL] / blocks.num_tokens[_TYPICAL])
+    verify_us = forwards_us[:, _TYPICAL]
+    draft_us = blocks.times_us[:, _TYPICAL] / blocks.num_tokens[:, _TYPICAL]
     ratios = _DRAFTING_AHEAD.at(curve.mean, draft_us / verify_us, hop_us / verify_us)
-    saved: Floats = 1 - np.interp(blocks.num_tokens, LENGTHS, ratios)
+    by_way = zip(blocks.num_tokens, ratios, strict=True)
+    saved: Floats = 1 - np.array([np.interp(num, LENGTHS, ratio) for num, ratio in by_way])
     return saved
 
 

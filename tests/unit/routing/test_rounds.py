@@ -53,8 +53,8 @@ def test_a_round_in_lock_step_is_the_formula(costs: Costs) -> None:
     rounds = Rounds.of(costs, "small", "target", blocks, Way())
     tokens = costs.curve("small", "target").tokens
     for g in (1, 4, 16):
-        assert rounds.times_us[g - 1] == pytest.approx(g * 200.0 + HOP_US + 3000.0)
-        assert rounds.num_tokens[g - 1] == pytest.approx(tokens[g])
+        assert rounds.times_us[0, g - 1] == pytest.approx(g * 200.0 + HOP_US + 3000.0)
+        assert rounds.num_tokens[0, g - 1] == pytest.approx(tokens[g])
 
 
 @pytest.mark.parametrize("num_proposals", [1, 3, 6])
@@ -67,12 +67,12 @@ def test_whole_rounds_are_those_of_a_simulation(
     round_us = 700.0
     rounds = Rounds(
         of,
-        LENGTHS,
-        np.full(len(LENGTHS), round_us),
-        np.array(of.tokens[1 : len(LENGTHS) + 1]),
-        np.full(len(LENGTHS), round_us),
+        LENGTHS[None],
+        np.full((1, len(LENGTHS)), round_us),
+        np.array([of.tokens[1 : len(LENGTHS) + 1]]),
+        np.full((1, len(LENGTHS)), round_us),
     )
-    blocks = rounds.blocks(at)
+    blocks = rounds.blocks((0, at))
     for wanted in (1, 2, 5, 11):
         times_us = num_tokens = 0.0
         for _ in range(num_runs):
@@ -81,25 +81,25 @@ def test_whole_rounds_are_those_of_a_simulation(
                 there += num_new(of, num_proposals, rng)
                 times_us += round_us
             num_tokens += there
-        assert blocks.times_us[wanted - 1] == pytest.approx(times_us / num_runs, rel=0.03)
-        assert blocks.num_tokens[wanted - 1] == pytest.approx(num_tokens / num_runs, rel=0.03)
+        assert blocks.times_us[0, wanted - 1] == pytest.approx(times_us / num_runs, rel=0.03)
+        assert blocks.num_tokens[0, wanted - 1] == pytest.approx(num_tokens / num_runs, rel=0.03)
 
 
 def test_a_verifier_feeds_all_that_its_upstream_hands_down(costs: Costs) -> None:
     below = Rounds.of(
         costs, "small", "medium", Blocks.drawn(costs.drafting_us("small")), Way()
-    ).blocks(7)
+    ).blocks((0, 7))
     assert (below.num_tokens > LENGTHS).any()
     rounds = Rounds.of(costs, "medium", "target", below, Way())
     tokens = costs.curve("medium", "target").tokens
-    assert rounds.num_tokens[0] == pytest.approx(
-        np.interp(below.num_tokens[0], range(len(tokens)), tokens)
+    assert rounds.num_tokens[0, 0] == pytest.approx(
+        np.interp(below.num_tokens[0, 0], range(len(tokens)), tokens)
     )
 
 
 def test_device_time_counts_the_more_the_more_requests_share_the_devices(costs: Costs) -> None:
     rounds = Rounds.of(costs, "small", "target", Blocks.drawn(costs.drafting_us("small")), Way())
-    assert rounds.devices_us[3] == pytest.approx(4 * 200.0 + 3000.0)
+    assert rounds.devices_us[0, 3] == pytest.approx(4 * 200.0 + 3000.0)
     assert rounds.prices_us(Regime(GREEDY)) == pytest.approx(rounds.taus_us)
     shares = [
         (rounds.prices_us(Regime(GREEDY, n)) - rounds.taus_us) / rounds.token_devices_us(n)
@@ -113,7 +113,7 @@ def test_device_time_counts_the_more_the_more_requests_share_the_devices(costs: 
 def test_drafting_ahead_costs_device_time(costs: Costs) -> None:
     blocks = Blocks.drawn(costs.drafting_us("small"))
     waits, ahead = (Rounds.of(costs, "small", "target", blocks, Way(ahead)) for ahead in (0, 1))
-    assert (ahead.times_us < waits.times_us)[3]
+    assert (ahead.times_us < waits.times_us)[0, 3]
     assert (ahead.devices_us > waits.devices_us).all()
 
 
