@@ -10,9 +10,6 @@ _FAR = 2.0
 """Means that differ by this factor from what is known are a hiccup or a change."""
 _ALIKE = 1.5
 """Means that differ by less say the same."""
-_DRIFT = 0.1
-"""Share of the way back to the prior that an estimate goes each time others are observed, which is
-twice a second: what was bad once is tried again after some seconds."""
 
 
 class DecayedMean:
@@ -29,13 +26,13 @@ class DecayedMean:
         """Where it stands."""
         return Level(self.value, self._weight)
 
-    def drift(self, share: float = _DRIFT) -> None:
-        """Nothing was observed: what was, while it was, counts for less and less. Without this a
-        choice once disqualified would never be tried again."""
+    def drift(self, share: float) -> None:
+        """Nothing was observed: the estimate goes so much of the way back to the prior. Without
+        this a choice once disqualified would never be tried again."""
         self.value += (self._prior - self.value) * share
 
-    def observe(self, mean: float, count: float) -> None:
-        """Takes a mean of ``count`` values.
+    def observe(self, mean: float, count: float) -> bool:
+        """Takes a mean of ``count`` values; whether things have changed.
 
         One far from what is known is a hiccup of the machine and counts as one value, unless the
         one before said the same: then things have changed, and what was is forgotten.
@@ -45,12 +42,13 @@ class DecayedMean:
         before, self._far = self._far, mean if is_far else None
         if self._far is not None and before is not None and not _differ(mean, before, _ALIKE):
             self.value, self._weight, self._far = mean, count, None
-            return
+            return True
         if self._far is not None:
             count = 1.0
         total = self._weight + count
         self.value += (mean - self.value) * count / total
         self._weight = min(total, _MEMORY_VALUES)
+        return False
 
 
 def _differ(one: float, other: float, factor: float) -> bool:

@@ -20,8 +20,12 @@ from specrouter_dist.routing.state import (
     SurfaceState,
 )
 
-_FORGOTTEN = 0.2
-"""Share of what was observed of a member that is forgotten in a second in which it is not used."""
+FORGOTTEN = 0.2
+"""Share of what was observed of a member that is forgotten in a second in which it neither works
+nor is probed."""
+FADED = 0.01
+"""Share that is forgotten in a second of hops and the like that are not in use: nobody probes them,
+and what was bad once may have become better."""
 _MOST_INTERPOLATED = 1024
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream."""
@@ -76,11 +80,11 @@ class _Surface:
         self._known = sorted(self._curves)
         self._ratios.setdefault(num_sessions, DecayedMean(1.0))
 
-    def observe(self, size: float, num_sessions: int, times: ForwardTimes) -> None:
+    def observe(self, size: float, num_sessions: int, times: ForwardTimes) -> bool:
         if not self._curves:
-            return
+            return False
         ratio = times.total_us / times.count / self._profiled(size, num_sessions)
-        self._nearest(num_sessions).observe(ratio, times.count)
+        return self._nearest(num_sessions).observe(ratio, times.count)
 
     def at(self, size: float, num_sessions: int) -> float | None:
         if not self._curves:
@@ -89,7 +93,7 @@ class _Surface:
 
     def drift(self) -> None:
         for ratio in self._ratios.values():
-            ratio.drift(_FORGOTTEN)
+            ratio.drift(FORGOTTEN)
 
     def state(self) -> tuple[BatchState, ...]:
         return tuple(
@@ -153,8 +157,8 @@ class LatencyTable:
         # How much longer a verify takes while the next block is being drafted: cores of one
         # machine may share caches, memory and even arithmetic units.
         self._slowdowns: dict[tuple[str, str], DecayedMean] = {}
-        self._observed: set[str] = set()
-        """Members observed since :meth:`forget` was last called."""
+        self._observed: set[str | tuple[str, str]] = set()
+        """Members and pairs observed since :meth:`forget` was last called."""
         self._hop_prior_us = hop_us
         self._hops: dict[tuple[str, str], DecayedMean] = {}
 
@@ -164,39 +168,54 @@ class LatencyTable:
         for surface, of in self._surfaces(key, size):
             surface.profile(int(of), key.num_sessions, times.total_us / times.count)
 
-    def observe(self, key: ForwardKey, times: ForwardTimes) -> None:
-        """Takes the times of steps since the last call."""
+    def observe(self, key: ForwardKey, times: ForwardTimes) -> bool:
+        """Takes the times of steps since the last call; whether the member has become another:
+        what is known of its rounds with others holds no longer."""
         if not times.count:
-            return
+            return False
         self._observed.add(key.member)
         size = key.num_rows / key.num_sessions
-        for (beside, member), slowdown in self._slowdowns.items():
-            if member == key.member and beside != key.beside:
-                slowdown.drift()
         if key.beside is None:
-            for surface, of in self._surfaces(key, size):
+            changes = [
                 surface.observe(of, key.num_sessions, times)
+                for surface, of in self._surfaces(key, size)
+            ]
+            if any(changes):
+                self._start_over(key.member)
+                return True
         elif (alone_us := self.forward_us(key.member, size, key.num_sessions)) is not None:
-            slowdown = self._slowdowns.setdefault((key.beside, key.member), DecayedMean(1.0))
+            pair = key.beside, key.member
+            self._observed.add(pair)
+            slowdown = self._slowdowns.setdefault(pair, DecayedMean(1.0))
             slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
+        return False
 
-    def forget(self) -> None:
+    def _start_over(self, member: str) -> None:
+        for known in (self._slowdowns, self._hops):
+            for pair in [pair for pair in known if member in pair]:
+                del known[pair]
+
+    def forget(self) -> set[str]:
         """Of members not observed since the last call, what was observed counts for less: one that
-        was slow is tried again. To be called once a second."""
+        was slow is tried again. To be called once a second; returns these members."""
+        unknown = self._forwards.keys() - self._observed
         for surfaces in (self._forwards, self._drafting):
-            for member, surface in surfaces.items():
-                if member not in self._observed:
-                    surface.drift()
+            for member in surfaces.keys() & unknown:
+                surfaces[member].drift()
+        for known in (self._slowdowns, self._hops):
+            for pair, mean in known.items():
+                if pair not in self._observed:
+                    mean.drift(FADED if unknown.isdisjoint(pair) else FORGOTTEN)
         self._observed.clear()
+        return unknown
 
     def observe_wait(self, key: WaitKey, times: ForwardTimes) -> None:
         """Takes waits for blocks: what they last beyond the drafting is the hop."""
-        for (draft, verifier), hop in self._hops.items():
-            if verifier == key.verifier and draft != key.draft:
-                hop.drift()
         block_us = self.drafting_us(key.draft, key.num_proposals)
         if block_us is not None and times.count:
-            hop = self._hops.setdefault((key.draft, key.verifier), DecayedMean(self._hop_prior_us))
+            pair = key.draft, key.verifier
+            self._observed.add(pair)
+            hop = self._hops.setdefault(pair, DecayedMean(self._hop_prior_us))
             hop.observe(max(0.0, times.total_us / times.count - block_us), times.count)
 
     def hop_us(self, draft: str, verifier: str) -> float:

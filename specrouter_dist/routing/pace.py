@@ -8,6 +8,7 @@ it. Rounds, and not tokens: how many tokens a round yields is agreement's busine
 from collections.abc import Iterable
 
 from specrouter_dist.routing.decayed import DecayedMean
+from specrouter_dist.routing.latency import FADED, FORGOTTEN
 from specrouter_dist.routing.observations import Pace
 from specrouter_dist.routing.state import PaceState
 
@@ -25,19 +26,34 @@ class PaceTable:
 
     def __init__(self) -> None:
         self._ratios: dict[_Key, DecayedMean] = {}
+        self._observed: set[_Key] = set()
+        """Since :meth:`forget` was last called."""
 
     def observe(
         self, chain: tuple[str, ...], num_sessions: int, predicted_us: float, pace: Pace
     ) -> None:
-        """Takes rounds since the last call; chains not observed at that load drift back."""
-        for (other, at), ratio in self._ratios.items():
-            if at == num_sessions and other != chain:
-                ratio.drift()
+        """Takes rounds since the last call."""
+        self._observed.add((chain, num_sessions))
         ratio = self._ratios.setdefault((chain, num_sessions), DecayedMean(1.0))
         measured = pace.total_us / pace.num_rounds / predicted_us
         # What the parts of a round leave out is no multiple of them: they have changed, and are
         # about to be known.
         ratio.observe(min(max(measured, 1 / _MOST), _MOST), pace.num_rounds)
+
+    def forget(self, members: set[str]) -> None:
+        """Of chains not observed since the last call, while others were at their load, what was
+        observed counts for less; for much less with one of ``members``, of whom nothing is known
+        any more. To be called once a second."""
+        loads = {num_sessions for _, num_sessions in self._observed}
+        for (chain, num_sessions), ratio in self._ratios.items():
+            if num_sessions in loads and (chain, num_sessions) not in self._observed:
+                ratio.drift(FADED if members.isdisjoint(chain) else FORGOTTEN)
+        self._observed.clear()
+
+    def start_over(self, member: str) -> None:
+        """The member has become faster or slower: what its chains were like says nothing."""
+        for key in [key for key in self._ratios if member in key[0]]:
+            del self._ratios[key]
 
     def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
         """Measured over predicted.

@@ -95,9 +95,11 @@ class Router:
 
     def observe(self, observations: Observations, now_s: float) -> None:
         """Takes what a worker has measured; ``now_s`` only dates it."""
-        take = self.latency.profile if observations.is_profile else self.latency.observe
         for forward, times in self._plausible(observations.forwards):
-            take(forward, times)
+            if observations.is_profile:
+                self.latency.profile(forward, times)
+            elif self.latency.observe(forward, times):
+                self.paces.start_over(forward.member)
         for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)
         for pair, survival in self._plausible(observations.pairs):
@@ -193,7 +195,7 @@ class Router:
         # The clock may be set back.
         if not 0.0 <= now_s - self._forgot_s < _FORGET_EVERY_S:
             self._forgot_s = now_s
-            self.latency.forget()
+            self.paces.forget(self.latency.forget())
         present = {kind: self.table.of(kind) for kind in self._kinds}
         cells = self._cells_of_this_turn(now_s)
         self._turn += 1

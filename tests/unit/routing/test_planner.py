@@ -180,11 +180,16 @@ class TestMeasurementDecides:
         made.decide(0.0)
         made.decide(0.5)
         alone = made.table.plan(GREEDY)
-        for _ in range(300):
+        for second in range(1, 300):
             fine = Observations()
             fine.paces[PaceKey(alone, GREEDY, 1)] = Pace(100, 100, 100 * 3030.0)
-            made.observe(fine, 0.0)
-        made.decide(0.0)
+            for member, us in TWO_US.items():
+                fine.forwards[ForwardKey(member, 1, 1)] = ForwardTimes(1, 1.01 * us)
+            made.observe(fine, float(second))
+            made.decide(float(second))
+            if made.table.plan(GREEDY).chain != ("target",):
+                break
+        assert second > 20, "not after every hiccup"
         assert made.table.plan(GREEDY).chain == ("small", "target")
 
     def test_a_faster_round_than_predicted_counts_too(self) -> None:

@@ -117,11 +117,28 @@ class TestLatency:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         table.observe(ForwardKey("m", 3, 1, beside="d"), times(400, 10_000))
         table.observe_wait(WaitKey("m", "target", 3), times(4000, 10_000))
-        for _ in range(500):
-            table.observe(ForwardKey("m", 3, 1), times(200))
-            table.observe_wait(WaitKey("other", "target", 3), times(500))
+        for seconds in (10, 500):
+            for _ in range(seconds):
+                table.observe(ForwardKey("m", 3, 1), times(200))
+                table.observe_wait(WaitKey("other", "target", 3), times(500))
+                table.forget()
+            is_recent = seconds < 60
+            assert (table.forward_us("m", 3, beside="d") > 350) == is_recent  # type: ignore[operator]
+            assert (table.hop_us("m", "target") > 2000) == is_recent
         assert table.forward_us("m", 3, beside="d") == pytest.approx(200, rel=0.02)
         assert table.hop_us("m", "target") == pytest.approx(100, rel=0.3)
+
+    def test_of_a_member_that_has_changed_hops_are_no_longer_known(
+        self, table: LatencyTable
+    ) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        table.observe_wait(WaitKey("m", "target", 3), times(4000, 10_000))
+        table.observe_wait(WaitKey("m", "other", 3), times(4000, 10_000))
+        table.observe(ForwardKey("m", 3, 1), times(200, 1000))
+        assert not table.observe(ForwardKey("m", 3, 1), times(1000, 100)), "a hiccup"
+        assert table.hop_us("m", "target") > 2000
+        assert table.observe(ForwardKey("m", 3, 1), times(1000, 100))
+        assert table.hop_us("m", "target") == table.hop_us("m", "other") == 100.0
 
     def test_a_batch_has_times_of_its_own(self, table: LatencyTable) -> None:
         assert table.forward_us("m", 1, 4) == pytest.approx(400), "no profile: no gain"
