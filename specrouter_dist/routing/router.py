@@ -22,6 +22,7 @@ from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 from specrouter_dist.routing.replay import Replays, own_text_names
+from specrouter_dist.routing.switching import Switching
 from specrouter_dist.routing.traffic import ROOTS, Traffic
 
 _HYSTERESIS = 0.05
@@ -239,7 +240,7 @@ class Router:
                 self._grounds(weighed, traffic, now_s),
             )
         )
-        return self._ladder(best, [way.chain for way in candidates], regime)
+        return self._ladder(best, candidates, regime)
 
     def _grounds(
         self, candidates: Sequence[Candidate], traffic: Traffic, now_s: float
@@ -247,14 +248,13 @@ class Router:
         pairs = dict.fromkeys(pair for way in candidates for pair in pairwise(way.chain))
         return tuple(self.agreement.grounds(PairKey(*pair, traffic), now_s) for pair in pairs)
 
-    def _ladder(
-        self, usual: Candidate, chains: Sequence[tuple[str, ...]], regime: Regime
-    ) -> Ladder:
+    def _ladder(self, usual: Candidate, ways: Sequence[Candidate], regime: Regime) -> Ladder:
         """What is best for requests that agree more or less; the usual chain where it is as good
         as any, since a change costs prefill."""
-        rungs = [self._rung(1.0, usual, regime)]
+        rungs = [self._rung(1.0, usual, ways, regime)]
         if len(usual.chain) == 1:
             return Ladder(tuple(rungs))
+        chains = [way.chain for way in ways]
         for scale in _SCALES:
             scaled = replace(regime, scale=scale)
             ways = self._planner.rank(chains, scaled)
@@ -262,18 +262,22 @@ class Router:
             same = next(way for way in ways if way.chain == usual.chain)
             is_as_good = same.predicted_us * (1 - _HYSTERESIS) < best.predicted_us
             stays = is_as_good and len(best.chain) > 1
-            rungs.append(self._rung(scale, same if stays else best, regime))
+            rungs.append(self._rung(scale, same if stays else best, ways, regime))
         return Ladder(tuple(rungs))
 
-    def _rung(self, scale: float, candidate: Candidate, regime: Regime) -> Rung:
+    def _rung(
+        self, scale: float, candidate: Candidate, ways: Sequence[Candidate], regime: Regime
+    ) -> Rung:
+        """``ways``: all chains that requests of this scale may come from."""
         plan = self._to_plan(candidate)
+        switching = Switching.of({way.chain: way.predicted_us for way in ways}, self.latency)
         if len(plan.chain) == 1:
-            return Rung(scale, plan)
+            return Rung(scale, plan, switching=switching)
         draft, verifier = plan.chain[-2:]
         if candidate.match_tokens:
             _, draft = own_text_names(draft, candidate.match_tokens)
         pair = PairKey(draft, verifier, regime.traffic)
-        return Rung(scale, plan, self.agreement.curve(pair).mean)
+        return Rung(scale, plan, self.agreement.curve(pair).mean, switching)
 
     def _to_plan(self, candidate: Candidate) -> Plan:
         return to_plan(candidate, self.number, self._threads)
