@@ -44,6 +44,19 @@ class Attach:
     """As in Submit."""
 
 
+# Producer: a downstream stage's worker. Consumer: its upstream's worker, which passes it on.
+@dataclass(frozen=True, slots=True)
+class Replan:
+    """The edge goes on, under other knobs, or with another chain above the receiver.
+
+    One that is lost costs speed alone: an Attach or the next Replan says everything again.
+    """
+
+    edge: EdgeId
+    plan: Plan
+    """Of the whole chain. One that is older than the receiver's is ignored."""
+
+
 # Producer: the worker that was asked to attach. Consumer: the downstream stage's worker.
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -169,6 +182,7 @@ WireMessage = (
     | Output
     | Failed
     | Settled
+    | Replan
 )
 """Everything that can be in a frame."""
 
@@ -184,10 +198,11 @@ TAGS: dict[type[WireMessage], int] = {
     Failed: 9,
     Report: 10,
     Settled: 11,
+    Replan: 12,
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

@@ -26,6 +26,7 @@ from specrouter_dist.links.control import (
     LevelCounts,
     Output,
     Refused,
+    Replan,
     Report,
     Settled,
     Submit,
@@ -173,6 +174,12 @@ def _detach(raw: _Raw, _: int | None) -> Detach:
     return Detach(EdgeId(*raw[1:4]), raw[4])
 
 
+def _replan(raw: _Raw, _: int | None) -> Replan:
+    _check_types(Replan, raw, (int, *_EDGE, dict))
+    _check_unsigned(Replan, min(raw[:4]))
+    return Replan(EdgeId(*raw[1:4]), _model(Plan, raw[4]))
+
+
 def _report(raw: _Raw, _: int | None) -> Report:
     _check_types(Report, raw, (int, *_EDGE, tuple, int))
     _check_unsigned(Report, min(*raw[:4], raw[5]))
@@ -273,4 +280,5 @@ _DECODERS: dict[int, Callable[[_Raw, int | None], WireMessage]] = {
     TAGS[Failed]: _failed,
     TAGS[Report]: _report,
     TAGS[Settled]: _settled,
+    TAGS[Replan]: _replan,
 }

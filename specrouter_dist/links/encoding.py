@@ -22,6 +22,7 @@ from specrouter_dist.links.control import (
     Failed,
     Output,
     Refused,
+    Replan,
     Report,
     Settled,
     Submit,
@@ -132,5 +133,6 @@ _FIELDS: dict[type[WireMessage], Callable[[Any], tuple[object, ...]]] = {
     Cancel: lambda m: (TAGS[Cancel], m.request),
     Output: _output,
     Settled: _settled,
+    Replan: lambda m: (TAGS[Replan], *m.edge, m.plan.model_dump()),
     Failed: lambda m: (TAGS[Failed], m.request, m.kind, m.message),
 }

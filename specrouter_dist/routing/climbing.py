@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.observations import Observations, PaceKey
 from specrouter_dist.routing.plans import LOADS, Ladder, Rung, Standing
+from specrouter_dist.routing.switching import Progress
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.steps import StageCounts
 
@@ -36,8 +37,6 @@ class Climb:
 
     traffic: Traffic
     clock: Callable[[], float]
-    ladder: Ladder | None = None
-    """Where the plan is from; None before the request is admitted."""
     _rung: Rung | None = None
     _standing: Standing = field(default_factory=Standing)
     _num_accepted: int = 0
@@ -49,11 +48,11 @@ class Climb:
         """In force now; None before the request is admitted."""
         return self._rung.plan if self._rung else None
 
-    def board(self, ladder: Ladder, load: int, observations: Observations) -> Plan:
+    def board(
+        self, ladder: Ladder, load: int, progress: Progress, observations: Observations
+    ) -> Plan:
         """The request goes on with ``ladder``, and with what it has agreed on so far."""
-        present = self._rung if ladder is self.ladder else None
-        self.ladder = ladder
-        rung = ladder.choose(present, self._standing)
+        rung = ladder.choose(self._rung, self._standing, progress)
         if rung is not self._rung or self._stretch is None or self._stretch.load != load:
             self.leave(observations)
             self._stretch = _Stretch(rung.plan, load)

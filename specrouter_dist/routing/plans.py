@@ -2,10 +2,11 @@
 
 import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from specrouter_dist.config import Plan
+from specrouter_dist.routing.switching import FREE, Progress, Switching
 from specrouter_dist.routing.traffic import ROOTS, Traffic
 
 _USUAL_ACCEPTED = 24.0
@@ -49,6 +50,8 @@ class Rung:
     plan: Plan
     agreement: float = 1.0
     """Usual share of the judged proposals of this plan that the target accepts."""
+    switching: Switching = FREE
+    """What requests that agree so often pay and gain by a change to this plan's chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +79,28 @@ class Ladder:
         """The same plans under another number."""
         return type(self)(
             tuple(
-                Rung(rung.scale, rung.plan.model_copy(update={"number": number}), rung.agreement)
+                replace(rung, plan=rung.plan.model_copy(update={"number": number}))
                 for rung in self.rungs
             )
         )
 
-    def choose(self, present: Rung | None, standing: Standing) -> Rung:
-        """The rung for a request that stands like this; ``present`` is where it is now."""
+    def choose(self, present: Rung | None, standing: Standing, progress: Progress) -> Rung:
+        """The rung for a request that stands like this.
+
+        ``present`` is where it is now, maybe on another ladder. It stays with that chain if its
+        rest is too short to pay for another one.
+        """
         scale = standing.scale
 
         def distance(rung: Rung) -> float:
             return abs(rung.scale - scale) - _INERTIA * (rung is present)
 
-        return min(self.rungs, key=distance)
+        best = min(self.rungs, key=distance)
+        chain = present.plan.chain if present else best.plan.chain
+        if best.switching.pays(chain, best.plan.chain, progress):
+            return best
+        same = (rung for rung in self.rungs if rung.plan.chain == chain)
+        return min(same, key=distance, default=present or best)
 
 
 LOADS = (1, 2, 4, 8, 16, 32)

@@ -1,12 +1,12 @@
 """The router's state and decisions, without the process that it lives in."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise, product
 from typing import TypeVar
 
 from specrouter_dist.config import LookupMember, Plan
 from specrouter_dist.routing.agreement import AgreementTable, Grounds, Source
+from specrouter_dist.routing.chooser import Chooser
 from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.journal import Decision, Journal, Outcome
 from specrouter_dist.routing.latency import LatencyTable
@@ -19,20 +19,11 @@ from specrouter_dist.routing.observations import (
     Survival,
 )
 from specrouter_dist.routing.pace import PaceTable
-from specrouter_dist.routing.planner import Candidate, Planner, Prediction, to_plan
-from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
-from specrouter_dist.routing.replay import Replays, own_text_names
+from specrouter_dist.routing.planner import Candidate, Planner, to_plan
+from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable
+from specrouter_dist.routing.replay import Replays
 from specrouter_dist.routing.traffic import ROOTS, Traffic
 
-_HYSTERESIS = 0.05
-"""A chain replaces the present one when it is predicted to be faster by this share."""
-_SURPRISE = 0.25
-"""By so much it must be predicted to be faster if it was not the best one a turn before."""
-_SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
-"""Agreement of requests, relative to the usual, that have a plan of their own."""
-_LEAST_GAIN = 0.05
-"""What a chain must promise over the target alone: it costs more of the machine, and under load
-predictions are off by about as much."""
 _FORGET_EVERY_S = 1.0
 _FRESH_S = 10.0
 """Kinds of requests seen since then are decided about in every turn."""
@@ -76,13 +67,12 @@ class Router:
         self._planner = Planner(
             tuple(models), tuple(lookups), devices, self.latency, self.agreement, self.paces
         )
+        self._chooser = Chooser(self._planner, threads)
         self._threads = threads
         self.number = 0
         """Of the newest table."""
         self._turn = 0
         self._forgot_s = -_FORGET_EVERY_S
-        self._challengers: dict[tuple[Traffic, int], tuple[str, ...]] = {}
-        """The best chain as last weighed, by kind of request and load."""
         self._seen_s: dict[Traffic, float] = {}
         """When each kind was last seen."""
         self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
@@ -188,7 +178,7 @@ class Router:
         candidate = self._planner.evaluate(chain, Regime(traffic))
         if candidate is None:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
-        return self._to_plan(candidate)
+        return to_plan(candidate, self.number, self._threads)
 
     def decide(self, now_s: float) -> PlanTable | None:
         """A new table if for some kind and load a better choice is known than the present."""
@@ -242,9 +232,8 @@ class Router:
             return None
         weighed = tuple(candidates[:_KEPT_CANDIDATES])
         self._kinds[traffic][num_sessions] = weighed
-        best = _worth_it(candidates, regime)
-        ours = self._planner.predict(ladder.plan, regime)
-        if ours is not None and not self._is_better(best, ladder.plan, ours, regime):
+        best = self._chooser.better(ladder.plan, candidates, regime)
+        if best is None:
             return None
         self.journal.decisions.append(
             Decision(
@@ -258,62 +247,10 @@ class Router:
                 self._grounds(weighed, traffic, now_s),
             )
         )
-        return self._ladder(best, regime)
-
-    def _is_better(self, best: Candidate, plan: Plan, ours: Prediction, regime: Regime) -> bool:
-        """Whether ``best`` is to replace ``plan``: by far now, by less if it was the best in the
-        last turn, too, since what was measured last may have been a hiccup."""
-        cell = regime.traffic, regime.num_sessions
-        before, self._challengers[cell] = self._challengers.get(cell), best.chain
-        share = _price_us(best, regime) / _price_us(ours, regime)
-        # A chain is left for the target alone as soon as it promises a loss.
-        least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
-        is_confirmed = before is None or best.chain in (before, plan.chain)
-        return share < (least if is_confirmed else 1 - _SURPRISE)
+        return self._chooser.ladder(best, candidates, regime, self.number)
 
     def _grounds(
         self, candidates: Sequence[Candidate], traffic: Traffic, now_s: float
     ) -> tuple[Grounds, ...]:
         pairs = dict.fromkeys(pair for way in candidates for pair in pairwise(way.chain))
         return tuple(self.agreement.grounds(PairKey(*pair, traffic), now_s) for pair in pairs)
-
-    def _ladder(self, usual: Candidate, regime: Regime) -> Ladder:
-        """What is best for requests that agree more or less; the usual chain where it is as good
-        as any, since a change costs prefill."""
-        rungs = [self._rung(1.0, usual, regime)]
-        if len(usual.chain) == 1:
-            return Ladder(tuple(rungs))
-        for scale in _SCALES:
-            scaled = replace(regime, scale=scale)
-            best = _worth_it(self._planner.candidates(scaled), scaled)
-            same = self._planner.evaluate(usual.chain, scaled)
-            assert same is not None, "the usual chain is a candidate"
-            is_as_good = _price_us(same, scaled) * (1 - _HYSTERESIS) < _price_us(best, scaled)
-            stays = is_as_good and len(best.chain) > 1
-            rungs.append(self._rung(scale, same if stays else best, regime))
-        return Ladder(tuple(rungs))
-
-    def _rung(self, scale: float, candidate: Candidate, regime: Regime) -> Rung:
-        plan = self._to_plan(candidate)
-        if len(plan.chain) == 1:
-            return Rung(scale, plan)
-        draft, verifier = plan.chain[-2:]
-        if candidate.match_tokens:
-            _, draft = own_text_names(draft, candidate.match_tokens)
-        pair = PairKey(draft, verifier, regime.traffic)
-        return Rung(scale, plan, self.agreement.curve(pair).mean)
-
-    def _to_plan(self, candidate: Candidate) -> Plan:
-        return to_plan(candidate, self.number, self._threads)
-
-
-def _worth_it(ways: Sequence[Candidate], regime: Regime) -> Candidate:
-    """The best, or the target alone where the gain is too small. ``ways``: best first."""
-    best = ways[0]
-    alone = next((way for way in ways if len(way.chain) == 1), best)
-    is_worth_it = _price_us(best, regime) < (1 - _LEAST_GAIN) * _price_us(alone, regime)
-    return best if is_worth_it else alone
-
-
-def _price_us(way: Candidate | Prediction, regime: Regime) -> float:
-    return regime.price_us(way.predicted_us, way.devices_us)

@@ -1,8 +1,9 @@
 """Who drafts for whom, and the mail between sessions: the worker's part around the stages.
 
 As in a worker, each session only knows its upstream, attaches it and hands it the rest of the
-chain. What differs: a replica of each member has to be chosen (the least loaded, or the one that
-still holds the request), and memory has no end.
+chain; a plan that leaves it its upstream is only told along the chain. What differs: a replica of
+each member has to be chosen (the least loaded, or the one that still holds the request), and memory
+has no end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,10 +64,24 @@ class Chains:
         edges = plan.edges[: len(wanted)]
         if (wanted, edges) == (session.wanted, session.edges):
             return
-        self._release_upstream(session)
+        keeps_upstream = wanted[-1:] == (session.upstream,)
+        if not keeps_upstream:
+            self._release_upstream(session)
         session.wanted, session.edges = wanted, edges
-        self._attach_upstream(session)
+        if keeps_upstream:
+            self._replan_upstream(session, plan)
+        else:
+            self._attach_upstream(session)
         session.replica.device.touch(session)
+
+    def _replan_upstream(self, session: Session, plan: Plan) -> None:
+        """The upstream stays; the chain above it and all knobs are those of ``plan`` now."""
+        assert session.up is not None and session.up_edge is not None
+        session.num_attached = len(session.wanted)
+        session.stage.retune_upstream(session.edges[-1])
+        session.waits_since_us = None
+        up = session.up.replica if isinstance(session.up, Session) else session.up
+        self._send(session.replica, up, partial(self._on_replan, session, session.up_edge, plan))
 
     def make_whole(self, session: Session) -> None:
         """A member has come back: a chain that is shorter than wanted may have it again."""
@@ -155,6 +170,17 @@ class Chains:
         plan = Plan(number=attach.plan_number, chain=attach.chain, edges=attach.edges)
         self.want(session, plan)
         replica.device.touch(session)
+
+    def _on_replan(self, downstream: Session, edge: EdgeId, plan: Plan) -> None:
+        session = downstream.up
+        if downstream.up_edge != edge or not isinstance(session, Session):
+            return
+        if session.closed or plan.number < session.plan_number:
+            return
+        knobs = plan.edges[plan.chain.index(session.replica.name)]
+        session.stage.block_tokens = knobs.patience or None
+        self.want(session, plan)
+        session.replica.device.touch(session)
 
     def _lease_is_over(self, session: Session) -> bool:
         return self._clock.now_us - session.parked_us > _LEASE_US

@@ -15,6 +15,7 @@ from specrouter_dist.config import Plan
 from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations, Reading
 from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
+from specrouter_dist.routing.switching import Progress
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.chains import Chains
 from specrouter_dist.simulation.clock import Clock
@@ -193,7 +194,8 @@ class Requests:
         request, load = session.request, self._loads[session.replica.number]
         ladder = self._only or self._table.of(GREEDY)[load]
         before = request.climb.plan
-        plan = request.climb.board(ladder, load, self._observations)
+        progress = Progress(len(request.tokens), request.end - len(request.tokens))
+        plan = request.climb.board(ladder, load, progress, self._observations)
         if plan is not before:
             request.num_replans += before is not None
             self._chains.want(session, plan)

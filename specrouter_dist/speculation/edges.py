@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specrouter_dist.config import EdgeKnobs
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, EdgeId, Proposals, TokenArray
+from specrouter_dist.speculation.messages import (
+    TOKEN_TYPECODE,
+    EdgeId,
+    Proposals,
+    TokenArray,
+    Truth,
+)
 from specrouter_dist.speculation.own_text import OwnText
 from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix, extend_hash
 
@@ -92,7 +98,7 @@ class UpstreamEdge:
     limit: int = 0
     """Last granted."""
     truth_due: bool = False
-    """Our stream has changed since the newest Truth."""
+    """Our stream has changed, or upstream may draft further, since the newest Truth."""
     more: bool = True
     overdue: bool = False
     """The deadline of the present wait has passed."""
@@ -102,6 +108,24 @@ class UpstreamEdge:
 
     def __post_init__(self) -> None:
         self.own_text = OwnText(self.knobs.match_tokens)
+
+    def retune(self, knobs: EdgeKnobs, own: TokenBuffer, end: int) -> None:
+        """Other knobs from here on. What was granted stays granted; a wider window is told."""
+        if knobs.match_tokens != self.knobs.match_tokens:
+            self.own_text = OwnText(knobs.match_tokens)
+        self.knobs = knobs
+        if self._limit_now(own, end) > self.limit:
+            self.truth_due = True
+
+    def truth(self, own: TokenBuffer, end: int) -> Truth:
+        """Where our stream stands, and how far upstream may draft of what ends at ``end``."""
+        base = min(self.acked, len(own))
+        self.limit = self._limit_now(own, end)
+        return Truth(self.edge, self.version, base, own.slice(base, len(own)), self.limit)
+
+    def _limit_now(self, own: TokenBuffer, end: int) -> int:
+        """A window that has shrunk takes nothing back: upstream may be there already."""
+        return max(self.limit, min(len(own) + self.knobs.window, end))
 
     def on_proposals(self, proposals: Proposals, own: TokenBuffer) -> None:
         """Takes the acknowledgement and queues what fits."""

@@ -200,7 +200,12 @@ class Stage:
     def attach_upstream(self, edge: EdgeId, knobs: EdgeKnobs) -> Truth:
         """Begins to listen to ``edge``. What is returned tells the other side where we stand."""
         self.up = UpstreamEdge(edge, knobs)
-        return self._truth(self.up)
+        return self.up.truth(self.tokens, self._end)
+
+    def retune_upstream(self, knobs: EdgeKnobs) -> None:
+        """The same upstream under other knobs: queue and run-ahead stay."""
+        assert self.up is not None
+        self.up.retune(knobs, self.tokens, self._end)
 
     def detach_upstream(self) -> None:
         """Goes on alone: the upstream was let go or lost."""
@@ -271,7 +276,7 @@ class Stage:
         if up is not None and up.truth_due:
             up.version += 1
             up.truth_due = False
-            messages.append(self._truth(up))
+            messages.append(up.truth(self.tokens, self._end))
         return messages
 
     def _has_block(self, down: DownstreamEdge) -> bool:
@@ -292,9 +297,3 @@ class Stage:
             tokens=self.tokens.slice(start, len(self.tokens)),
             more=not self.finished,
         )
-
-    def _truth(self, up: UpstreamEdge) -> Truth:
-        length = len(self.tokens)
-        base = min(up.acked, length)
-        up.limit = min(length + up.knobs.window, self._end)
-        return Truth(up.edge, up.version, base, self.tokens.slice(base, length), up.limit)

@@ -1,17 +1,18 @@
 """Who drafts for whom: attaching, detaching, losing and finding upstreams (DESIGN: section 3).
 
 Each session only knows its upstream. It attaches it and hands it the rest of the chain, which
-does likewise. Starting, restarting, reconnecting and re-planning are the same act.
+does likewise. Starting, restarting, reconnecting and re-planning are the same act; but a plan that
+leaves a stage its upstream is only told along the chain.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from specrouter_dist.config import Plan
 from specrouter_dist.errors import LinkError, SpecRouterError
 from specrouter_dist.links.address import Address, Peer
-from specrouter_dist.links.control import Attach, Detach, Refused, Report, Settled
+from specrouter_dist.links.control import Attach, Detach, Refused, Replan, Report, Settled
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.ending import StopIds
@@ -19,19 +20,10 @@ from specrouter_dist.speculation.messages import EdgeId, Truth
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.worker.member import Member, Opening
 from specrouter_dist.worker.outbox import Outbox
+from specrouter_dist.worker.parking import Parking
 from specrouter_dist.worker.session import Session
 
-LEASE_S = 5.0
-"""How long a parked session keeps its KV. A re-plan that returns sooner pays nothing; a
-downstream that died holds no memory for longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Parked:
-    session: Session
-    edge: EdgeId
-    """The one it was last used by."""
-    lease_end: float
+logger = logging.getLogger(__name__)
 
 
 class Chains:
@@ -54,7 +46,7 @@ class Chains:
         self._touch = touch
         self._directory: dict[str, Address] = {}
         self._lost: set[Peer] = set()
-        self._parked: dict[tuple[int, str], _Parked] = {}
+        self._parking = Parking()
         self._attach_numbers = itertools.count(1)
 
     # -- as downstream -------------------------------------------------------------------------
@@ -63,15 +55,22 @@ class Chains:
         """Makes ``plan`` the session's chain, unless a newer one or the same already is."""
         if plan.number < session.plan_number:
             return
-        session.plan_number, session.threads = plan.number, plan.threads
         wanted = plan.chain[: plan.chain.index(session.member.name)]
-        if (wanted, plan.edges[: len(wanted)]) == (session.wanted, session.edges):
+        asked = wanted, plan.edges[: len(wanted)], plan.threads
+        present = session.wanted, session.edges, session.threads
+        session.plan_number = plan.number
+        if asked == present:
             return
-        self.release_upstream(session, close=False)
-        session.wanted, session.edges = wanted, plan.edges[: len(wanted)]
+        keeps_upstream = wanted[-1:] == (session.upstream,)
+        if not keeps_upstream:
+            self.release_upstream(session, close=False)
+        session.wanted, session.edges, session.threads = asked
         session.refused.clear()
-        self.attach_upstream(session)
-        # It may have been waiting for an upstream that it no longer has.
+        if keeps_upstream:
+            self._replan_upstream(session, plan)
+        else:
+            self.attach_upstream(session)
+        # It may have been waiting for what it need not wait for any more.
         self._touch(session)
 
     def attach_upstream(self, session: Session) -> None:
@@ -120,6 +119,15 @@ class Chains:
                     self._outbox.put(self._hub.connect(address), message)
                 except LinkError:
                     self._lost.add(peer)
+
+    def _replan_upstream(self, session: Session, plan: Plan) -> None:
+        """The upstream stays; the chain above it and all knobs are those of ``plan`` now."""
+        assert session.up_edge is not None
+        session.num_attached = len(session.wanted)
+        session.model_stage.retune_upstream(session.edges[-1])
+        # A wait that began under other knobs is no measure of a hop.
+        session.waits_since = None
+        self._outbox.put(session.up_peer, Replan(session.up_edge, plan))
 
     def _attach(self, session: Session, count: int) -> bool:
         """Whether ``wanted[count - 1]`` could be asked to draft for the session."""
@@ -172,7 +180,7 @@ class Chains:
         """Opens (or takes from the parked) the session that is to draft for ``message.edge``."""
         name = message.chain[-1]
         member = self._members.get(name)
-        session = self._unpark(message.edge.session, name)
+        session = self._parking.take(message.edge.session, name)
         if session is None:
             if member is None:
                 self._outbox.put(peer, Refused(message.edge, f"no member {name!r} here"))
@@ -197,12 +205,27 @@ class Chains:
         self.want(session, plan)
         self._touch(session)
 
+    def on_replan(self, message: Replan) -> None:
+        """The downstream goes on with another plan. What is not for its edge is from the past."""
+        session, plan = self.by_down_edge.get(message.edge), message.plan
+        if session is None or plan.number < session.plan_number:
+            return
+        if session.member.name not in plan.chain[:-1]:
+            logger.warning("a plan along %s is not for %r", plan.chain, session.member.name)
+            return
+        if isinstance(session.stage, Stage):
+            knobs = plan.edges[plan.chain.index(session.member.name)]
+            session.stage.block_tokens = knobs.patience or None
+        self.want(session, plan)
+        self._touch(session)
+
     def on_detach(self, message: Detach, now: float) -> None:
         """The downstream lets go."""
         session = self.by_down_edge.pop(message.edge, None)
         if session is None:
             if message.close:
-                self._close_parked(message.edge)
+                for parked in self._parking.take_used_by(message.edge):
+                    self.close(parked)
         elif message.close:
             self.close(session)
         else:
@@ -239,11 +262,9 @@ class Chains:
 
     def expire(self, now: float) -> float | None:
         """Closes parked sessions whose lease is over; returns when the next one ends."""
-        for key, parked in list(self._parked.items()):
-            if parked.lease_end <= now:
-                del self._parked[key]
-                self.close(parked.session)
-        return min((parked.lease_end for parked in self._parked.values()), default=None)
+        for session in self._parking.take_expired(now):
+            self.close(session)
+        return self._parking.next_end_s
 
     def _open(self, member: Member, message: Attach) -> Session:
         opening = Opening(message.tokens, message.prompt_tokens, message.end, message.sampling)
@@ -266,14 +287,4 @@ class Chains:
         session.wanted, session.edges, session.plan_number = (), (), 0
         session.stage.detach_downstream()
         session.down_edge, session.down_peer = None, None
-        self._parked[session.id, session.member.name] = _Parked(session, edge, now + LEASE_S)
-
-    def _unpark(self, session_id: int, name: str) -> Session | None:
-        parked = self._parked.pop((session_id, name), None)
-        return parked.session if parked else None
-
-    def _close_parked(self, edge: EdgeId) -> None:
-        for key, parked in list(self._parked.items()):
-            if parked.edge == edge:
-                del self._parked[key]
-                self.close(parked.session)
+        self._parking.add(session, edge, now)

@@ -12,6 +12,7 @@ from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, 
 from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations, Reading
 from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
+from specrouter_dist.routing.switching import Progress
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import TokenArray
@@ -146,7 +147,9 @@ class Requests:
         own = request.submit.plan
         ladder = Ladder.only(own) if own else self._table.of(session.traffic)[self._load]
         before = request.climb.plan
-        plan = request.climb.board(ladder, self._load, self._observations())
+        num_tokens = len(session.stage.tokens)
+        progress = Progress(num_tokens, session.end - num_tokens)
+        plan = request.climb.board(ladder, self._load, progress, self._observations())
         if plan is not before:
             self._chains.want(session, plan)
 

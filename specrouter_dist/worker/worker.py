@@ -25,6 +25,7 @@ from specrouter_dist.links.control import (
     Failed,
     Output,
     Refused,
+    Replan,
     Report,
     Settled,
     Submit,
@@ -210,16 +211,23 @@ class Worker:
                     self._touch(session)
             case Report():
                 chains.on_report(message)
-            case Attach():
-                chains.on_attach(peer, message)
-            case Refused():
-                chains.on_refused(message)
-            case Detach():
-                chains.on_detach(message, self._clock())
+            case Attach() | Replan() | Refused() | Detach():
+                self._on_chain(peer, message)
             case Settled():
                 self._readers.add(message)
             case _:
                 self._on_request(peer, message)
+
+    def _on_chain(self, peer: Peer | None, message: Attach | Replan | Refused | Detach) -> None:
+        match message:
+            case Attach():
+                self._chains.on_attach(peer, message)
+            case Replan():
+                self._chains.on_replan(message)
+            case Refused():
+                self._chains.on_refused(message)
+            case Detach():
+                self._chains.on_detach(message, self._clock())
 
     def _on_request(self, peer: Peer | None, message: WireMessage) -> None:
         match message:

@@ -11,7 +11,7 @@ from specrouter_dist.links.control import Failed
 from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 from specrouter_dist.routing.traffic import ROOTS
-from specrouter_dist.worker.chains import LEASE_S
+from specrouter_dist.worker.parking import LEASE_S
 from specrouter_dist.worker.posts import Call, SetPlans
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 

@@ -16,6 +16,7 @@ from specrouter_dist.links.frames import (
     Output,
     Proposals,
     Refused,
+    Replan,
     Report,
     Settled,
     Submit,
@@ -113,6 +114,7 @@ by_kind = {
     Truth: st.builds(Truth, edge_ids, uint64, uint64, tokens, uint64),
     Attach: attaches(),
     Refused: st.builds(Refused, edge_ids, text),
+    Replan: st.builds(Replan, edge_ids, plans()),
     Detach: st.builds(Detach, edge_ids, st.booleans()),
     Report: st.builds(
         Report,

@@ -6,9 +6,11 @@ from specrouter_dist.config import Plan
 from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import Ladder, Rung
+from specrouter_dist.routing.switching import Progress
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.steps import StageCounts
 
+HALF_WAY = Progress(100, 100)
 FIRST, SECOND = Plan(number=1, chain=("target",)), Plan(number=2, chain=("target",))
 
 
@@ -37,7 +39,7 @@ def go(climb: Climb, clock: Clock, num_rounds: int, counts: StageCounts | None =
 
 def test_the_time_of_the_first_rounds_is_not_told(climb: Climb, clock: Clock) -> None:
     seen = Observations()
-    climb.board(Ladder.only(FIRST), 0, seen)
+    climb.board(Ladder.only(FIRST), 0, HALF_WAY, seen)
     go(climb, clock, 12)
     climb.leave(seen)
     ((key, pace),) = seen.paces.items()
@@ -48,11 +50,11 @@ def test_the_time_of_the_first_rounds_is_not_told(climb: Climb, clock: Clock) ->
 
 def test_every_plan_and_load_is_timed_by_itself(climb: Climb, clock: Clock) -> None:
     seen, ladder = Observations(), Ladder.only(FIRST)
-    climb.board(ladder, 0, seen)
+    climb.board(ladder, 0, HALF_WAY, seen)
     go(climb, clock, 5)
-    climb.board(ladder, 2, seen)
+    climb.board(ladder, 2, HALF_WAY, seen)
     go(climb, clock, 5)
-    climb.board(Ladder.only(SECOND), 2, seen)
+    climb.board(Ladder.only(SECOND), 2, HALF_WAY, seen)
     go(climb, clock, 5)
     climb.leave(seen)
     assert [(k.plan.number, k.num_sessions) for k in seen.paces] == [(1, 1), (1, 4), (2, 4)]
@@ -62,7 +64,7 @@ def test_every_plan_and_load_is_timed_by_itself(climb: Climb, clock: Clock) -> N
 def test_boarding_the_same_again_changes_nothing(climb: Climb, clock: Clock) -> None:
     seen, ladder = Observations(), Ladder.only(FIRST)
     for _ in range(10):
-        climb.board(ladder, 0, seen)
+        climb.board(ladder, 0, HALF_WAY, seen)
         go(climb, clock, 1)
     climb.leave(seen)
     assert [pace.num_rounds for pace in seen.paces.values()] == [8]
@@ -70,7 +72,7 @@ def test_boarding_the_same_again_changes_nothing(climb: Climb, clock: Clock) -> 
 
 def test_a_short_stay_tells_nothing(climb: Climb, clock: Clock) -> None:
     seen = Observations()
-    climb.board(Ladder.only(FIRST), 0, seen)
+    climb.board(Ladder.only(FIRST), 0, HALF_WAY, seen)
     go(climb, clock, 2)
     climb.leave(seen)
     climb.leave(seen)
@@ -81,9 +83,11 @@ def test_what_a_request_agreed_on_goes_with_it_to_the_next_ladder(
     climb: Climb, clock: Clock
 ) -> None:
     seen, counts = Observations(), StageCounts()
-    climb.board(Ladder((Rung(1.0, FIRST, 0.9), Rung(0.3, SECOND))), 0, seen)
+    climb.board(Ladder((Rung(1.0, FIRST, 0.9), Rung(0.3, SECOND))), 0, HALF_WAY, seen)
     for _ in range(40):
         counts.add_round(4, 0, rejected=True)
         go(climb, clock, 1, counts)
     other = Plan(number=3, chain=("target",))
-    assert climb.board(Ladder((Rung(1.0, FIRST, 0.5), Rung(0.3, other))), 0, seen) is other
+    assert (
+        climb.board(Ladder((Rung(1.0, FIRST, 0.5), Rung(0.3, other))), 0, HALF_WAY, seen) is other
+    )

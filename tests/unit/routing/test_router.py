@@ -20,7 +20,10 @@ from specrouter_dist.routing.observations import (
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, Rung, Standing, load_index
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.switching import Progress
 from specrouter_dist.routing.traffic import GREEDY, ROOTS, SAMPLED
+
+HALF_WAY = Progress(100, 100)
 
 
 def times(mean_us: float, count: int = 10) -> ForwardTimes:
@@ -308,23 +311,23 @@ class TestLadder:
     ladder = Ladder((usual, low, high))
 
     def test_a_request_begins_with_the_usual_plan(self) -> None:
-        assert self.ladder.choose(None, Standing()) is self.usual
+        assert self.ladder.choose(None, Standing(), HALF_WAY) is self.usual
         assert self.ladder.plan is self.usual.plan
 
     def test_evidence_moves_it(self) -> None:
-        assert self.ladder.choose(self.usual, standing(0, 40)) is self.low
-        assert self.ladder.choose(self.usual, standing(60, 0)) is self.high
-        assert self.ladder.choose(self.low, standing(60, 40)) is self.usual
+        assert self.ladder.choose(self.usual, standing(0, 40), HALF_WAY) is self.low
+        assert self.ladder.choose(self.usual, standing(60, 0), HALF_WAY) is self.high
+        assert self.ladder.choose(self.low, standing(60, 40), HALF_WAY) is self.usual
 
     def test_little_evidence_does_not(self) -> None:
-        assert self.ladder.choose(self.usual, standing(0, 2)) is self.usual
-        assert self.ladder.choose(self.usual, standing(3, 0)) is self.usual
+        assert self.ladder.choose(self.usual, standing(0, 2), HALF_WAY) is self.usual
+        assert self.ladder.choose(self.usual, standing(3, 0), HALF_WAY) is self.usual
 
     def test_it_does_not_go_to_and_fro_at_a_border(self) -> None:
         between = Standing(accepted=21.0, expected=36.0)
         assert between.scale == pytest.approx(0.75), "half way between 0.5 and 1"
-        assert self.ladder.choose(self.usual, between) is self.usual
-        assert self.ladder.choose(self.low, between) is self.low
+        assert self.ladder.choose(self.usual, between, HALF_WAY) is self.usual
+        assert self.ladder.choose(self.low, between, HALF_WAY) is self.low
 
     def test_what_is_expected_follows_the_plan_that_made_the_proposals(self) -> None:
         assert standing(30, 30, usual=0.5).scale == pytest.approx(1.0)
@@ -332,16 +335,16 @@ class TestLadder:
 
     def test_a_request_that_fell_back_tries_again_in_the_end(self) -> None:
         made = standing(0, 60)
-        assert self.ladder.choose(self.usual, made) is self.low
+        assert self.ladder.choose(self.usual, made, HALF_WAY) is self.low
         num_rounds = 0
-        while self.ladder.choose(self.low, made) is self.low:
+        while self.ladder.choose(self.low, made, HALF_WAY) is self.low:
             made.add(0, 0, 1.0)
             num_rounds += 1
         assert 50 < num_rounds < 500
 
     def test_one_plan_for_all_stays(self) -> None:
         only = Ladder.only(self.usual.plan)
-        assert only.choose(None, standing(0, 1000)).plan is self.usual.plan
+        assert only.choose(None, standing(0, 1000), HALF_WAY).plan is self.usual.plan
 
 
 class TestLoad:

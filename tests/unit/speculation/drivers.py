@@ -1,6 +1,6 @@
 """Schedules: what happens to a network, and when."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.unit.speculation.network import Network
 from tests.unit.speculation.nodes import Node
@@ -22,6 +22,12 @@ def _deliver_control(network: Network, which: int) -> None:
     links = sorted(link for link, messages in network.control.items() if messages)
     if links:
         network.deliver_control(links[which % len(links)])
+
+
+def _disturb_replan(network: Network, which: int) -> None:
+    links = sorted(link for link, messages in network.control.items() if messages)
+    if links:
+        network.disturb_replan(links[(which >> 1) % len(links)], comes_late=bool(which & 1))
 
 
 def _node(action: Callable[[Network], Callable[[Node], bool]]) -> Event:
@@ -68,6 +74,8 @@ EVENTS: tuple[Event, ...] = (
     *[_frame(lambda n, i: n.air.pop(i))] * 2,
     *[_node(lambda n: n.forge)] * 2,
     *[_deliver_control] * 4,
+    _disturb_replan,
+    lambda n, i: n.retune(i),
     *[_node(lambda n: n.miss_deadline)] * 2,
     _node(lambda n: n.reconnect),
     lambda n, i: DISRUPTIONS[i % len(DISRUPTIONS)](n, i // len(DISRUPTIONS)),
@@ -86,17 +94,30 @@ def heal(network: Network, *, loses_air: bool) -> None:
     if loses_air:
         network.air.clear()
     while any(network.control.values()) or any(map(network.reconnect, network.nodes)):
-        for link, messages in list(network.control.items()):
-            while messages:
-                network.deliver_control(link)
+        deliver_all_control(network)
     network.oracle.on_healed(network.nodes, [frame.stream for frame in network.air])
 
 
-def run_calm(network: Network, *, loses_all: bool = False) -> int:
-    """Runs to the end without faults (or with nothing but losses); returns the deadlines missed."""
-    num_deadlines = 0
+def deliver_all_control(network: Network) -> None:
+    """All control messages arrive that are under way now."""
+    for link, messages in list(network.control.items()):
+        while messages:
+            network.deliver_control(link)
+
+
+def run_calm(
+    network: Network, *, loses_all: bool = False, retunes: Sequence[int | None] = ()
+) -> int:
+    """Runs to the end without faults (or with nothing but losses); returns the deadlines missed.
+
+    Turn by turn the knobs change as in ``retunes``; None changes none.
+    """
+    num_deadlines, turn = 0, 0
     while not network.finished:
         num_events = 0
+        if turn < len(retunes) and (which := retunes[turn]) is not None:
+            network.retune(which)
+        turn += 1
         for node in network.nodes:
             num_events += network.end_step(node)
             num_events += network.begin_step(node)
@@ -104,6 +125,8 @@ def run_calm(network: Network, *, loses_all: bool = False) -> int:
         if loses_all:
             network.air.clear()
         num_events += len(network.air)
+        if retunes:
+            deliver_all_control(network)
         while network.air:
             network.deliver(network.air.pop(0))
         if not num_events:

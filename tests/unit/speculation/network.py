@@ -9,59 +9,33 @@ from dataclasses import dataclass, field
 
 from specrouter_dist.config import EdgeKnobs
 from specrouter_dist.engine.interface import Extension
-from specrouter_dist.speculation.ending import StopIds
-from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import (
     TOKEN_TYPECODE,
     EdgeId,
-    Message,
     Proposals,
-    TokenArray,
     Truth,
 )
 from specrouter_dist.speculation.stage import Stage
+from tests.unit.speculation.mail import Attach, Control, Detach, Frame, Replan
 from tests.unit.speculation.nodes import Node
-from tests.unit.speculation.oracle import LOOKUP_MATCH, Oracle
+from tests.unit.speculation.oracle import Oracle
 from tests.unit.speculation.scenarios import VOCAB_SIZE, Scenario
 
 SESSION = 1
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A message in the air."""
-
-    to: int
-    message: Message
-    stream: TokenArray
-    """The sender's whole stream when it was sent, what it proposes included."""
-
-
-@dataclass(frozen=True)
-class Attach:
-    truth: Truth
-    plan_number: int
-    wanted: tuple[int, ...]
-    knobs: tuple[EdgeKnobs, ...]
-    block_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Detach:
-    edge: EdgeId
 
 
 @dataclass
 class Network:
     """Nodes, frames in the air, and what can happen to them.
 
-    Control messages stay in order and arrive, unless their link is lost; the frames of the stages
-    may be lost, doubled and reordered at will.
+    Control messages stay in order and arrive, unless their link is lost (re-plans along a chain may
+    be lost and doubled even so); the frames of the stages may be lost, doubled and reordered at
+    will.
     """
 
     scenario: Scenario
     air: list[Frame] = field(default_factory=list)
-    control: dict[tuple[int, int], list[Attach | Detach]] = field(default_factory=dict)
+    control: dict[tuple[int, int], list[Control]] = field(default_factory=dict)
     """By (from, to)."""
     num_plans: int = 0
 
@@ -72,7 +46,7 @@ class Network:
         prompt_tokens = len(self.scenario.prompt)
         num_resumed = min(self.scenario.num_resumed, len(self.scenario.truth) - 1 - prompt_tokens)
         num_tokens = prompt_tokens + num_resumed
-        self._open(self.target, array(TOKEN_TYPECODE, self.scenario.truth[:num_tokens]))
+        self.target.open(self.scenario, array(TOKEN_TYPECODE, self.scenario.truth[:num_tokens]))
         self.replan(0)
 
     def close(self) -> None:
@@ -166,7 +140,17 @@ class Network:
         if isinstance(message, Attach):
             self._on_attach(node, link[0], message)
         elif node.stage and node.stage.down and node.stage.down.edge == message.edge:
-            self._park(node)
+            if isinstance(message, Detach):
+                self._park(node)
+            else:
+                self._on_replan(node, message)
+
+    def disturb_replan(self, link: tuple[int, int], comes_late: bool) -> None:
+        """A re-plan that is next on a link is lost, or comes once more after all others."""
+        if isinstance(message := self.control[link][0], Replan):
+            self.control[link].append(message)
+            if not comes_late:
+                self.control[link] = [m for m in self.control[link] if m is not message]
 
     # -- chains --------------------------------------------------------------------------------
 
@@ -174,6 +158,13 @@ class Network:
         """The target gets a new plan."""
         plan = self.scenario.plans[which % len(self.scenario.plans)]
         self._want(self.target, self.num_plans, plan.members, plan.knobs)
+        self.num_plans += 1
+
+    def retune(self, which: int) -> None:
+        """The target gets a plan of the same chain under other knobs."""
+        members, choice = self.target.wanted, self.scenario.other_knobs
+        knobs = tuple(choice[(which + i) % len(choice)] for i in range(len(members)))
+        self._want(self.target, self.num_plans, members, knobs)
         self.num_plans += 1
 
     def lose_link(self, node: Node, noticed_above: bool) -> None:
@@ -213,10 +204,22 @@ class Network:
     def _want(
         self, node: Node, number: int, members: tuple[int, ...], knobs: tuple[EdgeKnobs, ...]
     ) -> None:
-        self._release(node)
+        keeps_upstream = node.model and node.model.up and members[-1:] == node.wanted[-1:]
+        if not keeps_upstream:
+            self._release(node)
         node.plan_number, node.wanted, node.knobs = number, members, knobs
-        if members:
+        if keeps_upstream:
+            self._replan_upstream(node)
+        elif members:
             self._attach(node)
+
+    def _replan_upstream(self, node: Node) -> None:
+        assert node.model is not None and node.model.up is not None
+        node.model.retune_upstream(node.knobs[-1])
+        block_tokens = node.knobs[-1].patience or None
+        edge, above = node.model.up.edge, (node.wanted[:-1], node.knobs[:-1])
+        message = Replan(edge, node.plan_number, *above, block_tokens)
+        self.control.setdefault((node.index, node.wanted[-1]), []).append(message)
 
     def _attach(self, node: Node) -> None:
         assert node.model is not None
@@ -247,7 +250,7 @@ class Network:
         if attach.plan_number < node.plan_number:
             return
         if node.stage is None:
-            self._open(node, attach.truth.tokens)
+            node.open(self.scenario, attach.truth.tokens)
         assert node.stage is not None
         self.oracle.on_attach(node)
         node.stage.attach_downstream(attach.truth, self.scenario.end)
@@ -257,35 +260,15 @@ class Network:
         self.oracle.on_truth(node, attach.truth, attach.truth.tokens, self.nodes[down])
         self._want(node, attach.plan_number, attach.wanted, attach.knobs)
 
+    def _on_replan(self, node: Node, replan: Replan) -> None:
+        if replan.plan_number < node.plan_number:
+            return
+        if isinstance(node.stage, Stage):
+            node.stage.block_tokens = replan.block_tokens
+        self._want(node, replan.plan_number, replan.wanted, replan.knobs)
+
     # -- sessions ------------------------------------------------------------------------------
 
-    def _end(self, node: Node) -> int:
-        return min(self.scenario.end, node.spec.context_tokens)
-
-    def _open(self, node: Node, tokens: TokenArray) -> None:
-        prompt_tokens = len(self.scenario.prompt)
-        if node.spec.is_lookup:
-            node.stage = LookupStage(
-                tokens,
-                prompt_tokens=prompt_tokens,
-                end=self._end(node),
-                min_match_tokens=LOOKUP_MATCH[0],
-                max_match_tokens=LOOKUP_MATCH[1],
-            )
-            return
-        sampling = self.scenario.sampling
-        node.slot = node.engine.open(sampling, prompt_tokens, self.scenario.end)
-        node.stage = Stage(
-            tokens,
-            prompt_tokens=prompt_tokens,
-            end=self._end(node),
-            ending=StopIds(sampling.stop_token_ids),
-            chunk_tokens=node.spec.chunk_tokens,
-            max_drafts=node.spec.max_drafts,
-        )
-
     def _close(self, node: Node) -> None:
-        if node.model is not None:
-            node.engine.close(node.slot)
-        node.stage, node.slot, node.step, node.picks, node.down = None, -1, None, None, -1
+        node.close()
         self.oracle.on_gone(node)

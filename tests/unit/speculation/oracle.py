@@ -16,10 +16,7 @@ from specrouter_dist.speculation.messages import (
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.speculation.tokens import common_prefix
 from tests.unit.speculation.nodes import Node
-from tests.unit.speculation.scenarios import MemberSpec, Scenario, alone
-
-LOOKUP_MATCH = (1, 3)
-"""Shortest and longest match of the lookup members in these tests."""
+from tests.unit.speculation.scenarios import LOOKUP_MATCH, MemberSpec, Scenario, alone
 
 
 class Violation(AssertionError):

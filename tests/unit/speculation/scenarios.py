@@ -15,6 +15,8 @@ from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 VOCAB_SIZE = 10
 STOP_IDS = (3, 7)
 CONTEXT_TOKENS = 512
+LOOKUP_MATCH = (1, 3)
+"""Shortest and longest match of the lookup members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Scenario:
 
     members: tuple[MemberSpec, ...]
     plans: tuple[ChainPlan, ...]
+    other_knobs: tuple[EdgeKnobs, ...]
+    """What re-plans that leave the chain as it is choose from."""
     prompt: tuple[int, ...]
     sampling: SamplingParams
     num_resumed: int = 0
@@ -130,6 +134,7 @@ def scenarios(draw: st.DrawFn, lock_step: bool | None = None) -> Scenario:
     if lock_step is None:
         lock_step = draw(st.booleans())
     plans = draw(st.lists(chain_plans(tuple(members), lock_step), min_size=1, max_size=4))
+    other_knobs = draw(st.lists(edge_knobs(lock_step), min_size=1, max_size=4))
     sampling = SamplingParams(
         max_tokens=draw(st.sampled_from((60, 60, 40, 20, 2))),
         min_tokens=0,
@@ -138,4 +143,4 @@ def scenarios(draw: st.DrawFn, lock_step: bool | None = None) -> Scenario:
         stop_token_ids=draw(st.sampled_from(((), STOP_IDS[:1], STOP_IDS))),
     )
     resumed = draw(st.sampled_from((0, 0, 5)))
-    return Scenario(tuple(members), tuple(plans), prompt, sampling, resumed)
+    return Scenario(tuple(members), tuple(plans), tuple(other_knobs), prompt, sampling, resumed)

@@ -120,6 +120,13 @@ def queue_beyond_the_limit(patch: Patch) -> None:
     patch.setattr(ProposalQueue, "offer", faulty)
 
 
+def take_back_what_was_granted(patch: Patch) -> None:
+    def faulty(self: UpstreamEdge, own: TokenBuffer, end: int) -> int:
+        return min(len(own) + self.knobs.window, end)
+
+    patch.setattr(UpstreamEdge, "_limit_now", faulty)
+
+
 def draft_while_parked(patch: Patch) -> None:
     patch.setattr(Stage, "detach_downstream", lambda self: setattr(self, "down", None))
 
@@ -193,6 +200,7 @@ def forget_older_places_at_a_cut(patch: Patch) -> None:
         (draft_beyond_the_limit, {5}),
         (draft_beyond_the_context, {5}),
         (queue_beyond_the_limit, {5}),
+        (take_back_what_was_granted, {5}),
         (draft_while_parked, {5}),
         (wait_for_ever, {7}),
         (count_every_acknowledgement, {8}),
