@@ -85,9 +85,11 @@ def test_the_router_says_what_each_change_gains_and_costs() -> None:
     for rung in rungs:
         token_us, prefill_us = rung.switching.token_us, rung.switching.prefill_us
         assert {ALONE, rung.plan.chain} <= token_us.keys()
-        chunk_us = router.latency.forward_us("small", 128)
-        assert chunk_us is not None
-        assert prefill_us["small"] == pytest.approx(chunk_us / 128)
+        chunks_us = {name: router.latency.forward_us(name, 128) for name in prefill_us}
+        assert prefill_us == pytest.approx(
+            {name: us / 128 for name, us in chunks_us.items() if us is not None}
+        )
+        assert set(rung.plan.chain) - {"lookup"} <= prefill_us.keys()
         assert "lookup" not in prefill_us
     low = min(rungs, key=lambda rung: rung.scale)
     usual = next(rung for rung in rungs if rung.scale == 1.0)
