@@ -75,8 +75,8 @@ class Chooser:
     def _rung(self, way: Candidate, ways: Sequence[Candidate], regime: Regime, number: int) -> Rung:
         """``ways``: chains that requests of this scale may come from."""
         plan = to_plan(way, number, self._threads)
-        token_us = {each.chain: each.predicted_us for each in ways}
-        switching = Switching.of(token_us, self._planner.latency)
+        prices_us = {each.chain: _price_us(each, regime) for each in ways}
+        switching = Switching.to(plan.chain, prices_us, regime, self._planner.latency)
         if len(plan.chain) == 1:
             return Rung(regime.scale, plan, switching=switching)
         draft, verifier = plan.chain[-2:]

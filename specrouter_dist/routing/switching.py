@@ -4,10 +4,11 @@ A member that joins has to prefill the request's tokens before it can propose or
 knobs alone, or a shorter chain, is free.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.latency import LatencyTable
 
 _PREFILL_ROWS = 128
@@ -30,23 +31,30 @@ class Switching:
     """What is weighed before a request takes another chain.
 
     Attributes:
-        token_us: predicted time per token of each chain.
-        prefill_us: of each member, per token of the request.
+        token_us: price per token of each chain: predicted time, and as the load weighs it that of
+            the devices.
+        prefill_us: price of the prefill of each member that may join, per token of the request.
     """
 
     token_us: Mapping[Chain, float]
     prefill_us: Mapping[str, float]
 
     @classmethod
-    def of(cls, token_us: Mapping[Chain, float], latency: LatencyTable) -> Self:
-        """Among these chains, with what is known of their members' times."""
-        members = dict.fromkeys(member for chain in token_us for member in chain)
-        return cls(token_us, dict(_prefills_us(members, latency)))
+    def to(
+        cls, chain: Chain, token_us: Mapping[Chain, float], regime: Regime, latency: LatencyTable
+    ) -> Self:
+        """To ``chain`` from any other; of members never timed a prefill is free."""
+        prefill_us: dict[str, float] = {}
+        for member in chain:
+            # Members without a model have nothing to prefill.
+            if (chunk_us := latency.forward_us(member, _PREFILL_ROWS)) is not None:
+                prefill_us[member] = regime.price_us(chunk_us, chunk_us) / _PREFILL_ROWS
+        return cls(token_us, prefill_us)
 
     def pays(self, old: Chain, new: Chain, progress: Progress) -> bool:
         """Whether ``new`` gains more over the rest of the request than its newcomers' prefill.
 
-        A chain that nobody has predicted is left at any price.
+        A chain that is not among the best for such requests is left at any price.
         """
         newcomers = set(new) - set(old)
         if not newcomers or old not in self.token_us or new not in self.token_us:
@@ -58,11 +66,3 @@ class Switching:
 
 FREE = Switching({}, {})
 """Nothing is known of what a change costs: none is held back."""
-
-
-def _prefills_us(members: Iterable[str], latency: LatencyTable) -> Iterable[tuple[str, float]]:
-    """Members without a model have nothing to prefill."""
-    for member in members:
-        chunk_us = latency.forward_us(member, _PREFILL_ROWS)
-        if chunk_us is not None:
-            yield member, chunk_us / _PREFILL_ROWS

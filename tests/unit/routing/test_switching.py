@@ -5,7 +5,7 @@ import pytest
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations
-from specrouter_dist.routing.plans import Ladder, Rung, Standing
+from specrouter_dist.routing.plans import LOADS, Ladder, Rung, Standing
 from specrouter_dist.routing.switching import Progress, Switching
 from specrouter_dist.routing.traffic import GREEDY
 from tests.unit.routing.learned import learned_router
@@ -89,9 +89,17 @@ def test_the_router_says_what_each_change_gains_and_costs() -> None:
         assert prefill_us == pytest.approx(
             {name: us / 128 for name, us in chunks_us.items() if us is not None}
         )
-        assert set(rung.plan.chain) - {"lookup"} <= prefill_us.keys()
-        assert "lookup" not in prefill_us
+        assert prefill_us.keys() == set(rung.plan.chain) - {"lookup"}
     low = min(rungs, key=lambda rung: rung.scale)
     usual = next(rung for rung in rungs if rung.scale == 1.0)
     chain = usual.plan.chain
     assert low.switching.token_us[chain] > usual.switching.token_us[chain], "it agrees less"
+
+
+def test_under_load_the_time_of_devices_is_in_the_price() -> None:
+    router = learned_router()
+    alone, busy = (router.table.of(GREEDY)[at].usual.switching for at in (0, -1))
+    assert busy.prefill_us["target"] > alone.prefill_us["target"]
+    weighed = {way.chain: way for way in router.weighed(GREEDY, LOADS[-1])}
+    for chain, way in weighed.items():
+        assert busy.token_us[chain] > way.predicted_us
