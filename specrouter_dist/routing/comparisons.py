@@ -2,7 +2,7 @@
 temperature, whatever the temperature was that the text was written at."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import NamedTuple
@@ -69,12 +69,17 @@ class Comparisons:
     """Joins laws as they come.
 
     Args:
-        target: name of the member that drafts for none.
+        models: names of the members that have laws; the last, the target, drafts for none.
     """
 
-    def __init__(self, target: str) -> None:
-        self._target = target
+    def __init__(self, models: Sequence[str]) -> None:
+        self._models = frozenset(models)
+        self._target = models[-1]
         self._requests: OrderedDict[int, dict[str, _Read]] = OrderedDict()
+
+    def is_plausible(self, reading: LawReading) -> bool:
+        """Whether a model can have said so."""
+        return reading.member in self._models and reading.rows.is_plausible
 
     def add(self, reading: LawReading) -> Iterator[tuple[PairKey, Comparison]]:
         """How alike the members of all pairs are that ``reading`` completes, for every kind of

@@ -72,7 +72,7 @@ class Router:
         self.num_refused = 0
         """Measurements that cannot be true: not finite, negative, accepted but never reached,
         laws that are none."""
-        self._comparisons = Comparisons(models[-1])
+        self._comparisons = Comparisons(models)
         self._replays = Replays(models[-1], lookups)
         self._planner = Planner(
             tuple(models), tuple(lookups), devices, self.latency, self.agreement, self.paces
@@ -125,7 +125,7 @@ class Router:
         self.agreement.record(pair, survival, source, now_s)
 
     def _compare(self, reading: LawReading, now_s: float) -> None:
-        if reading.member not in self.members or not reading.rows.is_plausible:
+        if not self._comparisons.is_plausible(reading):
             self.num_refused += 1
             return
         for pair, comparison in self._comparisons.add(reading):
