@@ -73,6 +73,7 @@ def _outcomes(router: Plain) -> Iterator[str]:
     for key, title in (
         ("us_per_token", "time per token"),
         ("tokens_per_round", "tokens per round"),
+        ("tokens_per_round_by_similarity", "tokens per round, by similarity alone"),
     ):
         error = router["median_error"][key]
         known = "nothing measured yet" if error is None else f"off by {error:.0%} in the median"
@@ -126,6 +127,11 @@ def _evidence(pair: Plain) -> str:
         for name, backing in (("verified", pair["chained"]), ("replayed", pair["replayed"]))
         if backing is not None
     ]
+    if (alike := pair["similar"]) is not None:
+        parts.append(
+            f"similar {alike['score']:.2f} at {alike['num_positions']:.0f} positions, "
+            f"{_age(alike['age_s'])}"
+        )
     return "; ".join(parts) or "nothing known"
 
 

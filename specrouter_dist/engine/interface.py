@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.routing.similarity import SparseRow
+from specrouter_dist.routing.similarity import SparseRows
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 
@@ -42,8 +42,8 @@ class Extension:
     last. Fewer come back when one of them is a stop token."""
     num_runner_ups: int = 0
     """Next-best tokens wanted beside every pick and draft."""
-    sparse_rows: bool = False
-    """Whether the law behind every pick and draft is wanted."""
+    sparse_rows: tuple[int, ...] = ()
+    """Picks, counted from 0 and without drafts, of which the model's law is wanted."""
 
     def draft_step(self, start: int, token: int) -> "Extension":
         """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
@@ -53,7 +53,6 @@ class Extension:
             array(TOKEN_TYPECODE, (token,)),
             num_picks=1,
             num_runner_ups=self.num_runner_ups,
-            sparse_rows=self.sparse_rows,
         )
 
 
@@ -71,7 +70,7 @@ class TokenLogprobs:
 class Picks:
     """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``.
 
-    All fields have one entry for each position, or none if nobody asked.
+    All fields but ``sparse_rows`` have one entry for each position, or none if nobody asked.
     """
 
     tokens: TokenArray
@@ -81,17 +80,17 @@ class Picks:
     """What would have been drawn if the pick, and then each better runner-up, had been impossible:
     the next-best ids under the score that the pick is the argmax of (the shaped law and the shared
     noise), best first. Fewer where the law has not as many ids."""
-    sparse_rows: tuple[SparseRow, ...] = ()
-    """The law that was drawn from: after logit bias, penalties, ``min_tokens``, temperature, min-p,
-    top-k and top-p, before noise. At temperature 0 the pick alone."""
+    sparse_rows: SparseRows | None = None
+    """The model's laws at the positions that were asked for: before logit bias, penalties and
+    temperature, so that they say the same for every kind of request."""
 
     def __add__(self, later: "Picks") -> "Picks":
-        """These and what was drawn behind them."""
+        """These and drafts behind them."""
         return Picks(
             self.tokens + later.tokens,
             self.logprobs + later.logprobs,
             self.runner_ups + later.runner_ups,
-            self.sparse_rows + later.sparse_rows,
+            self.sparse_rows,
         )
 
 

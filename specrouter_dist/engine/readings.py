@@ -1,10 +1,13 @@
 """What may be read off rows of logits beside the picks."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from specrouter_dist.engine.interface import TokenLogprobs
-from specrouter_dist.routing.similarity import SPARSE_ROW_IDS, SparseRow
+from specrouter_dist.routing.similarity import SPARSE_ROW_IDS, SparseRows
 from specrouter_dist.speculation.messages import TokenArray
 
 
@@ -32,18 +35,20 @@ def read_logprobs(logits: Tensor, tokens: TokenArray, num_top: int) -> tuple[Tok
     )
 
 
-def read_sparse_rows(shaped: Tensor) -> tuple[SparseRow, ...]:
-    """The laws whose logits are ``shaped``, float32 ``[num_rows, vocab_size]``.
+def read_sparse_rows(logits: Tensor) -> SparseRows:
+    """The laws before temperature whose logits are ``logits``, ``[num_rows, vocab_size]``.
 
     Which of several equally likely ids is the last to be listed is not defined, nor are the last
     bits of the probabilities: nothing is drawn from them.
     """
-    laws = torch.softmax(shaped.double(), dim=1)
-    best = laws.topk(min(SPARSE_ROW_IDS, laws.shape[1]), dim=1)
-    # Not one minus the rest: a tail of impossible ids must be exactly 0.
-    tails = laws.scatter_(1, best.indices, 0.0).sum(dim=1)
-    rows = zip(best.indices.tolist(), best.values.tolist(), tails.tolist(), strict=True)
-    return tuple(
-        SparseRow(tuple(pair for pair in zip(ids, values, strict=True) if pair[1] > 0.0), tail)
-        for ids, values, tail in rows
+    laws = torch.log_softmax(logits.double(), dim=1)
+    vocab_size = laws.shape[1]
+    best = laws.topk(min(SPARSE_ROW_IDS, vocab_size), dim=1)
+    # Not one minus the rest, which would leave a rounding error of small tails.
+    tails = laws.scatter_(1, best.indices, -math.inf).exp_().sum(dim=1)
+    return SparseRows(
+        best.indices.cpu().numpy().astype(np.uint32),
+        best.values.cpu().numpy().astype(np.float32),
+        tails.cpu().numpy(),
+        vocab_size,
     )

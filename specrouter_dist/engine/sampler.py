@@ -25,7 +25,6 @@ from specrouter_dist.engine.penalties import Penalties
 from specrouter_dist.engine.readings import read_logprobs, read_sparse_rows
 from specrouter_dist.engine.truncation import keep_min_p, keep_top_k, keep_top_p
 from specrouter_dist.errors import RequestError
-from specrouter_dist.routing.similarity import SparseRow
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 _MAX_INVERSE_TEMPERATURE = 1e6
@@ -114,9 +113,9 @@ class Sampler:
                     tokens,
                     () if num_top is None else read_logprobs(logits[row:stop], tokens, num_top),
                     self._runner_ups(scores[row:stop], tokens, num_more) if num_more else (),
-                    session.laws(logits[row:stop], tokens, extension)
+                    read_sparse_rows(logits[[row + i for i in extension.sparse_rows]])
                     if extension.sparse_rows
-                    else (),
+                    else None,
                 )
             )
             row = stop
@@ -227,27 +226,6 @@ class _Session:
             extension: what was fed.
         """
         first = extension.start + len(extension.tokens) - extension.num_picks + 1
-        self._shape(scores, rows, extension, first)
-        if self.noise is not None and extension.num_picks:
-            self.noise.add_to(rows, first)
-
-    def laws(
-        self, logits: Tensor, tokens: TokenArray, extension: Extension
-    ) -> tuple[SparseRow, ...]:
-        """What ``tokens``, the picks of ``logits[num_picks, vocab_size]``, were drawn from.
-
-        The rows are shaped a second time, which is rare and leaves no trace.
-        """
-        if self.noise is None:
-            return tuple(SparseRow(((token, 1.0),), 0.0) for token in tokens)
-        shaped = logits.to(torch.float32, copy=True)
-        rows = shaped.numpy() if shaped.device.type == "cpu" else shaped
-        first = extension.start + len(extension.tokens) - extension.num_picks + 1
-        self._shape(shaped, rows, extension, first)
-        return read_sparse_rows(shaped)
-
-    def _shape(self, scores: Tensor, rows: Any, extension: Extension, first: int) -> None:
-        """Everything that comes before the noise; ``first`` is the position of row 0."""
         params = self.params
         if self.reshapes:
             self._reshape(scores, extension, first)
@@ -256,6 +234,7 @@ class _Session:
                 rows *= min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE)
             if self.truncates:
                 _truncate(scores, params)
+            self.noise.add_to(rows, first)
 
     def _reshape(self, scores: Tensor, extension: Extension, first: int) -> None:
         """Logit bias, penalties and ``min_tokens``; ``first`` is the position of row 0."""

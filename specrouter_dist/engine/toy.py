@@ -16,7 +16,7 @@ import numpy.typing as npt
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
 from specrouter_dist.errors import EngineError, NoRoomError
-from specrouter_dist.routing.similarity import SparseRow
+from specrouter_dist.routing.similarity import SparseRows
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.noise import GumbelRows, mix64
 
@@ -171,7 +171,7 @@ class ToyEngine:
         del fed[extension.start :]
         fed.extend(extension.tokens)
         first = len(fed) - extension.num_picks + 1
-        picks = Picks(array(TOKEN_TYPECODE))
+        picks = Picks(array(TOKEN_TYPECODE), sparse_rows=self._sparse_rows(fed, first, extension))
         for position in range(first, len(fed) + 1):
             picks += self._pick(session, position, extension)
         for _ in range(extension.num_drafts):
@@ -183,22 +183,31 @@ class ToyEngine:
 
     def _pick(self, session: _Session, position: int, extension: Extension) -> Picks:
         fed, sampling = session.fed, session.sampling
-        law = self.law(fed[position - 2] if position > 1 else None, fed[position - 1])
+        law = self._law_at(fed, position)
         scores = law
         if sampling.min_tokens and position - session.prompt_tokens < sampling.min_tokens:
             scores = law.copy()
             scores[[t for t in sampling.stop_token_ids if t < self._vocab_size]] = -np.inf
-        shaped = scores
         if not sampling.greedy:
-            shaped = scores / sampling.temperature
-            scores = shaped + self._noise_row(sampling.seed, position)
+            scores = scores / sampling.temperature + self._noise_row(sampling.seed, position)
         token = int(scores.argmax())
         return Picks(
             array(TOKEN_TYPECODE, (token,)),
             () if sampling.logprobs is None else (_logprobs(law, token, sampling.logprobs),),
             (_runner_ups(scores, extension.num_runner_ups),) if extension.num_runner_ups else (),
-            (_sparse_row(shaped, token, sampling),) if extension.sparse_rows else (),
         )
+
+    def _law_at(self, fed: Sequence[int], position: int) -> Row:
+        return self.law(fed[position - 2] if position > 1 else None, fed[position - 1])
+
+    def _sparse_rows(
+        self, fed: Sequence[int], first: int, extension: Extension
+    ) -> SparseRows | None:
+        if not extension.sparse_rows:
+            return None
+        laws = np.stack([self._law_at(fed, first + i) for i in extension.sparse_rows])
+        weights = np.exp(laws - laws.max(axis=1, keepdims=True))
+        return SparseRows.of(weights / weights.sum(axis=1, keepdims=True))
 
     def _noise_row(self, seed: int, position: int) -> npt.NDArray[np.float32]:
         number, row = divmod(position, _NOISE_BLOCK_ROWS)
@@ -240,13 +249,6 @@ def _refuse_unsupported(sampling: SamplingParams) -> None:
 def _runner_ups(scores: Row, num_runner_ups: int) -> TokenArray:
     order = np.argsort(-scores, kind="stable")[1 : num_runner_ups + 1]
     return array(TOKEN_TYPECODE, (int(i) for i in order if scores[i] > -np.inf))
-
-
-def _sparse_row(shaped: Row, token: int, sampling: SamplingParams) -> SparseRow:
-    if sampling.greedy:
-        return SparseRow(((token, 1.0),), 0.0)
-    weights = np.exp(shaped - shaped.max())
-    return SparseRow.of(weights / weights.sum())
 
 
 def _logprobs(law: Row, token: int, num_top: int) -> TokenLogprobs:

@@ -1,103 +1,30 @@
 """How often the verifier keeps what the drafter proposes, per position of the block.
 
-What is known comes in layers, each the prior of the next: a guess; what replays of finished
-requests say of the pair (routing/replay.py), for all kinds of requests and for narrower ones; what
-verifies of the pair itself have said. A layer with little evidence leaves the one below standing.
+What is known comes in layers, each the prior of the next: a guess; how alike the two members' laws
+are (routing/scores.py); what replays of finished requests say of the pair (routing/replay.py), for
+all kinds of requests and for narrower ones; what verifies of the pair itself have said. A layer
+with little evidence leaves the one below standing.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from heapq import nlargest
 from itertools import accumulate
 
+from specrouter_dist.routing.comparisons import Comparison
+from specrouter_dist.routing.evidence import Evidence, Grounds, Source
 from specrouter_dist.routing.observations import PairKey, Survival
-from specrouter_dist.routing.state import MAX_POSITIONS, EvidenceState
-from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.routing.scores import Score, Scores, place
+from specrouter_dist.routing.state import MAX_POSITIONS, EvidenceState, ScoreState
+from specrouter_dist.routing.traffic import GREEDY, SAMPLED, Traffic
 
 PRIOR_AGREEMENT = 0.6
 """Of a pair of which nothing is known."""
 _PRIOR_WEIGHT = 4.0
 """A layer's prior counts as so many observed proposals per position."""
-_MEMORY_BLOCKS = 600.0
-"""Weight of the past, in blocks: some dozens of requests, which differ more from each other than
-their blocks do."""
-
-
-class Source(StrEnum):
-    """Where blocks come from, the less direct first."""
-
-    REPLAYED = "replayed"
-    CHAINED = "chained"
-
-
-@dataclass(slots=True)
-class Evidence:
-    """Decayed counts of a pair's blocks."""
-
-    reached: list[float] = field(default_factory=lambda: [0.0] * MAX_POSITIONS)
-    accepted: list[float] = field(default_factory=lambda: [0.0] * MAX_POSITIONS)
-    num_blocks: float = 0.0
-    """Effective number: what is older counts less."""
-    num_empty: float = 0.0
-    at_s: float = 0.0
-    """When the newest came, by the router's clock."""
-
-    def add(self, survival: Survival, now_s: float) -> None:
-        """Takes blocks that are newer than all before."""
-        self.at_s = now_s
-        keep = _MEMORY_BLOCKS / (_MEMORY_BLOCKS + survival.num_blocks)
-        self.num_blocks = self.num_blocks * keep + survival.num_blocks
-        self.num_empty = self.num_empty * keep + survival.num_empty
-        self.reached = _decay_and_add(self.reached, keep, survival.reached)
-        self.accepted = _decay_and_add(self.accepted, keep, survival.accepted)
-
-    @property
-    def mean(self) -> float | None:
-        """Share of the judged proposals that were accepted; None: none was judged."""
-        judged = sum(self.reached)
-        return sum(self.accepted) / judged if judged else None
-
-    def backing(self, now_s: float) -> "Backing":
-        """For people."""
-        return Backing(self.num_blocks, self.mean, max(0.0, now_s - self.at_s))
-
-
-@dataclass(frozen=True, slots=True)
-class Backing:
-    """How much one source has to say of a pair."""
-
-    num_blocks: float
-    """Effective number."""
-    mean: float | None
-    """Share of the judged proposals that were accepted; None: none was judged."""
-    age_s: float
-    """Of the newest block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grounds:
-    """What is known of a pair for a kind of request, and what that rests on."""
-
-    draft: str
-    verifier: str
-    traffic: Traffic
-    """The narrowest kind of which there is evidence."""
-    agreement: float
-    """Share of the judged proposals that are accepted, all layers taken together."""
-    chained: Backing | None
-    replayed: Backing | None
-
-    @property
-    def bias(self) -> float | None:
-        """What replays say beyond what verifies say; None: one of the two is silent."""
-        chained, replayed = (one.mean if one else None for one in (self.chained, self.replayed))
-        return None if replayed is None or chained is None else replayed - chained
-
-
-def _decay_and_add(past: list[float], keep: float, new: Sequence[int]) -> list[float]:
-    padded = (*new[:MAX_POSITIONS], *(0,) * (MAX_POSITIONS - len(new)))
-    return [old * keep + more for old, more in zip(past, padded, strict=True)]
+_MOST_SIMILAR_POSITIONS = 64.0
+"""As so many judged proposals similarity counts at most, over the guess below it. What replays and
+verifies say outweighs it like any layer's prior, with ``_PRIOR_WEIGHT``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +48,11 @@ class Curve:
         survivals = accumulate(conditional, lambda before, a: before * a, initial=1.0)
         tokens = tuple(empty + (1 - empty) * total for total in accumulate(survivals))
         return cls(tuple(conditional), mean, empty, tokens)
+
+    @classmethod
+    def geometric(cls, agreement: float) -> "Curve":
+        """Of a pair that agrees equally often at every position."""
+        return cls.make((agreement,) * MAX_POSITIONS, agreement, 0.0)
 
     def scaled(self, scale: float) -> "Curve":
         """For requests that accept so many times as often at every position."""
@@ -161,7 +93,7 @@ class Curve:
         return Curve.make(conditional, mean, empty)
 
 
-UNKNOWN = Curve.make((PRIOR_AGREEMENT,) * MAX_POSITIONS, PRIOR_AGREEMENT, 0.0)
+UNKNOWN = Curve.geometric(PRIOR_AGREEMENT)
 """Of pairs of which nothing is known."""
 
 
@@ -172,6 +104,8 @@ class AgreementTable:
         self._evidence: dict[tuple[PairKey, Source], Evidence] = {}
         self._curves: dict[tuple[str, str], dict[Traffic, Curve]] = {}
         self._drafts: dict[str, set[str]] = {}
+        self._place: float | None = None
+        self.scores = Scores()
 
     def record(
         self,
@@ -184,9 +118,18 @@ class AgreementTable:
         for kind in key.traffic.lineage():
             of = key._replace(traffic=kind), source
             self._evidence.setdefault(of, Evidence()).add(survival, now_s)
+        self._learned(key)
+
+    def compare(self, key: PairKey, comparison: Comparison, now_s: float) -> None:
+        """Takes how alike the two members' laws are."""
+        self.scores.record(key, comparison, now_s)
+        self._learned(key)
+
+    def _learned(self, key: PairKey) -> None:
         self._drafts.setdefault(key.verifier, set()).add(key.draft)
-        # Narrower kinds may rest on these.
+        # Narrower kinds may rest on this.
         self._curves.pop((key.draft, key.verifier), None)
+        self._place = None
 
     def curve(self, key: PairKey) -> Curve:
         """What is known of the pair."""
@@ -202,12 +145,36 @@ class AgreementTable:
 
     def _refine(self, key: PairKey) -> Curve:
         curve = UNKNOWN
+        for score in self.scores.layers(key):
+            num_judged = min(score.mean.num_positions, _MOST_SIMILAR_POSITIONS)
+            curve = curve.refined(Evidence.expected(score.agreement(self.place), num_judged))
         for kind in reversed(list(key.traffic.lineage())):
             for source in Source:
                 evidence = self._evidence.get((key._replace(traffic=kind), source))
                 if evidence is not None:
                     curve = curve.refined(evidence)
         return curve
+
+    def expected(self, key: PairKey) -> Curve | None:
+        """What similarity alone says of the pair; None: nothing."""
+        *_, score = (None, *self.scores.layers(key))
+        return None if score is None else Curve.geometric(score.agreement(self.place))
+
+    @property
+    def place(self) -> float:
+        """Where between its bounds sampled requests' agreement lies, as far as that is known."""
+        if self._place is None:
+            self._place = place(self._observed())
+        return self._place
+
+    def _observed(self) -> Iterator[tuple[Score, float, float]]:
+        for (key, _), evidence in self._evidence.items():
+            # Of all sampled requests together nobody knows how they are sampled.
+            if key.traffic.task or key.traffic in (GREEDY, SAMPLED):
+                continue
+            score = self.scores.get(key)
+            if score is not None and evidence.mean is not None:
+                yield score, evidence.mean, sum(evidence.reached)
 
     def evidence(self, key: PairKey, source: Source) -> Evidence | None:
         """What ``source`` alone says of the pair; None: nothing."""
@@ -218,8 +185,9 @@ class AgreementTable:
         return list(dict.fromkeys(key for key, _ in self._evidence))
 
     def newest(self, count: int) -> list[PairKey]:
-        """Of these the ones with the newest evidence, the newest first."""
-        at_s: dict[PairKey, float] = {}
+        """Of these, and of those that have only been compared, for the widest kinds of requests,
+        the ones with the newest evidence, the newest first."""
+        at_s = dict(self.scores.newest())
         for (key, _), evidence in self._evidence.items():
             at_s[key] = max(evidence.at_s, at_s.get(key, evidence.at_s))
         return nlargest(count, at_s, key=lambda key: at_s[key])
@@ -231,13 +199,20 @@ class AgreementTable:
             of = key._replace(traffic=kind)
             if any((of, source) in self._evidence for source in Source):
                 break
+        else:
+            of = key
         backings = {
             source: evidence.backing(now_s)
             for source in Source
             if (evidence := self._evidence.get((of, source)))
         }
+        *_, score = (None, *self.scores.layers(key))
         return Grounds(
-            *of, self.curve(key).mean, backings.get(Source.CHAINED), backings.get(Source.REPLAYED)
+            *of,
+            self.curve(key).mean,
+            backings.get(Source.CHAINED),
+            backings.get(Source.REPLAYED),
+            None if score is None else score.likeness(self.place, now_s),
         )
 
     # -- remembering ---------------------------------------------------------------------------
@@ -257,12 +232,17 @@ class AgreementTable:
             for (key, source), evidence in self._evidence.items()
         )
 
-    def restore(self, state: Iterable[EvidenceState], now_s: float) -> None:
-        """Takes the evidence of an earlier table in place of what is here of the same."""
+    def restore(
+        self, state: Iterable[EvidenceState], scores: Iterable[ScoreState], now_s: float
+    ) -> None:
+        """Takes what an earlier table knew in place of what is here of the same."""
         for of in state:
             key = PairKey(of.draft, of.verifier, of.traffic)
             self._evidence[key, Source(of.source)] = Evidence(
                 list(of.reached), list(of.accepted), of.num_blocks, of.num_empty, now_s - of.age_s
             )
-            self._drafts.setdefault(of.verifier, set()).add(of.draft)
-        self._curves.clear()
+            self._learned(key)
+        for one in scores:
+            key = PairKey(one.draft, one.verifier, one.traffic)
+            self.scores.restore(key, one, now_s)
+            self._learned(key)

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from specrouter_dist.config import Plan
-from specrouter_dist.routing.agreement import Grounds
+from specrouter_dist.routing.evidence import Grounds
 from specrouter_dist.routing.journal import Decision, Outcome
 from specrouter_dist.routing.observations import PairKey
 from specrouter_dist.routing.planner import Candidate
@@ -44,6 +44,7 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
             for hop in islice(router.latency.state().hops, _MOST_HOPS)
         ],
         "pairs": _pairs(router, now_s),
+        "place_of_agreement": router.agreement.place,
         "paces": [
             {
                 "chain": list(pace.chain),
@@ -56,10 +57,12 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
         "outcomes": {
             "us_per_token": _outcomes(journal.paces, now_s),
             "tokens_per_round": _outcomes(journal.agreements, now_s),
+            "tokens_per_round_by_similarity": _outcomes(journal.similarities, now_s),
         },
         "median_error": {
             "us_per_token": median_error(journal.paces),
             "tokens_per_round": median_error(journal.agreements),
+            "tokens_per_round_by_similarity": median_error(journal.similarities),
         },
     }
 

@@ -3,7 +3,9 @@
 from collections import deque
 from dataclasses import dataclass
 
-from specrouter_dist.routing.agreement import Grounds
+from specrouter_dist.routing.agreement import Curve
+from specrouter_dist.routing.evidence import Grounds
+from specrouter_dist.routing.observations import Pace, PaceKey, PairKey, Survival
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.traffic import Traffic
 
@@ -57,3 +59,24 @@ class Journal:
         """Microseconds per token of chains."""
         self.agreements: deque[Outcome] = deque(maxlen=_KEPT_OUTCOMES)
         """Tokens per round of pairs."""
+        self.similarities: deque[Outcome] = deque(maxlen=_KEPT_OUTCOMES)
+        """The same as far as similarity alone had predicted it, also of replayed rounds."""
+
+    def note_pace(self, key: PaceKey, predicted_us: float, pace: Pace, at_s: float) -> None:
+        """Keeps a chain's time per token, if there were any."""
+        if pace.num_tokens:
+            name, measured_us = " -> ".join(key.plan.chain), pace.total_us / pace.num_tokens
+            rest = (predicted_us, measured_us, pace.num_rounds)
+            self.paces.append(Outcome(at_s, name, key.traffic, key.num_sessions, *rest))
+
+
+def note_blocks(
+    kept: deque[Outcome], pair: PairKey, curve: Curve, survival: Survival, at_s: float
+) -> None:
+    """Keeps a pair's tokens per round, by ``curve`` and in truth, if anything was drafted."""
+    num_drafted = survival.num_blocks - survival.num_empty
+    if num_drafted:
+        predicted = 1 + curve.accepted_of(survival) / num_drafted
+        measured = 1 + sum(survival.accepted) / num_drafted
+        name = f"{pair.draft} -> {pair.verifier}"
+        kept.append(Outcome(at_s, name, pair.traffic, 1, predicted, measured, num_drafted))

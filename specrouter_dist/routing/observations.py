@@ -6,6 +6,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from specrouter_dist.config import Plan
+from specrouter_dist.routing.similarity import SparseRows
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
 
@@ -80,6 +81,16 @@ class Reading:
     """Only with the target's own, whose picks are the output; others leave it empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class LawReading:
+    """One member's laws at the sampled positions (routing/similarity.py) of a request's output."""
+
+    request: int
+    member: str
+    task: str
+    rows: SparseRows
+
+
 @dataclass(slots=True)
 class ForwardTimes:
     """Times of forwards of one kind."""
@@ -144,11 +155,12 @@ class Observations:
     waits: dict[WaitKey, ForwardTimes] = field(default_factory=dict)
     paces: dict[PaceKey, Pace] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
+    laws: list[LawReading] = field(default_factory=list)
 
     @property
     def has_any(self) -> bool:
         """Whether anything was measured."""
-        return bool(self.forwards or self.pairs or self.readings)
+        return bool(self.forwards or self.pairs or self.readings or self.laws)
 
     def add_forward(self, key: ForwardKey, elapsed_us: float) -> None:
         """One forward took ``elapsed_us``."""

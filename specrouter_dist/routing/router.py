@@ -5,13 +5,16 @@ from itertools import pairwise, product
 from typing import TypeVar
 
 from specrouter_dist.config import LookupMember, Plan
-from specrouter_dist.routing.agreement import AgreementTable, Grounds, Source
+from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.chooser import Chooser
+from specrouter_dist.routing.comparisons import Comparisons
 from specrouter_dist.routing.costs import Regime
-from specrouter_dist.routing.journal import Decision, Journal, Outcome
+from specrouter_dist.routing.evidence import Grounds, Source
+from specrouter_dist.routing.journal import Decision, Journal, note_blocks
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
     ForwardTimes,
+    LawReading,
     Observations,
     Pace,
     PaceKey,
@@ -62,7 +65,9 @@ class Router:
         self.paces = PaceTable()
         self.journal = Journal()
         self.num_refused = 0
-        """Measurements that cannot be true: not finite, negative, accepted but never reached."""
+        """Measurements that cannot be true: not finite, negative, accepted but never reached,
+        laws that are none."""
+        self._comparisons = Comparisons(models)
         self._replays = Replays(models[-1], lookups)
         self._planner = Planner(
             tuple(models), tuple(lookups), devices, self.latency, self.agreement, self.paces
@@ -93,13 +98,16 @@ class Router:
         for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)
         for pair, survival in self._plausible(observations.pairs):
-            self._record(pair, survival, now_s)
+            self._see(pair.traffic, now_s)
+            self._record(pair, survival, Source.CHAINED, now_s)
         for key, pace in self._plausible(observations.paces):
             self._pace(key, pace, now_s)
         for reading in observations.readings:
             self._see(reading.traffic, now_s)
             for pair, survival in self._replays.add(reading):
-                self.agreement.record(pair, survival, Source.REPLAYED, now_s)
+                self._record(pair, survival, Source.REPLAYED, now_s)
+        for laws in observations.laws:
+            self._compare(laws, now_s)
 
     def _plausible(self, measured: Mapping[_Key, _Measured]) -> Iterator[tuple[_Key, _Measured]]:
         for key, value in measured.items():
@@ -108,17 +116,20 @@ class Router:
             else:
                 self.num_refused += 1
 
-    def _record(self, pair: PairKey, survival: Survival, now_s: float) -> None:
-        self._see(pair.traffic, now_s)
-        num_drafted = survival.num_blocks - survival.num_empty
-        if num_drafted:
-            predicted = 1 + self.agreement.curve(pair).accepted_of(survival) / num_drafted
-            measured = 1 + sum(survival.accepted) / num_drafted
-            name, kind = f"{pair.draft} -> {pair.verifier}", pair.traffic
-            self.journal.agreements.append(
-                Outcome(now_s, name, kind, 1, predicted, measured, num_drafted)
-            )
-        self.agreement.record(pair, survival, Source.CHAINED, now_s)
+    def _record(self, pair: PairKey, survival: Survival, source: Source, now_s: float) -> None:
+        if source is Source.CHAINED:
+            curve = self.agreement.curve(pair)
+            note_blocks(self.journal.agreements, pair, curve, survival, now_s)
+        if (alike := self.agreement.expected(pair)) is not None:
+            note_blocks(self.journal.similarities, pair, alike, survival, now_s)
+        self.agreement.record(pair, survival, source, now_s)
+
+    def _compare(self, reading: LawReading, now_s: float) -> None:
+        if not self._comparisons.is_plausible(reading):
+            self.num_refused += 1
+            return
+        for pair, comparison in self._comparisons.add(reading):
+            self.agreement.compare(pair, comparison, now_s)
 
     def _pace(self, key: PaceKey, pace: Pace, now_s: float) -> None:
         self._see(key.traffic, now_s)
@@ -127,19 +138,7 @@ class Router:
         if prediction is None:
             return
         self.paces.observe(key.plan.chain, key.num_sessions, prediction.round_us, pace)
-        if pace.num_tokens:
-            name, measured_us = " -> ".join(key.plan.chain), pace.total_us / pace.num_tokens
-            self.journal.paces.append(
-                Outcome(
-                    now_s,
-                    name,
-                    key.traffic,
-                    key.num_sessions,
-                    prediction.predicted_us,
-                    measured_us,
-                    pace.num_rounds,
-                )
-            )
+        self.journal.note_pace(key, prediction.predicted_us, pace, now_s)
 
     def _see(self, traffic: Traffic, now_s: float) -> None:
         """Kinds that are seen have plans of their own."""

@@ -17,11 +17,13 @@ from specrouter_dist.routing.state import (
     EvidenceState,
     LatencyState,
     PaceState,
+    ScoreState,
     check_blocks,
+    check_score,
 )
 from specrouter_dist.routing.traffic import Traffic
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 64 * 1024 * 1024
 """About 200,000 pairs, each from one source and for one kind of request."""
 
@@ -36,6 +38,7 @@ class _Snapshot(UserModel):
     """Of the newest plan table."""
     kinds: tuple[Traffic, ...]
     agreement: tuple[Annotated[EvidenceState, AfterValidator(check_blocks)], ...]
+    scores: tuple[Annotated[ScoreState, AfterValidator(check_score)], ...]
     latency: LatencyState
     paces: tuple[PaceState, ...]
 
@@ -59,6 +62,7 @@ def dump(router: Router, *, pool_hash: str, life: str, now_s: float) -> bytes:
         "number": router.number,
         "kinds": router.kinds,
         "agreement": router.agreement.state(now_s),
+        "scores": router.agreement.scores.state(now_s),
         "latency": router.latency.state(),
         "paces": router.paces.state(),
     }
@@ -80,7 +84,7 @@ def restore(router: Router, data: bytes, *, pool_hash: str, life: str, now_s: fl
     if snapshot.pool_hash != pool_hash:
         raise SnapshotError(f"of pool {snapshot.pool_hash[:12]!r}, not of {pool_hash[:12]!r}")
     then_s = min(now_s, snapshot.at_s)
-    router.agreement.restore(snapshot.agreement, then_s)
+    router.agreement.restore(snapshot.agreement, snapshot.scores, then_s)
     router.resume(snapshot.number if snapshot.life == life else 0, snapshot.kinds, now_s)
     if snapshot.life == life:
         router.latency.restore(snapshot.latency)

@@ -15,6 +15,7 @@ MAX_POSITIONS = 17
 
 Count = Annotated[float, Field(ge=0.0, le=1e12, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Positions = Annotated[tuple[Count, ...], Field(min_length=MAX_POSITIONS, max_length=MAX_POSITIONS)]
@@ -61,6 +62,30 @@ def check_blocks(state: EvidenceState) -> EvidenceState:
         raise ValueError("more proposals were reached or accepted than can have been")
     if state.num_empty > state.num_blocks:
         raise ValueError("more blocks were empty than there were")
+    return state
+
+
+class ScoreState(NamedTuple):
+    """How alike a pair is, for one kind of request."""
+
+    draft: Name
+    verifier: Name
+    traffic: Traffic
+    score: Share
+    least: Share
+    most: Share
+    num_positions: Positive
+    age_s: Count
+    """Of the newest comparison."""
+
+
+def check_score(state: ScoreState) -> ScoreState:
+    """
+    Raises:
+        ValueError: the bounds of agreement are the wrong way round.
+    """
+    if state.least > state.most:
+        raise ValueError("agreement cannot be bounded so")
     return state
 
 

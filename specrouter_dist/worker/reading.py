@@ -1,8 +1,8 @@
 """Members read what others have written, in spare time: full information for the router.
 
-What a member would have drawn at each position of a served text is one forward over the text,
-without drafting anything (DESIGN: section 8). Only when no step is waiting, and for at most one
-per cent of the worker's time.
+What a member would have drawn at each position of a served text, and its laws at some of them, is
+one forward over the text, without drafting anything (DESIGN: section 8). Only when no step is
+waiting, and for at most one per cent of the worker's time.
 """
 
 import logging
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.errors import SpecRouterError
 from specrouter_dist.links.control import Settled
-from specrouter_dist.routing.observations import ForwardKey, Observations, Reading
+from specrouter_dist.routing.observations import ForwardKey, LawReading, Observations, Reading
+from specrouter_dist.routing.similarity import SparseRows, sampled_positions
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.worker.member import ModelHost
@@ -36,6 +37,8 @@ _PROBED_DRAFTS = 3
 _LEAST_WAIT_S = 0.001
 _MOST_TEXTS = 4
 """Waiting to be read; others are not read."""
+_TARGET_EVERY = 4
+"""Of so many texts the target reads one: only for its laws, and it is slow."""
 
 
 @dataclass(slots=True)
@@ -46,29 +49,48 @@ class _Open:
     model: ModelHost
     slot: int
     start: int
+    sampled: range
+    """Which of the picks the member's laws are wanted of."""
     picks: TokenArray
+    rows: list[SparseRows]
 
 
 class Readers:
     """What the models of a worker are to read.
 
     Args:
-        models: those that may draft; the target has nothing to learn from its own text.
+        models: all; the target's picks are the text, only its laws are read.
         clock: seconds.
     """
 
     def __init__(self, models: Sequence[ModelHost], clock: Callable[[], float]) -> None:
-        self._models = models
+        # The target is slow: the others do not wait for it.
+        self._models = sorted(models, key=lambda model: model.is_target)
         self._clock = clock
         self._waiting: deque[tuple[Settled, ModelHost]] = deque()
         self._open: _Open | None = None
+        self._num_texts = 0
         self._credit_s = _MOST_CREDIT_S
         self._at_s = clock()
 
     def add(self, text: Settled) -> None:
         """The text is to be read by every model, unless too many are waiting."""
-        if len(self._waiting) < _MOST_TEXTS * len(self._models):
-            self._waiting.extend((text, model) for model in self._models)
+        if len(self._waiting) >= _MOST_TEXTS * len(self._models):
+            return
+        is_targets = self._num_texts % _TARGET_EVERY == 0
+        self._num_texts += 1
+        readers = (model for model in self._models if is_targets or not model.is_target)
+        self._waiting.extend((text, model) for model in readers)
+
+    def give_way(self) -> bool:
+        """Gives up the text that the target is reading, for the room that it takes; whether there
+        was one."""
+        opened = self._open
+        if opened is None or not opened.model.is_target:
+            return False
+        opened.model.engine.close(opened.slot)
+        self._open = None
+        return True
 
     def idle_s(self) -> float | None:
         """How long until there is something to do; None: until a text comes."""
@@ -87,14 +109,10 @@ class Readers:
         assert opened is not None
         if self._read(opened):
             self._open = None
-            _time(opened, observations)
+            if not opened.model.is_target:
+                _time(opened, observations)
             opened.model.engine.close(opened.slot)
-            text = opened.text
-            traffic = Traffic.of(text.sampling, text.task)
-            nothing = array(TOKEN_TYPECODE)
-            observations.readings.append(
-                Reading(text.request, opened.model.name, traffic, opened.picks, nothing)
-            )
+            _report(opened, observations)
         self._credit_s -= self._clock() - began_s
         return True
 
@@ -118,7 +136,8 @@ class Readers:
             return False
         # What comes behind the prompt is fed, since its picks are wanted.
         start = model.engine.reuse(slot, text.tokens[: text.prompt_tokens])
-        self._open = _Open(text, model, slot, start, array(TOKEN_TYPECODE))
+        sampled = sampled_positions(len(text.tokens) - text.prompt_tokens)
+        self._open = _Open(text, model, slot, start, sampled, array(TOKEN_TYPECODE), [])
         return True
 
     def _read(self, opened: _Open) -> bool:
@@ -126,11 +145,27 @@ class Readers:
         text, start = opened.text, opened.start
         end = min(start + _CHUNK_TOKENS, len(text.tokens) - 1)
         num_picks = min(end - start, max(0, end - text.prompt_tokens + 1))
-        extension = Extension(opened.slot, start, text.tokens[start:end], num_picks)
+        first = len(opened.picks)
+        sampled = tuple(i - first for i in opened.sampled if first <= i < first + num_picks)
+        tokens = text.tokens[start:end]
+        extension = Extension(opened.slot, start, tokens, num_picks, sparse_rows=sampled)
         (picks,) = opened.model.engine.extend([extension])
         opened.picks.extend(picks.tokens)
+        if picks.sparse_rows is not None:
+            opened.rows.append(picks.sparse_rows)
         opened.start = end
         return end == len(text.tokens) - 1
+
+
+def _report(opened: _Open, observations: Observations) -> None:
+    text, name = opened.text, opened.model.name
+    if not opened.model.is_target:
+        traffic = Traffic.of(text.sampling, text.task)
+        nothing = array(TOKEN_TYPECODE)
+        reading = Reading(text.request, name, traffic, opened.picks, nothing)
+        observations.readings.append(reading)
+    rows = SparseRows.joined(opened.rows)
+    observations.laws.append(LawReading(text.request, name, text.task, rows))
 
 
 def _time(opened: _Open, observations: Observations) -> None:

@@ -47,6 +47,7 @@ class Requests:
         target: the member whose output is promised.
         make_ending: where a request's text ends.
         observations: where measurements go now.
+        make_room: gives back what the target holds for nobody's request; whether there was any.
         clock: seconds.
     """
 
@@ -59,6 +60,7 @@ class Requests:
         make_ending: Callable[[Submit], Ending],
         touch: Callable[[Session], None],
         observations: Callable[[], Observations],
+        make_room: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self._target = target
@@ -68,6 +70,7 @@ class Requests:
         self._make_ending = make_ending
         self._touch = touch
         self._observations = observations
+        self._make_room = make_room
         self._clock = clock
         self._share_at_s = 0.0
         """No text is shared before."""
@@ -200,6 +203,8 @@ class Requests:
             try:
                 session = self._open_session(request)
             except SpecRouterError as error:
+                if isinstance(error, NoRoomError) and self._make_room():
+                    continue
                 if isinstance(error, NoRoomError) and self._open:
                     return
                 # There will never be room, or the engine refuses the request itself.

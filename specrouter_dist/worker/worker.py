@@ -84,6 +84,7 @@ class Worker:
         # The member closest to the client goes first: what it settles decides what the others do.
         models = [m for m in members if isinstance(m, ModelHost)]
         self._models = sorted(models, key=lambda model: not model.is_target)
+        self._readers = Readers(self._models, clock)
         self._requests: Requests | None = None
         if self._models and self._models[0].is_target:
             self._requests = Requests(
@@ -94,9 +95,9 @@ class Worker:
                 make_ending,
                 self._touch,
                 lambda: self._observations,
+                self._readers.give_way,
                 clock,
             )
-        self._readers = Readers([m for m in self._models if not m.is_target], clock)
         self._thread = threading.Thread(target=self._run, name=f"engine-{hub.address.worker}")
 
     # -- from other threads --------------------------------------------------------------------

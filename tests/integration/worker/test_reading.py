@@ -3,12 +3,14 @@
 import time
 from array import array
 
+import numpy as np
 import pytest
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.links.control import Settled
-from specrouter_dist.routing.observations import Observations, Reading
+from specrouter_dist.routing.observations import LawReading, Observations, Reading
+from specrouter_dist.routing.similarity import MAX_ROWS, SparseRows, sampled_positions
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.worker.member import ModelHost
 from specrouter_dist.worker.posts import Call
@@ -53,13 +55,75 @@ def test_a_reading_is_a_pick_per_position_of_the_output(num_tokens: int) -> None
     assert len(reading.picks) == num_tokens
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("num_tokens", [1, 5, 60, 61, 200])
+def test_it_comes_with_laws_before_temperature_at_the_sampled_positions(
+    num_tokens: int, temperature: float
+) -> None:
+    host = ModelHost("small", engine("small"), is_target=False)
+    readers, seen = Readers([host], Clock()), Observations()
+    of = text(num_tokens, temperature)
+    readers.add(of)
+    while readers.advance(seen):
+        pass
+    (laws,) = seen.laws
+    positions = [len(PROMPT) + i for i in sampled_positions(num_tokens)]
+    assert (laws.request, laws.member, laws.task) == (1, "small", "")
+    assert laws.rows.is_plausible
+    dense = np.stack([engine("small").law(*of.tokens[t - 2 : t]) for t in positions])
+    powers = np.exp(dense)
+    expected = SparseRows.of(powers / powers.sum(axis=1, keepdims=True))
+    assert np.array_equal(laws.rows.ids, expected.ids)
+    assert np.allclose(laws.rows.logprobs, expected.logprobs)
+
+
+def test_the_target_reads_one_text_in_four_and_only_its_laws() -> None:
+    hosts = [
+        ModelHost(name, engine(name), is_target=name == "target") for name in ("target", "small")
+    ]
+    readers, seen = Readers(hosts, Clock()), Observations()
+    for request in range(8):
+        readers.add(text(20, request=request))
+        while readers.advance(seen):
+            pass
+    assert [reading.member for reading in seen.readings] == ["small"] * 8
+    assert {key.member for key in seen.forwards} == {"small"}
+    read = [laws.request for laws in seen.laws if laws.member == "target"]
+    assert read == [0, 4]
+    assert [laws.request for laws in seen.laws if laws.member == "small"] == list(range(8))
+
+
+def test_what_the_target_reads_gives_way() -> None:
+    toys = {name: engine(name) for name in ("small", "target")}
+    hosts = [ModelHost(name, toy, is_target=name == "target") for name, toy in toys.items()]
+    readers, seen = Readers(hosts, Clock()), Observations()
+    assert not readers.give_way()
+    readers.add(text(300))
+    readers.advance(seen)
+    assert toys["small"].num_open == 1
+    assert not readers.give_way(), "of the others nobody's request wants room"
+    while not toys["target"].num_open:
+        readers.advance(seen)
+    assert readers.give_way()
+    assert toys["target"].num_open == 0
+    assert not readers.advance(seen)
+    assert [laws.member for laws in seen.laws] == ["small"]
+
+
+def test_a_request_finds_room_although_the_target_is_reading() -> None:
+    toys = Toys(["target"], max_sessions=1)
+    try:
+        params = SamplingParams(temperature=0.8, seed=9, max_tokens=80)
+        for _ in range(8):
+            expected, _ = toys.collect(toys.submit(PROMPT, plan("target"), params))
+            assert len(expected) == 80
+    finally:
+        toys.stop()
+
+
 def test_reading_takes_a_hundredth_of_the_time() -> None:
     clock = Clock()
-
-    class Slow(ModelHost):
-        pass
-
-    host = Slow("small", engine("small"), is_target=False)
+    host = ModelHost("small", engine("small"), is_target=False)
     extend = host.engine.extend
 
     def slow(batch):  # type: ignore[no-untyped-def]
@@ -104,14 +168,14 @@ def test_a_member_without_room_reads_nothing_and_holds_nothing() -> None:
     toy.close(held)
 
 
-def readings_of(toys: Toys) -> list[Reading]:
-    found: list[Reading] = []
+def observed(toys: Toys) -> list[Observations]:
+    found: list[Observations] = []
     for worker in set(toys.workers.values()):
         done: list[Observations] = []
         worker.hub.post(Call(lambda w=worker, to=done: to.append(w.take_observations())))  # type: ignore[misc]
         while not done:
             time.sleep(0.005)
-        found += done[0].readings
+        found += done
     return found
 
 
@@ -124,14 +188,19 @@ def test_members_that_did_not_draft_say_what_they_would_have(groups: tuple[list[
         params = SamplingParams(temperature=0.8, seed=9, max_tokens=80)
         tokens, _ = toys.collect(toys.submit(PROMPT, plan("target"), params))
         found: dict[str, Reading] = {}
+        laws: dict[str, LawReading] = {}
         until = time.monotonic() + 10
-        while len(found) < 3 and time.monotonic() < until:
-            found |= {reading.member: reading for reading in readings_of(toys)}
+        while (len(found) < 3 or len(laws) < 3) and time.monotonic() < until:
+            for seen in observed(toys):
+                found |= {reading.member: reading for reading in seen.readings}
+                laws |= {reading.member: reading for reading in seen.laws}
             time.sleep(0.01)
-        assert sorted(found) == ["medium", "small", "target"]
+        assert sorted(found) == sorted(laws) == ["medium", "small", "target"]
         assert list(found["target"].picks) == tokens
         assert list(found["target"].prompt) == PROMPT
         whole = Settled(1, len(PROMPT), array("I", [*PROMPT, *tokens]), params, "")
+        assert len({of.request for of in (*found.values(), *laws.values())}) == 1
+        assert all(len(of.rows) == MAX_ROWS for of in laws.values())
         for name in ("small", "medium"):
             assert list(found[name].picks) == expected(name, whole)
     finally:
@@ -143,6 +212,6 @@ def test_a_text_too_long_is_not_read() -> None:
     try:
         params = SamplingParams(temperature=0.8, seed=9, max_tokens=MAX_TOKENS)
         toys.collect(toys.submit(PROMPT, plan("target"), params))
-        assert readings_of(toys) == []
+        assert all(seen.readings == seen.laws == [] for seen in observed(toys))
     finally:
         toys.stop()

@@ -96,7 +96,8 @@ def test_the_text_says_what_was_chosen_and_what_that_rests_on(
     lengths = ", ".join(f"{length}{' ahead' * ahead}" for length, ahead in edges)
     assert f"  up to  1: {chain} [{lengths}]" in out
     assert f"{best.predicted_us / 1e3:8.3f} ms per token: {chain}" in out
-    assert "verified 100 blocks, 100 s ago; replayed 13 blocks, 100 s ago; bias of replays" in out
+    assert "verified 100 blocks, 100 s ago; replayed 13 blocks, 100 s ago; " in out
+    assert " at 8 positions, 100 s ago; bias of replays" in out
     assert "2.000 in 50 rounds: small -> target (greedy, up to 1)" in out
     assert "time per token: off by " in out
     assert f"100 s ago: up to 1: target => {chain}" in out
@@ -112,7 +113,7 @@ def test_a_router_that_knows_nothing_says_so() -> None:
     text = plan_text(Looked(new_router()).plan(SamplingParams(temperature=0.0)))
     assert text.startswith("chain: target\n")
     assert "no candidates: times are unknown" in text
-    assert text.count("nothing measured yet") == 2
+    assert text.count("nothing measured yet") == 3
 
 
 def test_live_looks_again_and_again_until_it_is_interrupted(

@@ -14,13 +14,14 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.engine.toy import ToyEngine
-from specrouter_dist.routing.similarity import SPARSE_ROW_IDS, SparseRow
+from specrouter_dist.routing.similarity import MAX_ROWS, SPARSE_ROW_IDS, SparseRows
 from specrouter_dist.speculation.noise import gumbel_row
 from tests.unit.engine.test_sampler import ALL_KINDS, new_sampler, random_logits
 from tests.unit.engine.test_sampler_law import CPU, params_for, shaped, softmax, steps
-from tests.unit.engine.tiny_models import GREEDY, LONG_PROMPT, VOCAB, WARM, Load, TinyModel
+from tests.unit.engine.tiny_models import GREEDY, LONG_PROMPT, WARM, Load, TinyModel
 
 NUM_RUNNER_UPS = 5
+WANTED = (0, 2, 5)
 TRUNCATED = SamplingParams(temperature=0.9, seed=6, top_p=0.9, top_k=30)
 PENALISED = SamplingParams(
     temperature=1.2,
@@ -52,13 +53,6 @@ def ranked(
     return order[: NUM_RUNNER_UPS + 1]
 
 
-def law_of(
-    logits: np.ndarray, params: SamplingParams, history: Sequence[int], prompt_tokens: int
-) -> np.ndarray:
-    row = shaped(logits, params, history, prompt_tokens)
-    return np.eye(row.size)[row.argmax()] if params.greedy else softmax(row)
-
-
 def borderline(
     logits: np.ndarray, params: SamplingParams, history: Sequence[int], prompt_tokens: int
 ) -> bool:
@@ -72,20 +66,17 @@ def borderline(
     return len(kept) > 1
 
 
-def assert_lists(row: SparseRow, law: np.ndarray, tolerance: float) -> None:
-    """``row`` is ``law`` cut to its 64 likeliest ids."""
-    ids = [i for i, _ in row.top]
-    values = [value for _, value in row.top]
-    best = np.sort(law)[::-1][:SPARSE_ROW_IDS]
-    assert len(set(ids)) == len(ids) <= SPARSE_ROW_IDS
-    assert values == sorted(values, reverse=True)
-    assert values[-1] > 0.0
-    assert values == pytest.approx(law[ids].tolist(), abs=tolerance)
-    assert values == pytest.approx(best[: len(ids)].tolist(), abs=tolerance)
-    assert best[len(ids) :].sum() == 0.0
-    assert row.tail == pytest.approx(law.sum() - law[ids].sum(), abs=tolerance)
-    if np.count_nonzero(law) <= SPARSE_ROW_IDS:
-        assert row.tail == 0.0
+def assert_lists(rows: SparseRows | None, logits: np.ndarray, tolerance: float) -> None:
+    """``rows`` are the laws of ``logits`` before temperature, cut to their 64 likeliest ids."""
+    assert rows is not None and rows.is_plausible
+    assert (len(rows), rows.vocab_size) == logits.shape
+    assert rows.ids.shape[1] == min(SPARSE_ROW_IDS, rows.vocab_size)
+    for row, ids in enumerate(rows.ids):
+        law = softmax(logits[row].astype(np.float64))
+        values = np.exp(rows.logprobs[row])
+        assert values.tolist() == pytest.approx(law[ids].tolist(), abs=tolerance)
+        assert values.tolist() == pytest.approx(np.sort(law)[::-1][: len(ids)], abs=tolerance)
+        assert rows.tails[row] == pytest.approx(law.sum() - law[ids].sum(), abs=tolerance)
 
 
 @settings(max_examples=150, deadline=None)
@@ -106,12 +97,15 @@ def test_a_sampler_reads_what_the_reference_does_through_rollbacks(
         history = history[:start] + tokens
         logits = (rng.standard_normal((num_picks, vocab_size)) * 3).astype(np.float32)
         bare = Extension(2, start, array("I", tokens), num_picks)
-        more = replace(bare, num_runner_ups=NUM_RUNNER_UPS, sparse_rows=True)
+        wanted = tuple(range(0, min(num_picks, 2 * MAX_ROWS), 2))
+        more = replace(bare, num_runner_ups=NUM_RUNNER_UPS, sparse_rows=wanted)
         (picks,) = asked.draw(torch.from_numpy(logits), [more])
         (expected,) = plain.draw(torch.from_numpy(logits), [bare])
         assert picks.tokens == expected.tokens
-        assert (expected.runner_ups, expected.sparse_rows) == ((), ())
-        assert len(picks.runner_ups) == len(picks.sparse_rows) == num_picks
+        assert (expected.runner_ups, expected.sparse_rows) == ((), None)
+        assert len(picks.runner_ups) == num_picks
+        if wanted:
+            assert_lists(picks.sparse_rows, logits[list(wanted)], 1e-5)
         for row in range(num_picks):
             args = logits[row], params, history[: len(history) - num_picks + 1 + row], prompt_tokens
             order = ranked(*args)
@@ -119,7 +113,6 @@ def test_a_sampler_reads_what_the_reference_does_through_rollbacks(
                 continue
             num_checked += 1
             assert [picks.tokens[row], *picks.runner_ups[row]] == order
-            assert_lists(picks.sparse_rows[row], law_of(*args), 1e-5)
     assume(num_checked)
 
 
@@ -134,13 +127,13 @@ def test_engines_return_the_dense_order_and_law_of_the_model(
         bare,
         slot=engine.open(sampling, 36, 60),
         num_runner_ups=NUM_RUNNER_UPS,
-        sparse_rows=True,
+        sparse_rows=WANTED,
     )
     expected, picks = engine.extend([bare, asked])
     assert picks.tokens == expected.tokens
-    assert (expected.runner_ups, expected.sparse_rows) == ((), ())
+    assert (expected.runner_ups, expected.sparse_rows) == ((), None)
     num_positions = len(picks.tokens)
-    assert len(picks.runner_ups) == len(picks.sparse_rows) == num_positions > 6
+    assert len(picks.runner_ups) == num_positions > 6
     history = [*prompt, *picks.tokens[5:]]
     logits = model.logits(history).numpy()
     num_checked = 0
@@ -152,11 +145,10 @@ def test_engines_return_the_dense_order_and_law_of_the_model(
             continue
         num_checked += 1
         assert [picks.tokens[i], *picks.runner_ups[i]] == order
-        assert_lists(picks.sparse_rows[i], law_of(*args), 1e-4)
     assert num_checked >= num_positions - 2
-    if sampling is WARM:
-        assert all(row.tail > 0.0 for row in picks.sparse_rows)
-        assert len(picks.sparse_rows[0].top) == SPARSE_ROW_IDS < VOCAB
+    # The same whatever the request's temperature and penalties are.
+    assert_lists(picks.sparse_rows, logits[[34 + i for i in WANTED]], 1e-4)
+    assert picks.sparse_rows is not None and (picks.sparse_rows.tails > 0.0).all()
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM, PENALISED])
@@ -170,18 +162,19 @@ def test_a_toy_returns_the_dense_order_and_law(sampling: SamplingParams) -> None
         bare,
         slot=engine.open(sampling, 2, 20),
         num_runner_ups=NUM_RUNNER_UPS,
-        sparse_rows=True,
+        sparse_rows=(0, 1),
     )
     expected, picks = engine.extend([bare, asked])
     assert picks.tokens == expected.tokens
-    assert (expected.runner_ups, expected.sparse_rows) == ((), ())
-    assert len(picks.runner_ups) == len(picks.sparse_rows) == len(picks.tokens)
+    assert (expected.runner_ups, expected.sparse_rows) == ((), None)
+    assert len(picks.runner_ups) == len(picks.tokens)
     history = [*prompt, *picks.tokens[1:]]
     for i, token in enumerate(picks.tokens):
         position = 2 + i
         args = engine.law(*history[position - 2 : position]), sampling, history[:position], 2
         assert [token, *picks.runner_ups[i]] == ranked(*args, least_gap=0.0)
-        assert_lists(picks.sparse_rows[i], law_of(*args), 1e-12)
+    laws = np.stack([engine.law(*prompt[i : i + 2]) for i in (0, 1)])
+    assert_lists(picks.sparse_rows, laws, 1e-6)
 
 
 @pytest.mark.parametrize("num_asking", [0, 3, len(ALL_KINDS)])
@@ -191,16 +184,17 @@ def test_only_those_who_ask_are_answered(num_asking: int) -> None:
     before = logits.clone()
     bare = [Extension(slot, 0, array("I", [5, 6]), 2) for slot in range(num_kinds)]
     batch = [
-        replace(each, num_runner_ups=2, sparse_rows=True) if each.slot < num_asking else each
+        replace(each, num_runner_ups=2, sparse_rows=(1,)) if each.slot < num_asking else each
         for each in bare
     ]
     expected = new_sampler(ALL_KINDS).draw(logits, bare)
     found = new_sampler(ALL_KINDS).draw(logits, batch)
     assert torch.equal(logits, before)
     for slot, (picks, plain) in enumerate(zip(found, expected, strict=True)):
-        num_answers = 2 if slot < num_asking else 0
-        assert len(picks.runner_ups) == len(picks.sparse_rows) == num_answers
-        assert replace(picks, runner_ups=(), sparse_rows=()) == plain
+        assert len(picks.runner_ups) == (2 if slot < num_asking else 0)
+        if slot < num_asking:
+            assert_lists(picks.sparse_rows, logits[[2 * slot + 1]].float().numpy(), 1e-5)
+        assert replace(picks, runner_ups=(), sparse_rows=None) == plain
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -208,27 +202,21 @@ def test_the_lowest_id_is_the_first_runner_up_among_equals(dtype: torch.dtype) -
     logits = torch.zeros(2, 301, dtype=dtype)
     logits[0, [17, 200, 120]] = 4.0
     before = logits.clone()
-    extension = Extension(0, 0, array("I", [1, 1]), 2, num_runner_ups=4, sparse_rows=True)
+    extension = Extension(0, 0, array("I", [1, 1]), 2, num_runner_ups=4, sparse_rows=(0, 1))
     (picks,) = new_sampler([GREEDY]).draw(logits, [extension])
     assert picks.runner_ups == (array("I", [120, 200, 0, 1]), array("I", [1, 2, 3, 4]))
-    assert picks.sparse_rows == (SparseRow(((17, 1.0),), 0.0), SparseRow(((0, 1.0),), 0.0))
+    assert_lists(picks.sparse_rows, logits.float().numpy(), 1e-6)
     assert torch.equal(logits, before)
 
 
-def test_ids_that_cannot_be_drawn_are_in_neither() -> None:
+def test_ids_that_cannot_be_drawn_are_no_runner_ups() -> None:
     sampler = new_sampler([SamplingParams(top_k=3, seed=4), SamplingParams(top_k=1, seed=4)])
-    batch = [
-        Extension(slot, 0, array("I", [1]), 1, num_runner_ups=10, sparse_rows=True)
-        for slot in (0, 1)
-    ]
+    batch = [Extension(slot, 0, array("I", [1]), 1, num_runner_ups=10) for slot in (0, 1)]
     logits = random_logits(2, 12)
     three, one = sampler.draw(logits, batch)
     kept = logits[0].topk(3).indices.tolist()
     assert {three.tokens[0], *three.runner_ups[0]} == set(kept)
-    assert [i for i, _ in three.sparse_rows[0].top] == kept
-    assert three.sparse_rows[0].tail == 0.0
     assert one.runner_ups == (array("I"),)
-    assert one.sparse_rows == (SparseRow(((one.tokens[0], 1.0),), 0.0),)
 
 
 def test_a_toy_has_no_impossible_runner_ups() -> None:
@@ -246,5 +234,5 @@ def test_nothing_comes_back_without_picks(load: Load, sampling: SamplingParams) 
     for engine in engines:
         toy = isinstance(engine, ToyEngine)
         slot = engine.open(WARM if toy else sampling, 2, 9)
-        asked = Extension(slot, 0, array("I", [1, 2]), 0, num_runner_ups=3, sparse_rows=True)
+        asked = Extension(slot, 0, array("I", [1, 2]), 0, num_runner_ups=3)
         assert engine.extend([asked]) == [Picks(array("I"))]

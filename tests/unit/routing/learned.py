@@ -3,10 +3,14 @@
 from array import array
 from itertools import product
 
+import numpy as np
+
 from specrouter_dist.config import LookupMember
+from specrouter_dist.routing.comparisons import Comparison
 from specrouter_dist.routing.observations import (
     ForwardKey,
     ForwardTimes,
+    LawReading,
     Observations,
     Pace,
     PaceKey,
@@ -16,6 +20,7 @@ from specrouter_dist.routing.observations import (
     WaitKey,
 )
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.similarity import SparseRows
 from specrouter_dist.routing.traffic import GREEDY, Traffic
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
@@ -30,7 +35,7 @@ def new_router() -> Router:
 
 
 def learned_router(now_s: float = 0.0) -> Router:
-    """One with profiles, evidence of both sources, slowdowns, hops and paces; it has decided."""
+    """One with profiles, evidence of all sources, slowdowns, hops and paces; it has decided."""
     router = new_router()
     router.observe(profile(), now_s)
     router.observe(measured(), now_s)
@@ -67,6 +72,7 @@ def measured(request: int = 1) -> Observations:
     found.forwards[ForwardKey("target", 5, 1, beside="small")] = ForwardTimes(30, 30 * 4000.0)
     found.waits[WaitKey("small", "target", 4)] = ForwardTimes(30, 30 * 1234.5)
     found.readings += readings(request)
+    found.laws += law_readings(request)
     return found
 
 
@@ -87,6 +93,22 @@ def readings(request: int) -> list[Reading]:
         Reading(request, "target", GREEDY, output, tokens(1, 2, 3)),
         Reading(request, "small", GREEDY, missed, tokens()),
     ]
+
+
+def alike(agreement: float) -> Comparison:
+    """Of a text at whose sampled positions two members agree so often."""
+    return Comparison(agreement, agreement, agreement, 8.0)
+
+
+def law_readings(request: int) -> list[LawReading]:
+    """``small`` and the target are much alike."""
+    logits = np.random.default_rng(5).standard_normal((8, 100))
+    found = []
+    for name, shift in (("small", 0.1), ("target", 0.0)):
+        laws = np.exp(logits + shift * np.arange(100) % 1.0)
+        rows = SparseRows.of(laws / laws.sum(axis=1, keepdims=True))
+        found.append(LawReading(request, name, "", rows))
+    return found
 
 
 def tokens(*ids: int) -> TokenArray:

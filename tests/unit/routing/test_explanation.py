@@ -94,6 +94,17 @@ def test_evidence_of_both_sources_has_its_size_its_age_and_their_difference() ->
     assert found["tokens_per_round"]["4"] == curve.tokens[4]
 
 
+def test_what_similarity_says_stands_beside_it(router: Router) -> None:
+    content = explain(router, 160.0)
+    found = pair(content, "small", "target", GREEDY)["similar"]
+    assert found["score"] == found["agreement"] == found["least"] == found["most"]
+    assert (found["num_positions"], found["age_s"]) == (8.0, 60.0)
+    warm = pair(content, "small", "target", WARM)["similar"]
+    assert 0.0 < warm["least"] < warm["agreement"] < warm["most"] < 1.0
+    assert pair(content, "medium", "target", WARM)["similar"] is None
+    assert content["place_of_agreement"] == router.agreement.place
+
+
 def test_without_both_sources_there_is_no_bias(router: Router) -> None:
     found = pair(explain(router, 100.0), "medium", "target", WARM)
     assert found["replayed"] is None

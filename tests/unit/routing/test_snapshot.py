@@ -16,7 +16,7 @@ from specrouter_dist.routing.agreement import Source
 from specrouter_dist.routing.observations import PairKey
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import dump, restore
-from specrouter_dist.routing.traffic import GREEDY, ROOTS
+from specrouter_dist.routing.traffic import GREEDY, ROOTS, Traffic
 from tests.unit.routing.learned import WARM, learned_router, measured, new_router
 
 POOL, LIFE = "pool", "life"
@@ -37,7 +37,9 @@ def restored(
 
 def knowledge(router: Router) -> object:
     """All that can be learnt, with ages at time 0."""
-    return (router.agreement.state(0.0), router.latency.state(), router.paces.state())
+    agreement = router.agreement
+    scores = agreement.scores.state(0.0)
+    return (agreement.state(0.0), scores, router.latency.state(), router.paces.state())
 
 
 class TestRoundTrip:
@@ -48,6 +50,10 @@ class TestRoundTrip:
         assert len(after.paces.state()) == 1
         assert [len(part) for part in after.latency.state()] == [3, 3, 1, 1]
         assert after.agreement.known() == before.agreement.known()
+        assert after.agreement.scores.state(0.0) == before.agreement.scores.state(0.0) != ()
+        assert after.agreement.place == before.agreement.place
+        hot = PairKey("small", "target", Traffic("hot"))
+        assert after.agreement.expected(hot) == before.agreement.expected(hot) is not None
         for key in before.agreement.known():
             assert after.agreement.curve(key) == before.agreement.curve(key)
             for source in Source:
@@ -110,6 +116,11 @@ def put(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def reversed_bounds(score: list[Any]) -> list[Any]:
+    """More agreement at least than at most."""
+    return [*score[:4], 0.9, 0.1, *score[6:]]
+
+
 EVIDENCE, FORWARDS, HOPS, SLOWDOWNS = (
     ("agreement", 0),
     ("latency", 0),
@@ -119,7 +130,8 @@ EVIDENCE, FORWARDS, HOPS, SLOWDOWNS = (
 REACHED, ACCEPTED, NUM_BLOCKS, NUM_EMPTY, AGE_S = 4, 5, 6, 7, 8
 
 BAD = {
-    "another version": (put("version", value=2), "of version 2; this is version 1"),
+    "an older version": (put("version", value=1), "of version 1; this is version 2"),
+    "a newer version": (put("version", value=3), "of version 3; this is version 2"),
     "no version": (lambda content: content.pop("version"), "of version None"),
     "another pool": (put("pool_hash", value="other"), "of pool 'other', not of 'pool'"),
     "a missing part": (lambda content: content.pop("latency"), "latency: Field required"),
@@ -136,6 +148,16 @@ BAD = {
     "more empty than all": (put(*EVIDENCE, NUM_EMPTY, value=1e6), "agreement.0: .*were empty than"),
     "too few positions": (put(*EVIDENCE, REACHED, value=[1.0]), "agreement.0.4: .*at least 17"),
     "an unknown source": (put(*EVIDENCE, 3, value="dreamt"), "agreement.0.3: .*'chained'"),
+    "no scores": (lambda content: content.pop("scores"), "scores: Field required"),
+    "a score that is NaN": (put("scores", 0, 3, value=math.nan), "scores.0.3: .*got nan"),
+    "a similarity above one": (put("scores", 0, 3, value=1.5), "scores.0.3: .*got 1.5"),
+    "a negative agreement": (put("scores", 0, 4, value=-0.5), "scores.0.4: .*got -0.5"),
+    "bounds the wrong way round": (
+        lambda content: content["scores"].__setitem__(0, reversed_bounds(content["scores"][0])),
+        "scores.0: .*bounded so",
+    ),
+    "no positions": (put("scores", 0, 6, value=0.0), "scores.0.6: .*got 0"),
+    "a score of the future": (put("scores", 0, 7, value=-1.0), "scores.0.7: .*got -1.0"),
     "a time of zero": (
         put(*FORWARDS, 0, 1, 0, 2, 0, 1, value=0.0),
         "latency.0.0.1.0.2.0.1: .*got 0",
@@ -223,7 +245,9 @@ class TestFuzz:
                 | st.dictionaries(st.text(max_size=4), inner, max_size=4)
             ),
         ),
-        st.sampled_from(["at_s", "number", "kinds", "agreement", "latency", "paces", "life"]),
+        st.sampled_from(
+            ["at_s", "number", "kinds", "agreement", "scores", "latency", "paces", "life"]
+        ),
     )
     def test_any_value_in_place_of_a_part(self, value: object, part: str) -> None:
         router = new_router()
