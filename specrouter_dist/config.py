@@ -81,6 +81,9 @@ class EdgeKnobs(UserModel):
     match_tokens: int = Field(default=0, ge=0, le=64)
     """Where so many last tokens of this stage's stream have occurred before, what followed then is
     verified, and upstream is not waited for; 0: never."""
+    outcomes: int = Field(default=0, ge=0, le=16)
+    """For how many likely outcomes of a verify upstream may prepare its answer meanwhile; 0: none.
+    Answers are whole blocks, so ``patience`` must not be 0."""
 
     @property
     def drafts_ahead(self) -> bool:
@@ -94,6 +97,8 @@ class EdgeKnobs(UserModel):
                 "0 <= patience <= burst <= window must hold, got "
                 f"patience={self.patience}, burst={self.burst}, window={self.window}"
             )
+        if self.outcomes and not self.patience:
+            raise ValueError(f"outcomes ({self.outcomes}) are prepared only for a patience above 0")
         return self
 
 

@@ -163,16 +163,16 @@ class FastEngine:
         return slot
 
     @torch.inference_mode()
-    def fork(self, slot: int, length: int) -> int:
-        """A new slot with the same reservation that shares the first ``length`` positions.
+    def fork(self, slot: int, length: int, max_total_tokens: int | None = None) -> int:
+        """A new slot, with the same reservation or its own, that shares ``length`` positions.
 
         Whole pages are shared, the rest of the last one is copied.
 
         Raises:
-            EngineError: fewer positions have been fed.
+            EngineError: fewer positions have been fed, or are reserved.
             NoRoomError: slots or pages are used up.
         """
-        new_slot = self._sessions.fork(slot, length)
+        new_slot = self._sessions.fork(slot, length, max_total_tokens)
         self._sampler.fork(slot, new_slot, length)
         return new_slot
 

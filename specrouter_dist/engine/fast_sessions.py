@@ -60,27 +60,29 @@ class SessionTable:
         pages = self._prefixes.take(pages_for(num_positions))
         return self._add(Session(PageTable(pages, self._cache.device), num_positions, stop_ids))
 
-    def fork(self, slot: int, length: int) -> int:
-        """Takes a slot with the same reservation whose first ``length`` positions are shared.
+    def fork(self, slot: int, length: int, num_positions: int | None = None) -> int:
+        """Takes a slot for ``num_positions`` (None: as many as ``slot`` has), the first ``length``
+        of which are shared.
 
         Whole pages are held by both, the rest of the last one is copied.
 
         Raises:
-            EngineError: fewer positions have been fed.
+            EngineError: fewer positions have been fed, or are reserved.
             NoRoomError: slots or pages are used up; nothing has been taken.
         """
         parent = self[slot]
-        if not 0 <= length <= parent.fed:
-            raise EngineError(f"length: must be 0 to {parent.fed}, got {length}")
+        reserved = parent.reserved if num_positions is None else num_positions
+        if not 0 <= length <= min(parent.fed, reserved):
+            raise EngineError(f"length: must be 0 to {min(parent.fed, reserved)}, got {length}")
         self._require_slot()
         num_shared = length // PAGE_TOKENS
         shared = parent.table.pages[:num_shared]
-        fresh = self._prefixes.take(len(parent.table.pages) - num_shared)
+        fresh = self._prefixes.take(pages_for(reserved) - num_shared)
         self._cache.allocator.share(shared)
         if length % PAGE_TOKENS:
             self._cache.copy_page(parent.table.pages[num_shared], fresh[0])
         table = PageTable(shared + fresh, self._cache.device)
-        return self._add(Session(table, parent.reserved, parent.stop_ids, length))
+        return self._add(Session(table, reserved, parent.stop_ids, length))
 
     def reuse(self, slot: int, tokens: TokenArray) -> int:
         """Copies the known pages of ``tokens`` into a session that has been fed nothing.

@@ -158,7 +158,7 @@ class GeneralEngine:
             _check(self._sessions[extension.slot], extension)
         return [self._extend(self._sessions[extension.slot], extension) for extension in batch]
 
-    def fork(self, slot: int, length: int) -> int:
+    def fork(self, slot: int, length: int, max_total_tokens: int | None = None) -> int:
         origin = self._sessions[slot]
         if not 0 <= length <= len(origin.tokens):
             raise EngineError(f"length: must be 0 to {len(origin.tokens)}, got {length}")
@@ -168,7 +168,7 @@ class GeneralEngine:
         session = _Session(
             origin.sampling,
             origin.prompt_tokens,
-            origin.max_total_tokens,
+            origin.max_total_tokens if max_total_tokens is None else max_total_tokens,
             cache,
             origin.cached,
             origin.tokens[:length],

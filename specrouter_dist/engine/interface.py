@@ -80,6 +80,9 @@ class Picks:
     """What would have been drawn if the pick, and then each better runner-up, had been impossible:
     the next-best ids under the score that the pick is the argmax of (the shaped law and the shared
     noise), best first. Fewer where the law has not as many ids."""
+    gaps: tuple[float, ...] = ()
+    """Comes with runner-ups: by how much the pick's score is above that of the best of them, in
+    nats (over the temperature, if that is not 0); infinite where there is none."""
     sparse_rows: SparseRows | None = None
     """The model's laws at the positions that were asked for: before logit bias, penalties and
     temperature, so that they say the same for every kind of request."""
@@ -90,6 +93,7 @@ class Picks:
             self.tokens + later.tokens,
             self.logprobs + later.logprobs,
             self.runner_ups + later.runner_ups,
+            self.gaps + later.gaps,
             self.sparse_rows,
         )
 
@@ -128,8 +132,11 @@ class Engine(Protocol):
         """Feeds every session's tokens in one forward and returns the picks, in order."""
         ...
 
-    def fork(self, slot: int, length: int) -> int:
-        """A new slot that shares the first ``length`` positions of ``slot``'s cache."""
+    def fork(self, slot: int, length: int, max_total_tokens: int | None = None) -> int:
+        """A new slot that shares the first ``length`` positions of ``slot``'s cache.
+
+        It has room for ``max_total_tokens`` positions; None: for as many as ``slot``.
+        """
         ...
 
     def close(self, slot: int) -> None:

@@ -1,6 +1,8 @@
 """What may be read off rows of logits beside the picks."""
 
 import math
+from array import array
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.routing.similarity import SPARSE_ROW_IDS, SparseRows
-from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 
 def read_logprobs(logits: Tensor, tokens: TokenArray, num_top: int) -> tuple[TokenLogprobs, ...]:
@@ -33,6 +35,37 @@ def read_logprobs(logits: Tensor, tokens: TokenArray, num_top: int) -> tuple[Tok
         TokenLogprobs(token, logprob, tuple(zip(ids, values, strict=True)))
         for token, logprob, ids, values in rows
     )
+
+
+def read_runner_ups(
+    scores: Tensor, tokens: TokenArray, num_wanted: int, best_of: Callable[[Tensor], list[int]]
+) -> tuple[tuple[TokenArray, ...], tuple[float, ...]]:
+    """The next-best ids of every row, none whose score is minus infinity, and by how much the best
+    of them is below the pick.
+
+    Args:
+        scores: ``[len(tokens), vocab_size]``, what ``tokens``, the picks, are the argmax of.
+        tokens: one of each row, at least one.
+        num_wanted: most ids of each row, at least one.
+        best_of: the argmax of every row.
+    """
+    left = scores.to(torch.float32, copy=True)
+    # The same memory: indexing an array is much faster than indexing a tensor.
+    cells = left.numpy() if left.device.type == "cpu" else left
+    rows, best = list(range(len(tokens))), tokens.tolist()
+    of_picks = cells[rows, best].tolist()
+    gaps: list[float] = []
+    found = [array(TOKEN_TYPECODE) for _ in tokens]
+    # A few times the argmax: a tenth of what a stable sort costs.
+    for _ in range(num_wanted):
+        cells[rows, best] = -math.inf
+        best = best_of(left)
+        values = cells[rows, best].tolist()
+        gaps = gaps or [pick - value for pick, value in zip(of_picks, values, strict=True)]
+        for ids, token, value in zip(found, best, values, strict=True):
+            if value > -math.inf:
+                ids.append(token)
+    return tuple(found), tuple(gaps)
 
 
 def read_sparse_rows(logits: Tensor) -> SparseRows:

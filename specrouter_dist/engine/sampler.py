@@ -22,7 +22,7 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.noise_torch import NoiseSource, SessionNoise
 from specrouter_dist.engine.penalties import Penalties
-from specrouter_dist.engine.readings import read_logprobs, read_sparse_rows
+from specrouter_dist.engine.readings import read_logprobs, read_runner_ups, read_sparse_rows
 from specrouter_dist.engine.truncation import keep_min_p, keep_top_k, keep_top_p
 from specrouter_dist.errors import RequestError
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
@@ -68,7 +68,8 @@ class Sampler:
         """Begins a session in ``new_slot`` with the first ``length`` tokens of ``slot``'s."""
         assert new_slot not in self._sessions, f"slot {new_slot} is open"
         origin = self._sessions[slot]
-        session = self._make_session(origin.params, origin.prompt_tokens)
+        # The noise is the same, and dear to make: both keep it in one place.
+        session = self._make_session(origin.params, origin.prompt_tokens, origin.noise)
         if origin.penalties is not None:
             session.penalties = origin.penalties.fork(length)
         self._sessions[new_slot] = session
@@ -107,12 +108,18 @@ class Sampler:
             stop = row + extension.num_picks
             tokens = array(TOKEN_TYPECODE, ids[row:stop])
             num_top = session.params.logprobs
-            num_more = extension.num_runner_ups
+            num_more = extension.num_runner_ups if tokens else 0
+            runner_ups, gaps = (
+                read_runner_ups(scores[row:stop], tokens, num_more, self._best)
+                if num_more
+                else ((), ())
+            )
             picks.append(
                 Picks(
                     tokens,
                     () if num_top is None else read_logprobs(logits[row:stop], tokens, num_top),
-                    self._runner_ups(scores[row:stop], tokens, num_more) if num_more else (),
+                    runner_ups,
+                    gaps,
                     read_sparse_rows(logits[[row + i for i in extension.sparse_rows]])
                     if extension.sparse_rows
                     else None,
@@ -156,31 +163,9 @@ class Sampler:
         best: list[int] = scores.numpy().argmax(axis=1).tolist()
         return best
 
-    def _runner_ups(
-        self, scores: Tensor, tokens: TokenArray, num_wanted: int
-    ) -> tuple[TokenArray, ...]:
-        """The next-best ids of every row; none whose score is minus infinity.
-
-        Args:
-            scores: what ``tokens``, the picks, are the argmax of.
-            tokens: one of each row.
-            num_wanted: most ids of each row.
-        """
-        left = scores.to(torch.float32, copy=True)
-        rows = torch.arange(len(tokens), device=self._device)
-        num_possible = (left > -math.inf).sum(dim=1).tolist()
-        best = tokens.tolist()
-        found = [array(TOKEN_TYPECODE) for _ in tokens]
-        # A few times the argmax: a tenth of what a stable sort costs.
-        for rank in range(1, num_wanted + 1):
-            left[rows, torch.tensor(best, dtype=torch.int64, device=self._device)] = -math.inf
-            best = self._best(left)
-            for ids, count, token in zip(found, num_possible, best, strict=True):
-                if rank < count:
-                    ids.append(token)
-        return tuple(found)
-
-    def _make_session(self, params: SamplingParams, prompt_tokens: int) -> "_Session":
+    def _make_session(
+        self, params: SamplingParams, prompt_tokens: int, noise: SessionNoise | None = None
+    ) -> "_Session":
         device = self._device
         stop_ids = [i for i in params.stop_token_ids if i < self._vocab_size]
         reshapes = params.penalised or bool(params.logit_bias) or params.min_tokens > 0
@@ -190,7 +175,7 @@ class Sampler:
             plain=params.greedy and not reshapes,
             reshapes=reshapes,
             truncates=params.min_p > 0.0 or params.top_k > 0 or params.top_p < 1.0,
-            noise=None if params.greedy else self._noise.session(params.seed),
+            noise=None if params.greedy else noise or self._noise.session(params.seed),
             penalties=Penalties(params, prompt_tokens, self._vocab_size, device)
             if params.penalised
             else None,

@@ -6,6 +6,7 @@ the others, so two toys pick the same token with a probability that the test cho
 keeps what it was fed as a fake KV cache and fails loudly on a batch that no stage should send.
 """
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -109,14 +110,14 @@ class ToyEngine:
         assert len(set(slots)) == len(slots), f"a slot occurs twice in the batch: {slots}"
         return [self._extend(self._sessions[e.slot], e) for e in batch]
 
-    def fork(self, slot: int, length: int) -> int:
+    def fork(self, slot: int, length: int, max_total_tokens: int | None = None) -> int:
         origin = self._sessions[slot]
         assert 0 <= length <= len(origin.fed), f"fork at {length} of {len(origin.fed)} fed tokens"
         return self._reserve(
             _Session(
                 origin.sampling,
                 origin.prompt_tokens,
-                origin.max_total_tokens,
+                origin.max_total_tokens if max_total_tokens is None else max_total_tokens,
                 origin.fed[:length],
             )
         )
@@ -191,10 +192,12 @@ class ToyEngine:
         if not sampling.greedy:
             scores = scores / sampling.temperature + self._noise_row(sampling.seed, position)
         token = int(scores.argmax())
+        runner_ups = _runner_ups(scores, extension.num_runner_ups)
         return Picks(
             array(TOKEN_TYPECODE, (token,)),
             () if sampling.logprobs is None else (_logprobs(law, token, sampling.logprobs),),
-            (_runner_ups(scores, extension.num_runner_ups),) if extension.num_runner_ups else (),
+            (runner_ups,) if extension.num_runner_ups else (),
+            (_gap(scores, token, runner_ups),) if extension.num_runner_ups else (),
         )
 
     def _law_at(self, fed: Sequence[int], position: int) -> Row:
@@ -249,6 +252,10 @@ def _refuse_unsupported(sampling: SamplingParams) -> None:
 def _runner_ups(scores: Row, num_runner_ups: int) -> TokenArray:
     order = np.argsort(-scores, kind="stable")[1 : num_runner_ups + 1]
     return array(TOKEN_TYPECODE, (int(i) for i in order if scores[i] > -np.inf))
+
+
+def _gap(scores: Row, token: int, runner_ups: TokenArray) -> float:
+    return float(scores[token] - scores[runner_ups[0]]) if runner_ups else math.inf
 
 
 def _logprobs(law: Row, token: int, num_top: int) -> TokenLogprobs:

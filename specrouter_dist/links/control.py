@@ -40,6 +40,8 @@ class Attach:
     """Position up to which the receiver may draft."""
     block_tokens: int
     """The sender waits for so many proposals."""
+    outcomes: int
+    """For how many outcomes of a verify the receiver may prepare."""
     task: str
     """As in Submit."""
 
@@ -202,7 +204,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

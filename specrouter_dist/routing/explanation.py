@@ -13,7 +13,7 @@ from typing import Any
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.evidence import Grounds
 from specrouter_dist.routing.journal import Decision, Outcome
-from specrouter_dist.routing.observations import PairKey
+from specrouter_dist.routing.observations import OutcomeCounts, PairKey
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import LOADS, Ladder, Rung
 from specrouter_dist.routing.router import Router
@@ -45,6 +45,16 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
         ],
         "pairs": _pairs(router, now_s),
         "place_of_agreement": router.agreement.place,
+        "prepared": [
+            {
+                "draft": key.draft,
+                "traffic": key.traffic._asdict(),
+                "num_outcomes": key.num_outcomes,
+                **_judged("whole", counts, 0),
+                **_judged("rejected", counts, 1),
+            }
+            for key, counts in router.prepared.items()
+        ],
         "paces": [
             {
                 "chain": list(pace.chain),
@@ -64,6 +74,15 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
             "tokens_per_round": median_error(journal.agreements),
             "tokens_per_round_by_similarity": median_error(journal.similarities),
         },
+    }
+
+
+def _judged(name: str, counts: OutcomeCounts, which: int) -> dict[str, float]:
+    num_blocks, num_ready = counts.num_blocks[which], counts.num_ready[which]
+    return {
+        f"num_{name}": num_blocks,
+        f"share_of_{name}_ready": num_ready / max(1, num_blocks),
+        f"tokens_per_ready_{name}": counts.num_tokens[which] / max(1, num_ready),
     }
 
 

@@ -39,6 +39,14 @@ class PairKey(NamedTuple):
     traffic: Traffic
 
 
+class OutcomeKey(NamedTuple):
+    """A drafter that prepares for so many outcomes of a verify."""
+
+    draft: str
+    traffic: Traffic
+    num_outcomes: int
+
+
 class PaceKey(NamedTuple):
     """Rounds of the target whose times are comparable."""
 
@@ -66,6 +74,37 @@ class Pace:
         self.num_rounds += num_rounds
         self.num_tokens += num_tokens
         self.total_us += elapsed_us
+
+
+@dataclass(slots=True)
+class OutcomeCounts:
+    """How often a drafter's answer was there when its block had been judged. The first entry of
+    each pair is of blocks that stood as a whole, the second of rejected ones."""
+
+    num_blocks: list[int] = field(default_factory=lambda: [0, 0])
+    num_ready: list[int] = field(default_factory=lambda: [0, 0])
+    """Of these, with at least a part of the answer."""
+    num_tokens: list[int] = field(default_factory=lambda: [0, 0])
+    """Of the answers, that were there."""
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether blocks can have come out so."""
+        return all(
+            0 <= ready <= min(blocks, tokens)
+            for blocks, ready, tokens in zip(
+                self.num_blocks, self.num_ready, self.num_tokens, strict=True
+            )
+        )
+
+    def add(self, other: "OutcomeCounts") -> None:
+        """More blocks."""
+        for own, more in (
+            (self.num_blocks, other.num_blocks),
+            (self.num_ready, other.num_ready),
+            (self.num_tokens, other.num_tokens),
+        ):
+            own[:] = (a + b for a, b in zip(own, more, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +195,12 @@ class Observations:
     paces: dict[PaceKey, Pace] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     laws: list[LawReading] = field(default_factory=list)
+    outcomes: dict[OutcomeKey, OutcomeCounts] = field(default_factory=dict)
 
     @property
     def has_any(self) -> bool:
         """Whether anything was measured."""
-        return bool(self.forwards or self.pairs or self.readings or self.laws)
+        return bool(self.forwards or self.pairs or self.readings or self.laws or self.outcomes)
 
     def add_forward(self, key: ForwardKey, elapsed_us: float) -> None:
         """One forward took ``elapsed_us``."""
@@ -177,3 +217,10 @@ class Observations:
     def add_block(self, key: PairKey, num_proposed: int, num_accepted: int) -> None:
         """The verifier accepted ``num_accepted`` of ``num_proposed``."""
         self.pairs.setdefault(key, Survival()).add(num_proposed, num_accepted)
+
+    def add_outcome(self, key: OutcomeKey, was_rejected: bool, num_ready: int) -> None:
+        """A block was judged when so many tokens of the next were there."""
+        counts = self.outcomes.setdefault(key, OutcomeCounts())
+        counts.num_blocks[was_rejected] += 1
+        counts.num_ready[was_rejected] += num_ready > 0
+        counts.num_tokens[was_rejected] += num_ready

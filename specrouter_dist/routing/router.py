@@ -16,6 +16,8 @@ from specrouter_dist.routing.observations import (
     ForwardTimes,
     LawReading,
     Observations,
+    OutcomeCounts,
+    OutcomeKey,
     Pace,
     PaceKey,
     PairKey,
@@ -36,7 +38,7 @@ _KEPT_CANDIDATES = 6
 """Best ones that are kept of each weighing, for people."""
 
 _Key = TypeVar("_Key")
-_Measured = TypeVar("_Measured", ForwardTimes, Survival, Pace)
+_Measured = TypeVar("_Measured", ForwardTimes, Survival, Pace, OutcomeCounts)
 
 
 class Router:
@@ -64,6 +66,8 @@ class Router:
         self.agreement = AgreementTable()
         self.paces = PaceTable()
         self.journal = Journal()
+        self.prepared: dict[OutcomeKey, OutcomeCounts] = {}
+        """Of each sampling regime. For people: no decision rests on it."""
         self.num_refused = 0
         """Measurements that cannot be true: not finite, negative, accepted but never reached,
         laws that are none."""
@@ -102,12 +106,18 @@ class Router:
             self._record(pair, survival, Source.CHAINED, now_s)
         for key, pace in self._plausible(observations.paces):
             self._pace(key, pace, now_s)
+        self._count_prepared(observations)
         for reading in observations.readings:
             self._see(reading.traffic, now_s)
             for pair, survival in self._replays.add(reading):
                 self._record(pair, survival, Source.REPLAYED, now_s)
         for laws in observations.laws:
             self._compare(laws, now_s)
+
+    def _count_prepared(self, observations: Observations) -> None:
+        for key, counts in self._plausible(observations.outcomes):
+            wide = key._replace(traffic=Traffic(key.traffic.regime))
+            self.prepared.setdefault(wide, OutcomeCounts()).add(counts)
 
     def _plausible(self, measured: Mapping[_Key, _Measured]) -> Iterator[tuple[_Key, _Measured]]:
         for key, value in measured.items():

@@ -162,6 +162,7 @@ class Chains:
             end=session.end,
             limit=truth.limit,
             block_tokens=session.edges[count - 1].patience,
+            outcomes=session.edges[count - 1].outcomes,
             task=session.traffic.task,
         )
         self._outbox.put(peer, message)
@@ -196,6 +197,7 @@ class Chains:
         session.stage.attach_downstream(truth, message.end)
         if isinstance(session.stage, Stage):
             session.stage.block_tokens = message.block_tokens or None
+            session.num_outcomes = message.outcomes
         plan = Plan(
             number=message.plan_number,
             chain=message.chain,
@@ -216,6 +218,8 @@ class Chains:
         if isinstance(session.stage, Stage):
             knobs = plan.edges[plan.chain.index(session.member.name)]
             session.stage.block_tokens = knobs.patience or None
+            session.member.drop_guesses(session)
+            session.num_outcomes = knobs.outcomes
         self.want(session, plan)
         self._touch(session)
 
@@ -286,5 +290,6 @@ class Chains:
         self.release_upstream(session, close=False)
         session.wanted, session.edges, session.plan_number = (), (), 0
         session.stage.detach_downstream()
+        session.member.drop_guesses(session)
         session.down_edge, session.down_peer = None, None
         self._parking.add(session, edge, now)

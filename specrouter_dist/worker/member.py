@@ -8,13 +8,19 @@ from typing import Protocol
 
 from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
-from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    Observations,
+    PairKey,
+    WaitKey,
+)
 from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
+from specrouter_dist.worker.preparing import Preparations
 from specrouter_dist.worker.session import Session
 
 MAX_DRAFTS = 16
@@ -48,6 +54,10 @@ class Member(Protocol):
         """
         ...
 
+    def drop_guesses(self, session: Session) -> None:
+        """Frees what was prepared for the session."""
+        ...
+
     def close(self, session: Session) -> None:
         """Frees what the session holds here."""
         ...
@@ -62,11 +72,13 @@ class ModelHost:
         self.is_target = is_target
         self.ready: dict[Session, None] = {}
         """Sessions that something has happened to since they last had nothing to do."""
+        self.preparations = Preparations(name, engine)
         self._threads = 0
         self._num_open = 0
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
         """Reserves a slot. Only drafters draw several tokens in one step."""
+        self.preparations.give_way()
         end = min(request.end, self.engine.info.context_tokens)
         slot = self.engine.open(request.sampling, request.prompt_tokens, end)
         self._num_open += 1
@@ -84,9 +96,14 @@ class ModelHost:
     def close(self, session: Session) -> None:
         """Frees the session's slot and KV blocks; what they hold is left to later sessions."""
         self.ready.pop(session, None)
+        self.drop_guesses(session)
         self._publish(session, session.end)
         self._num_open -= 1
         self.engine.close(_slot(session))
+
+    def drop_guesses(self, session: Session) -> None:
+        """Frees what was prepared for the session."""
+        self.preparations.drop(session)
 
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
         """Starts a step of every session that has one; the others wait or rest."""
@@ -95,10 +112,12 @@ class ModelHost:
             step = session.model_stage.next_step()
             if step is not None:
                 session.deadline = None
+                self.preparations.finish(session, observations)
                 self._observe_wait(session, step, now, observations)
                 batch.append((session, step))
                 continue
             del self.ready[session]
+            self.preparations.rest(session)
             wait_ms = session.model_stage.wait_ms
             if wait_ms is None:
                 session.deadline = None
@@ -116,7 +135,14 @@ class ModelHost:
             self.engine.set_threads(threads)
             self._threads = threads
         extensions = [
-            Extension(_slot(session), step.start, step.tokens, step.num_picks, step.num_drafts)
+            Extension(
+                _slot(session),
+                step.start,
+                step.tokens,
+                step.num_picks,
+                step.num_drafts,
+                self.preparations.num_runner_ups(session),
+            )
             for session, step in batch
         ]
         started = time.perf_counter()
@@ -129,6 +155,7 @@ class ModelHost:
             counts = stage.own_counts if step.from_own_text else stage.counts
             accepted = counts.accepted
             new = stage.on_step_done(picks.tokens)
+            self.preparations.note(session, new, picks)
             if step.num_picks and step.start < session.prompt_tokens:
                 # The prompt has just been fed: others that begin alike need not wait for the end.
                 self._publish(session, session.prompt_tokens)
@@ -217,6 +244,9 @@ class LookupHost:
             max_match_tokens=self._config.max_match_tokens,
         )
         return stage, None
+
+    def drop_guesses(self, session: Session) -> None:
+        """There is nothing to free."""
 
     def close(self, session: Session) -> None:
         """There is nothing to free."""

@@ -62,6 +62,8 @@ class Session:
     """When the present wait for proposals ends, by the worker's clock."""
     waits_since: float | None = None
     """When the present wait for proposals began."""
+    num_outcomes: int = 0
+    """Outcomes of a verify downstream for which this member may prepare its answer."""
     drafter_restarts: bool = False
     """The last round rejected a proposal, so what comes next was drafted after it."""
     device_us: float = 0.0
@@ -77,9 +79,9 @@ class Session:
 
     @property
     def drafts_ahead(self) -> bool:
-        """Whether the upstream may draft the next block while this one is verified."""
+        """Whether the upstream may draft what follows a block while the block is verified."""
         knobs = self.edges[self.num_attached - 1] if self.num_attached else None
-        return knobs is not None and knobs.drafts_ahead
+        return knobs is not None and (knobs.drafts_ahead or knobs.outcomes > 0)
 
     def forget_waiting(self) -> None:
         """The upstream is another one: what was awaited of the last one says nothing of it."""

@@ -274,10 +274,12 @@ class Worker:
             self._outbox.put(session.down_peer, message)
 
     def _advance(self) -> bool:
-        """One forward of the first member that has something to do, or else has something to
-        read; whether there was one."""
+        """One forward of the first member that has something to do, or else to prepare or to read;
+        whether there was one."""
         now = self._clock()
         for model in self._models:
+            if model.preparations.answer(model.ready, self._observations, self._touch):
+                return True  # It is said before anything is computed.
             batch = model.take_steps(now, self._observations)
             if not batch:
                 continue
@@ -292,4 +294,5 @@ class Worker:
             if key is not None:
                 self._observations.add_forward(key, (time.perf_counter() - started) * 1e6)
             return True
-        return self._readers.advance(self._observations)
+        is_preparing = any(model.preparations.advance() for model in self._models)
+        return is_preparing or self._readers.advance(self._observations)

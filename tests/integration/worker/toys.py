@@ -28,10 +28,15 @@ def engine(name: str, **options: int) -> ToyEngine:
     return ToyEngine(model_seed=seed, agreement=AGREEMENTS[name], **options)
 
 
-def plan(*chain: str, length: int = 4, number: int = 0) -> Plan:
+def plan(*chain: str, length: int = 4, number: int = 0, outcomes: int = 0) -> Plan:
     """A lock-step plan."""
     edges = tuple(
-        EdgeKnobs(window=length * (i + 1), burst=length * (i + 1), patience=length)
+        EdgeKnobs(
+            window=length * (i + 1),
+            burst=length * (i + 1),
+            patience=length,
+            outcomes=outcomes,
+        )
         for i in range(len(chain) - 1)
     )
     return Plan(number=number, chain=chain, edges=edges)

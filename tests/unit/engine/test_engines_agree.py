@@ -8,6 +8,7 @@ import torch
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.interface import Extension, Picks
+from specrouter_dist.errors import EngineError
 from specrouter_dist.speculation.noise import gumbel_row
 from tests.unit.engine.tiny_models import (
     CONFIGS,
@@ -90,6 +91,17 @@ def test_a_rollback_and_a_fork_leave_no_trace(load: Load) -> None:
         assert picks.tokens.tolist() == alone[first : 41 - len(PROMPT)]
     engine.close(slot)
     assert feed(engine, fork, 40, history[40:42], 1).tokens.tolist() == [alone[42 - len(PROMPT)]]
+
+
+def test_a_fork_may_have_a_reservation_of_its_own(load: Load) -> None:
+    engine = load()
+    text = LONG_PROMPT[:200]
+    slot = engine.open(WARM, 3, 300)
+    expected = feed(engine, slot, 0, text, 1).tokens
+    fork = engine.fork(slot, 199, 201)
+    assert feed(engine, fork, 199, text[199:], 1).tokens == expected
+    with pytest.raises(EngineError):
+        feed(engine, fork, 200, [1, 2], 1)
 
 
 def test_a_fork_is_not_touched_by_what_its_origin_feeds_afterwards(load: Load) -> None:

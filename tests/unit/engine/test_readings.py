@@ -1,5 +1,6 @@
 """Runner-ups and sparse rows against dense ones; asking for them changes no pick."""
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,6 +52,17 @@ def ranked(
     if np.any(-np.diff(best) < least_gap * np.maximum(1.0, np.abs(best[:-1]))):
         return []
     return order[: NUM_RUNNER_UPS + 1]
+
+
+def gap_of(
+    logits: np.ndarray, params: SamplingParams, history: Sequence[int], prompt_tokens: int
+) -> float:
+    """By how much the pick is above the best runner-up."""
+    scores = shaped(logits, params, history, prompt_tokens)
+    if not params.greedy:
+        scores = scores + gumbel_row(params.seed, len(history), scores.size)
+    second, first = np.sort(scores)[-2:]
+    return float(first - second)
 
 
 def borderline(
@@ -113,6 +125,7 @@ def test_a_sampler_reads_what_the_reference_does_through_rollbacks(
                 continue
             num_checked += 1
             assert [picks.tokens[row], *picks.runner_ups[row]] == order
+            assert picks.gaps[row] == pytest.approx(gap_of(*args), abs=1e-3)
     assume(num_checked)
 
 
@@ -173,6 +186,7 @@ def test_a_toy_returns_the_dense_order_and_law(sampling: SamplingParams) -> None
         position = 2 + i
         args = engine.law(*history[position - 2 : position]), sampling, history[:position], 2
         assert [token, *picks.runner_ups[i]] == ranked(*args, least_gap=0.0)
+        assert picks.gaps[i] == pytest.approx(gap_of(*args), abs=1e-6)
     laws = np.stack([engine.law(*prompt[i : i + 2]) for i in (0, 1)])
     assert_lists(picks.sparse_rows, laws, 1e-6)
 
@@ -192,9 +206,10 @@ def test_only_those_who_ask_are_answered(num_asking: int) -> None:
     assert torch.equal(logits, before)
     for slot, (picks, plain) in enumerate(zip(found, expected, strict=True)):
         assert len(picks.runner_ups) == (2 if slot < num_asking else 0)
+        assert len(picks.gaps) == len(picks.runner_ups)
         if slot < num_asking:
             assert_lists(picks.sparse_rows, logits[[2 * slot + 1]].float().numpy(), 1e-5)
-        assert replace(picks, runner_ups=(), sparse_rows=None) == plain
+        assert replace(picks, runner_ups=(), gaps=(), sparse_rows=None) == plain
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -205,6 +220,7 @@ def test_the_lowest_id_is_the_first_runner_up_among_equals(dtype: torch.dtype) -
     extension = Extension(0, 0, array("I", [1, 1]), 2, num_runner_ups=4, sparse_rows=(0, 1))
     (picks,) = new_sampler([GREEDY]).draw(logits, [extension])
     assert picks.runner_ups == (array("I", [120, 200, 0, 1]), array("I", [1, 2, 3, 4]))
+    assert picks.gaps == (0.0, 0.0)
     assert_lists(picks.sparse_rows, logits.float().numpy(), 1e-6)
     assert torch.equal(logits, before)
 
@@ -217,6 +233,7 @@ def test_ids_that_cannot_be_drawn_are_no_runner_ups() -> None:
     kept = logits[0].topk(3).indices.tolist()
     assert {three.tokens[0], *three.runner_ups[0]} == set(kept)
     assert one.runner_ups == (array("I"),)
+    assert one.gaps == (math.inf,)
 
 
 def test_a_toy_has_no_impossible_runner_ups() -> None:

@@ -84,6 +84,7 @@ def attaches(draw: st.DrawFn) -> Attach:
         end=draw(uint64),
         limit=draw(uint64),
         block_tokens=draw(uint64),
+        outcomes=draw(uint64),
         task=draw(text),
     )
 

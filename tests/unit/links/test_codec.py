@@ -44,6 +44,7 @@ ATTACH = Attach(
     end=100,
     limit=20,
     block_tokens=4,
+    outcomes=2,
     task="code",
 )
 

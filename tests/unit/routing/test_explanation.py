@@ -9,7 +9,14 @@ import pytest
 from specrouter_dist.routing import explanation
 from specrouter_dist.routing.explanation import explain, median_error
 from specrouter_dist.routing.journal import Outcome
-from specrouter_dist.routing.observations import Observations, Pace, PaceKey, PairKey
+from specrouter_dist.routing.observations import (
+    Observations,
+    OutcomeCounts,
+    OutcomeKey,
+    Pace,
+    PaceKey,
+    PairKey,
+)
 from specrouter_dist.routing.plans import LOADS
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import GREEDY, ROOTS, Traffic
@@ -154,6 +161,32 @@ def test_predictions_stand_beside_what_was_measured(router: Router) -> None:
 
 def outcome(predicted: float, weight: int) -> Outcome:
     return Outcome(0.0, "a -> b", GREEDY, 1, predicted, 100.0, weight)
+
+
+def test_answers_that_were_prepared_are_counted_by_what_became_of_the_block(
+    router: Router,
+) -> None:
+    observations = Observations()
+    for task in ("code", "chat"):
+        key = OutcomeKey("small", Traffic("greedy", task), 2)
+        for was_rejected, num_ready in ((False, 4), (False, 0), (True, 2), (True, 0)):
+            observations.add_outcome(key, was_rejected, num_ready)
+    lie = OutcomeCounts(num_blocks=[1, 1], num_ready=[2, 0], num_tokens=[2, 0])
+    observations.outcomes[OutcomeKey("medium", GREEDY, 2)] = lie
+    router.observe(observations, 100.0)
+    (found,) = explain(router, 100.0)["prepared"]
+    assert found == {
+        "draft": "small",
+        "traffic": GREEDY._asdict(),
+        "num_outcomes": 2,
+        "num_whole": 4,
+        "share_of_whole_ready": 0.5,
+        "tokens_per_ready_whole": 4.0,
+        "num_rejected": 4,
+        "share_of_rejected_ready": 0.5,
+        "tokens_per_ready_rejected": 2.0,
+    }
+    assert router.num_refused == 1
 
 
 def test_the_median_error_counts_rounds() -> None:

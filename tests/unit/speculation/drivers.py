@@ -68,6 +68,7 @@ EVENTS: tuple[Event, ...] = (
     *[_node(lambda n: n.begin_step)] * 2,
     *[_node(lambda n: n.end_step)] * 2,
     *[_node(lambda n: n.flush)] * 2,
+    *[_node(lambda n: n.prepare)] * 4,
     *[_frame(lambda n, i: n.deliver(n.air.pop(0)))] * 8,
     *[_frame(lambda n, i: n.deliver(n.air.pop(i)))] * 3,
     *[_frame(lambda n, i: n.deliver(n.air[i]))] * 2,
@@ -122,6 +123,8 @@ def run_calm(
             num_events += network.end_step(node)
             num_events += network.begin_step(node)
             num_events += network.flush(node)
+            while network.prepare(node):
+                pass
         if loses_all:
             network.air.clear()
         num_events += len(network.air)

@@ -22,7 +22,8 @@ class Attach:
     plan_number: int
     wanted: tuple[int, ...]
     knobs: tuple[EdgeKnobs, ...]
-    block_tokens: int | None
+    below: EdgeKnobs
+    """Of the edge itself."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Replan:
     plan_number: int
     wanted: tuple[int, ...]
     knobs: tuple[EdgeKnobs, ...]
-    block_tokens: int | None
+    below: EdgeKnobs
+    """Of the edge itself."""
 
 
 Control = Attach | Detach | Replan

@@ -15,7 +15,6 @@ from specrouter_dist.speculation.messages import (
     Proposals,
     Truth,
 )
-from specrouter_dist.speculation.stage import Stage
 from tests.unit.speculation.mail import Attach, Control, Detach, Frame, Replan
 from tests.unit.speculation.nodes import Node
 from tests.unit.speculation.oracle import Oracle
@@ -66,13 +65,19 @@ class Network:
         if node.model is None or node.step is not None:
             return False
         self.oracle.before_step(node)
+        if new := node.answer():
+            self.oracle.on_growth(node, new)
+            return True
         step = node.model.next_step()
         if step is None:
             return False
+        if node.outcomes:
+            node.outcomes.finish(node.model, 0)
         self.oracle.on_step(node, step, self.nodes)
         node.step = step
-        extension = Extension(node.slot, step.start, step.tokens, step.num_picks, step.num_drafts)
-        node.picks = node.engine.extend([extension])[0].tokens
+        feeding = (node.slot, step.start, step.tokens)
+        extension = Extension(*feeding, step.num_picks, step.num_drafts, node.num_runner_ups)
+        (node.picks,) = node.engine.extend([extension])
         self.oracle.check(node)
         return True
 
@@ -81,9 +86,17 @@ class Network:
         if node.model is None or node.picks is None:
             return False
         picks, node.picks, node.step = node.picks, None, None
-        new = node.model.on_step_done(picks)
+        new = node.model.on_step_done(picks.tokens)
+        node.note(new, picks)
         self.oracle.on_growth(node, new)
         return True
+
+    def prepare(self, node: Node) -> bool:
+        """One forward for what may come; whether there was one to make."""
+        is_done = node.prepare()
+        if is_done:
+            self.oracle.check(node)
+        return is_done
 
     def miss_deadline(self, node: Node) -> bool:
         """The deadline of the present wait fires; whether there is a wait."""
@@ -216,9 +229,8 @@ class Network:
     def _replan_upstream(self, node: Node) -> None:
         assert node.model is not None and node.model.up is not None
         node.model.retune_upstream(node.knobs[-1])
-        block_tokens = node.knobs[-1].patience or None
         edge, above = node.model.up.edge, (node.wanted[:-1], node.knobs[:-1])
-        message = Replan(edge, node.plan_number, *above, block_tokens)
+        message = Replan(edge, node.plan_number, *above, node.knobs[-1])
         self.control.setdefault((node.index, node.wanted[-1]), []).append(message)
 
     def _attach(self, node: Node) -> None:
@@ -228,8 +240,8 @@ class Network:
         edge = EdgeId(SESSION, node.num_attaches, node.incarnation << 8 | node.index)
         truth = node.model.attach_upstream(edge, node.knobs[-1])
         self.oracle.on_sent(node, truth)
-        block_tokens = node.knobs[-1].patience or None
-        attach = Attach(truth, node.plan_number, node.wanted[:-1], node.knobs[:-1], block_tokens)
+        above = (node.wanted[:-1], node.knobs[:-1])
+        attach = Attach(truth, node.plan_number, *above, node.knobs[-1])
         self.control.setdefault((node.index, node.wanted[-1]), []).append(attach)
 
     def _release(self, node: Node) -> None:
@@ -244,6 +256,7 @@ class Network:
         self._release(node)
         node.wanted, node.knobs, node.down = (), (), -1
         node.stage.detach_downstream()
+        node.drop_outcomes()
         self.oracle.on_gone(node)
 
     def _on_attach(self, node: Node, down: int, attach: Attach) -> None:
@@ -254,8 +267,7 @@ class Network:
         assert node.stage is not None
         self.oracle.on_attach(node)
         node.stage.attach_downstream(attach.truth, self.scenario.end)
-        if isinstance(node.stage, Stage):
-            node.stage.block_tokens = attach.block_tokens
+        node.tune(self.scenario, attach.below)
         node.down = down
         self.oracle.on_truth(node, attach.truth, attach.truth.tokens, self.nodes[down])
         self._want(node, attach.plan_number, attach.wanted, attach.knobs)
@@ -263,8 +275,7 @@ class Network:
     def _on_replan(self, node: Node, replan: Replan) -> None:
         if replan.plan_number < node.plan_number:
             return
-        if isinstance(node.stage, Stage):
-            node.stage.block_tokens = replan.block_tokens
+        node.tune(self.scenario, replan.below)
         self._want(node, replan.plan_number, replan.wanted, replan.knobs)
 
     # -- sessions ------------------------------------------------------------------------------

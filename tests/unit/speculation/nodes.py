@@ -1,14 +1,18 @@
 """A member's worker in a protocol test."""
 
+from array import array
 from dataclasses import dataclass
 
 from specrouter_dist.config import EdgeKnobs
+from specrouter_dist.engine.interface import Picks
 from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.lookup import LookupStage
-from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
+from specrouter_dist.worker.odds import Odds
+from specrouter_dist.worker.outcomes import Outcomes
 from tests.unit.speculation.scenarios import LOOKUP_MATCH, MemberSpec, Scenario, engine_of
 
 
@@ -30,7 +34,10 @@ class Node:
     reconnects: bool = False
     """The link to the upstream is lost and will be made again."""
     step: Step | None = None
-    picks: "TokenArray | None" = None
+    picks: Picks | None = None
+    num_outcomes: int = 0
+    outcomes: Outcomes | None = None
+    """Of a drafter's session; every lane is a slot of the engine."""
 
     @property
     def model(self) -> Stage | None:
@@ -42,6 +49,48 @@ class Node:
         """The engine, of a member that has a model."""
         assert self.spec.agreement is not None
         return engine_of(self.spec.agreement, self.spec.seed)
+
+    @property
+    def num_runner_ups(self) -> int:
+        """How many are wanted beside the picks of the next step."""
+        return int(self.num_outcomes > 0 and self.model is not None and self.model.up is None)
+
+    def note(self, new: TokenArray, picks: Picks) -> None:
+        """The stream grew by ``new``, the first of ``picks``."""
+        if self.model and self.outcomes and picks.runner_ups:
+            self.outcomes.note(self.model, new, picks)
+
+    def prepare(self) -> bool:
+        """One forward for the likely outcomes of a verify; whether there was one to make."""
+        if self.model is None or not self.outcomes or not self.num_outcomes or self.step:
+            return False
+        return self.outcomes.advance(self.model, self.slot, self.num_outcomes)
+
+    def answer(self) -> TokenArray:
+        """By what the stream grew because the Truth was one of the outcomes."""
+        if self.model is None or not self.outcomes:
+            return array(TOKEN_TYPECODE)
+        num_tokens = self.outcomes.answer(self.model)
+        if num_tokens:
+            self.outcomes.finish(self.model, num_tokens)
+        return self.stream[len(self.model.tokens) - num_tokens :]
+
+    def tune(self, scenario: Scenario, below: EdgeKnobs) -> None:
+        """The edge to the downstream has these knobs."""
+        self.drop_outcomes()
+        if self.model is None:
+            return
+        self.model.block_tokens = below.patience or None
+        self.num_outcomes = below.outcomes
+        end = min(scenario.end, self.spec.context_tokens)
+        stop_ids = frozenset(scenario.sampling.stop_token_ids)
+        self.outcomes = Outcomes(self.engine, Odds(), stop_ids=stop_ids, end=end)
+
+    def drop_outcomes(self) -> None:
+        """The slots of all lanes are free again."""
+        if self.outcomes:
+            self.outcomes.release()
+        self.outcomes, self.num_outcomes = None, 0
 
     @property
     def stream(self) -> TokenArray:
@@ -73,6 +122,7 @@ class Node:
 
     def close(self) -> None:
         """Gives the shared engine its slot back and forgets the session."""
+        self.drop_outcomes()
         if self.model is not None:
             self.engine.close(self.slot)
         self.stage, self.slot, self.step, self.picks, self.down = None, -1, None, None, -1

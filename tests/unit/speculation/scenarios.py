@@ -101,7 +101,14 @@ def edge_knobs(draw: st.DrawFn, lock_step: bool) -> EdgeKnobs:
     burst = window if lock_step else draw(st.integers(1, window))
     patience = burst if lock_step else draw(st.integers(0, burst))
     match_tokens = draw(st.sampled_from((0, 0, 1, 2)))
-    return EdgeKnobs(window=window, burst=burst, patience=patience, match_tokens=match_tokens)
+    outcomes = draw(st.sampled_from((0, 1, 4))) if patience else 0
+    return EdgeKnobs(
+        window=window,
+        burst=burst,
+        patience=patience,
+        match_tokens=match_tokens,
+        outcomes=outcomes,
+    )
 
 
 @st.composite

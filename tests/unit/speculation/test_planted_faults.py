@@ -6,12 +6,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from specrouter_dist.engine.interface import Picks
 from specrouter_dist.speculation.edges import ProposalQueue, UpstreamEdge
 from specrouter_dist.speculation.matching import NgramIndex
 from specrouter_dist.speculation.messages import Proposals, TokenArray, Truth
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.speculation.tokens import TokenBuffer
+from specrouter_dist.worker.outcomes import Outcomes
 from tests.unit.speculation.drivers import run
 from tests.unit.speculation.oracle import Violation
 from tests.unit.speculation.scenarios import Scenario, scenarios
@@ -188,6 +190,27 @@ def forget_older_places_at_a_cut(patch: Patch) -> None:
     patch.setattr(NgramIndex, "truncate", faulty)
 
 
+def believe_that_an_answer_has_been_fed(patch: Patch) -> None:
+    answer = Outcomes.answer
+
+    def faulty(self: Outcomes, stage: Stage) -> int:
+        num_tokens = answer(self, stage)
+        if num_tokens:
+            stage.kv_len = len(stage.tokens) - 1
+        return num_tokens
+
+    patch.setattr(Outcomes, "answer", faulty)
+
+
+def answer_with_another_outcome(patch: Patch) -> None:
+    def faulty(self: Outcomes, stage: Stage) -> Picks | None:
+        length = len(stage.tokens)
+        found = [lane.drafted for lane in self._lanes if lane.length == length]
+        return found[-1] if found and found[-1].tokens else None
+
+    patch.setattr(Outcomes, "_prepared", faulty)
+
+
 @pytest.mark.parametrize(
     ("plant", "invariants"),
     [
@@ -208,6 +231,8 @@ def forget_older_places_at_a_cut(patch: Patch) -> None:
         (believe_old_news_that_nothing_follows, {8}),
         (never_send_a_run_ahead_again, {8}),
         (forget_older_places_at_a_cut, {8}),
+        (believe_that_an_answer_has_been_fed, {2}),
+        (answer_with_another_outcome, {1}),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )

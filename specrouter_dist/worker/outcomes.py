@@ -1,0 +1,286 @@
+"""Outcome drafting: while a block is being verified, its drafter prepares what comes after it.
+
+Of a pending block the likely *outcomes* are that all of it stands, and that its first ``i`` tokens
+stand and the drafter's runner-up comes after them. For the likeliest few the next block is
+drafted, each in a fork of the session's cache. When the Truth comes and is one of them, the answer
+is there without a forward (SSD, arXiv 2603.03251, takes outcomes from the draft's law; SpecBranch,
+arXiv 2506.01979, branches at the doubtful token). Here all members draw with the same noise, so
+what stands instead is most often the next best under the drafter's own perturbed scores: one
+runner-up per position is enough.
+
+Nobody else knows of it. A prepared answer is what the drafter would draw then; the forks are
+scratch space, held from the choice of the outcomes until the session's next step.
+"""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from heapq import nlargest
+
+from specrouter_dist.engine.interface import Engine, Extension, Picks
+from specrouter_dist.errors import NoRoomError
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.stage import Stage
+from specrouter_dist.speculation.tokens import common_prefix, extend_hash
+from specrouter_dist.worker.odds import Odds
+
+_LEAST_CHANCE = 0.05
+"""Of an outcome worth preparing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a block for whose outcomes answers were prepared."""
+
+    was_rejected: bool
+    """One of its tokens did not stand."""
+    num_ready: int
+    """Tokens of the answer that were there at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What else might have been drawn at a position of the stream."""
+
+    runner_up: int | None
+    gap: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A block that downstream has not judged."""
+
+    start: int
+    prefix_hash: int
+    """Of the stream before ``start``."""
+    length: int
+    """Of the drafter's whole stream."""
+    stream_hash: int
+    tokens: TokenArray
+    """The block, and the next token of the stream if there is one."""
+    num_block_tokens: int
+    draws: tuple[_Draw, ...]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One outcome, and the continuation that is being drafted."""
+
+    slot: int
+    length: int
+    """Of the stream in this outcome."""
+    unfed: TokenArray
+    """Its last token, and then the last one drafted."""
+    num_wanted: int
+    prefix_hash: int
+    """Of the stream."""
+    drafted: Picks
+
+
+class Outcomes:
+    """The prepared answers of one drafting session.
+
+    Args:
+        engine: the member's.
+        odds: how likely its tokens are to stand; learns from this session's blocks.
+        stop_ids: nothing follows one of them.
+        end: no position at or beyond it is fed.
+    """
+
+    def __init__(self, engine: Engine, odds: Odds, *, stop_ids: frozenset[int], end: int) -> None:
+        self._engine = engine
+        self._odds = odds
+        self._stop_ids = stop_ids
+        self._end = end
+        self._draws: dict[int, _Draw] = {}
+        """By position; of all that is not settled."""
+        self._lanes: list[_Lane] = []
+        self._pending: _Pending | None = None
+
+    def note(self, stage: Stage, new: TokenArray, picks: Picks) -> None:
+        """The stream grew by ``new``, the first of ``picks``, which come with a runner-up each."""
+        start = len(stage.tokens) - len(new)
+        for i in range(len(new)):
+            runner_up = next(iter(picks.runner_ups[i]), None)
+            self._draws[start + i] = _Draw(runner_up, picks.gaps[i])
+
+    def advance(self, stage: Stage, slot: int, num_outcomes: int) -> bool:
+        """One forward for the session, which waits for a Truth, if there is something to prepare;
+        whether there was one."""
+        if not self._is_current(stage):
+            self.release()
+            if stage.up or (pending := self._look(stage)) is None:
+                return False
+            if self._catch_up(stage, slot):
+                return True
+            self._pending = pending
+            self._open_lanes(stage, slot, num_outcomes)
+        drafting = [lane for lane in self._lanes if self._goes_on(lane)]
+        if drafting:
+            self._draft(drafting)
+        return bool(drafting)
+
+    def answer(self, stage: Stage) -> int:
+        """Extends the stream by what has been drafted for it, if it is one of the outcomes; returns
+        by how many tokens.
+
+        The session's own slot has not been fed them, so the stage's cache ends where it did; it
+        catches up later.
+        """
+        prepared = self._prepared(stage)
+        step = stage.next_step() if prepared else None
+        if step is None:
+            return 0
+        assert prepared is not None
+        new = stage.on_step_done(prepared.tokens[: step.num_drafts + 1])
+        stage.kv_len = min(stage.kv_len, step.start)
+        self.note(stage, new, prepared)
+        return len(new)
+
+    def finish(self, stage: Stage, num_ready: int) -> Verdict | None:
+        """The stage goes on, by a step or with ``num_ready`` tokens of an answer. The forks are
+        closed, for the session's own slot is fed next.
+
+        Returns:
+            what became of the pending block, if downstream has judged it.
+        """
+        verdict = self._judge(stage, num_ready)
+        self.release()
+        self._draws = {p: draw for p, draw in self._draws.items() if p >= stage.settled}
+        return verdict
+
+    def release(self) -> None:
+        """Frees what is held and forgets what was prepared."""
+        for lane in self._lanes:
+            self._engine.close(lane.slot)
+        self._lanes, self._pending = [], None
+
+    def _is_current(self, stage: Stage) -> bool:
+        """Whether the pending block is still what the stage waits for."""
+        pending, length = self._pending, len(stage.tokens)
+        return (
+            pending is not None
+            and (pending.length, pending.start) == (length, stage.settled)
+            and pending.stream_hash == stage.tokens.hash_at(length)
+        )
+
+    def _catch_up(self, stage: Stage, slot: int) -> bool:
+        """Feeds the session's slot an answer that was sent without it; whether one was."""
+        start, end = stage.kv_len, len(stage.tokens) - 1
+        if start < end:
+            self._engine.extend([Extension(slot, start, stage.tokens.slice(start, end), 0)])
+            stage.kv_len = end
+        return start < end
+
+    def _look(self, stage: Stage) -> _Pending | None:
+        """The block that downstream judges next, if the stage has drawn it."""
+        start, length, block_tokens = stage.settled, len(stage.tokens), stage.block_tokens
+        if not block_tokens or start >= length:
+            return None
+        num_block_tokens = min(block_tokens, length - start)
+        stop = min(start + block_tokens + 1, length)
+        draws = tuple(d for d in map(self._draws.get, range(start, stop)) if d)
+        if len(draws) < stop - start:
+            # Parts of it are from a time before outcomes were asked for.
+            return None
+        return _Pending(
+            start=start,
+            prefix_hash=stage.tokens.hash_at(start),
+            length=length,
+            stream_hash=stage.tokens.hash_at(length),
+            tokens=stage.tokens.slice(start, stop),
+            num_block_tokens=num_block_tokens,
+            draws=draws,
+        )
+
+    def _outcomes(self, pending: _Pending, end_token: int) -> Iterator[tuple[float, int, int, int]]:
+        """Of every outcome: its chance, the position and the token up to which it says what the
+        stream is, and how many tokens are wanted behind."""
+        reached, position = 1.0, pending.start
+        for position, draw in enumerate(pending.draws, pending.start):
+            chance = reached * self._odds.replaced(draw.gap)
+            if draw.runner_up is not None:
+                yield chance, position, draw.runner_up, pending.num_block_tokens
+            reached *= self._odds.stands(draw.gap)
+        if position == pending.length - 1:
+            # The token after the block is still to be drawn.
+            yield reached, position, end_token, pending.num_block_tokens + 1
+
+    def _open_lanes(self, stage: Stage, slot: int, num_outcomes: int) -> None:
+        """Forks the cache for the likeliest outcomes that something can follow."""
+        assert self._pending is not None
+        end_token = stage.tokens[len(stage.tokens) - 1]
+        outcomes = nlargest(num_outcomes, self._outcomes(self._pending, end_token))
+        for chance, position, token, num_wanted in outcomes:
+            length = position + 1
+            if chance < _LEAST_CHANCE or token in self._stop_ids or length >= self._end:
+                continue
+            try:
+                fork = self._engine.fork(slot, position, min(length + num_wanted, self._end))
+            except NoRoomError:
+                # Others need the room more than guesses do.
+                return
+            prefix_hash = extend_hash(stage.tokens.hash_at(position), token)
+            unfed, nothing = array(TOKEN_TYPECODE, (token,)), Picks(array(TOKEN_TYPECODE))
+            self._lanes.append(_Lane(fork, length, unfed, num_wanted, prefix_hash, nothing))
+
+    def _goes_on(self, lane: _Lane) -> bool:
+        drafted = lane.drafted.tokens
+        return (
+            len(drafted) < lane.num_wanted
+            and lane.length + len(drafted) < self._end
+            and not (drafted and drafted[-1] in self._stop_ids)
+        )
+
+    def _draft(self, lanes: list[_Lane]) -> None:
+        """One more token of each, in one forward: mail waits no longer."""
+        batch = [
+            Extension(
+                lane.slot,
+                lane.length + len(lane.drafted.tokens) - 1,
+                lane.unfed,
+                num_picks=1,
+                num_runner_ups=1,
+            )
+            for lane in lanes
+        ]
+        for lane, picks in zip(lanes, self._engine.extend(batch), strict=True):
+            lane.unfed = picks.tokens
+            lane.drafted += picks
+
+    def _prepared(self, stage: Stage) -> Picks | None:
+        """What has been drafted for the stream as it is now."""
+        length = len(stage.tokens)
+        for lane in self._lanes:
+            drafted, offset = lane.drafted, length - lane.length
+            if not 0 <= offset < len(drafted.tokens):
+                continue
+            if reduce(extend_hash, drafted.tokens[:offset], lane.prefix_hash) == (
+                stage.tokens.hash_at(length)
+            ):
+                return Picks(
+                    drafted.tokens[offset:],
+                    runner_ups=drafted.runner_ups[offset:],
+                    gaps=drafted.gaps[offset:],
+                )
+        return None
+
+    def _judge(self, stage: Stage, num_ready: int) -> Verdict | None:
+        """Learns from what downstream has settled of the pending block."""
+        pending = self._pending
+        if pending is None or not pending.start < stage.settled <= len(stage.tokens):
+            return None
+        if stage.tokens.hash_at(pending.start) != pending.prefix_hash:
+            return None
+        settled = stage.tokens.slice(pending.start, stage.settled)
+        num_equal = common_prefix(pending.tokens, settled)
+        for draw in pending.draws[:num_equal]:
+            self._odds.learn(draw.gap, lost=False, replaced=False)
+        if num_equal < min(len(settled), len(pending.tokens)):
+            lost = pending.draws[num_equal]
+            replaced = settled[num_equal] == lost.runner_up
+            self._odds.learn(lost.gap, lost=True, replaced=replaced)
+        elif num_equal < pending.num_block_tokens:
+            return None
+        return Verdict(num_equal < pending.num_block_tokens, num_ready)
