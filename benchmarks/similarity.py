@@ -2,107 +2,136 @@
 
     python -m benchmarks.similarity --per-task 10 --plot similarity.svg --json
 
-One process, no calibration. First dev prompts at temperature 0 through the target alone: members
-read the texts, the router compares their laws. What it then expects of each pair at temperature 0.8
-is kept. Then the prompts at 0.8 through a chain of every pair: what verifies and replays say.
+The target writes dev prompts at temperature 0, all members read the texts, and the router's tables
+say what is to be expected of each pair at temperature 0.8. Then the target answers the same prompts
+at 0.8, and rounds of every pair are replayed on that: what was to be expected. No links, no budget
+of time: a matter of the models alone.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from benchmarks.arms import run_arm
 from benchmarks.environment import environment
-from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import DATA, read_prompts
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.serving.backend import PoolBackend
-from specrouter_dist.serving.calibration import pair_chains
-from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.engine.interface import Engine, Extension, Picks
+from specrouter_dist.pools.loading import model_members
+from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.routing.comparisons import Comparisons
+from specrouter_dist.routing.evidence import Evidence, Grounds, Source
+from specrouter_dist.routing.observations import LawReading, Reading
+from specrouter_dist.routing.replay import Replays
+from specrouter_dist.routing.similarity import sampled_positions
+from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
-from specrouter_dist.worker.local import LocalPool
 
 _TEMPERATURE = 0.8
-_READ_WITHIN_S = 60.0
-"""Texts are read in a hundredth of the time."""
-_TEXTS_PER_ARM = 8
 
-Pairs = dict[str, dict[str, Any]]
-
-
-def pairs_of(backend: PoolBackend, regime: str) -> Pairs:
-    """What the router knows of the pairs of models, for one kind of request."""
-    return {
-        f"{pair['draft']} -> {pair['verifier']}": pair
-        for pair in backend.running.explain()["pairs"]
-        if pair["traffic"] == {"regime": regime, "task": ""} and pair["similar"] is not None
-    }
+Engines = Mapping[str, Engine]
+Text = tuple[TokenArray, TokenArray, SamplingParams]
+"""Prompt, output, and how it was written."""
 
 
-def serve(
-    backend: PoolBackend,
-    prompts: Sequence[TokenArray],
-    chains: Sequence[tuple[str, ...]],
-    sampling: SamplingParams,
-) -> None:
-    """All prompts through each chain, a few at a time so that the texts are read between."""
-    for chain in chains:
-        for start in range(0, len(prompts), _TEXTS_PER_ARM):
-            run_arm(backend, prompts[start : start + _TEXTS_PER_ARM], chain, sampling, 1)
-    time.sleep(_READ_WITHIN_S)
+def write(engine: Engine, prompt: TokenArray, sampling: SamplingParams) -> Text:
+    """The engine's own text, as long as may be."""
+    end = len(prompt) + sampling.max_tokens
+    slot = engine.open(sampling, len(prompt), end)
+    text, fed = prompt[:], prompt
+    while len(text) < end:
+        (picks,) = engine.extend([Extension(slot, len(text) - len(fed), fed, 1)])
+        fed = picks.tokens
+        text += fed
+    engine.close(slot)
+    return prompt, text[len(prompt) :], sampling
 
 
-def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def read(engine: Engine, text: Text) -> Picks:
+    """What it would have drawn at every position of the output, and its laws at some."""
+    prompt, output, sampling = text
+    slot = engine.open(sampling, len(prompt), len(prompt) + len(output))
+    sampled = tuple(sampled_positions(len(output)))
+    tokens = prompt + output[:-1]
+    (picks,) = engine.extend([Extension(slot, 0, tokens, len(output), sparse_rows=sampled)])
+    engine.close(slot)
+    return picks
+
+
+def readings(engines: Engines, texts: Sequence[Text]) -> Iterator[tuple[LawReading, Reading]]:
+    """Of all members, of all texts."""
+    for request, text in enumerate(tqdm(texts, desc="reading", leave=False)):
+        traffic = Traffic.of(text[2])
+        for name, engine in engines.items():
+            picks = read(engine, text)
+            assert picks.sparse_rows is not None
+            said = Reading(request, name, traffic, picks.tokens, text[0])
+            yield LawReading(request, name, traffic, picks.sparse_rows), said
+
+
+def measure(
+    engines: Engines, prompts: Sequence[TokenArray], max_tokens: int
+) -> list[dict[str, Any]]:
     """A row for every ordered pair."""
-    pool, report = open_pool(arguments.pool, dtype=None)
-    tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
-    texts = read_prompts(arguments.data, arguments.split, arguments.per_task)
-    prompts = [tokenizer.encode(prompt.text) for prompt in texts]
-    cold = without_prefix_cache(pool)
-    greedy = SamplingParams(temperature=0.0, max_tokens=arguments.max_tokens)
-    sampled = greedy.model_copy(update={"temperature": _TEMPERATURE})
-    with PoolBackend(cold, report, LocalPool(cold, report)) as backend:
-        serve(backend, prompts, [(pool.config.target.name,)], greedy)
-        expected = pairs_of(backend, "sampled")
-        serve(backend, prompts, list(pair_chains(pool)), sampled)
-        seen = pairs_of(backend, "warm")
-        place = backend.running.explain()["place_of_agreement"]
-    return [_row(name, expected[name]["similar"], seen[name], place) for name in sorted(expected)]
+    names = list(engines)
+    target = engines[names[-1]]
+    samplings = [SamplingParams(temperature=t, max_tokens=max_tokens) for t in (0.0, _TEMPERATURE)]
+    greedy, sampled = (
+        [
+            write(target, prompt, sampling.model_copy(update={"seed": seed}))
+            for seed, prompt in enumerate(tqdm(prompts, desc="writing", leave=False))
+        ]
+        for sampling in samplings
+    )
+    table, comparisons = AgreementTable(), Comparisons(names)
+    for laws, _ in readings(engines, greedy):
+        for key, comparison in comparisons.add(laws):
+            table.compare(key, comparison, 0.0)
+    kind = Traffic.of(samplings[1])
+    keys = sorted(key for key in {key._replace(traffic=kind) for key in table.newest(1 << 20)})
+    before = {key: table.grounds(key, 0.0) for key in keys}
+    replays, measured = Replays(names[-1], {}), AgreementTable()
+    for _, reading in readings(engines, sampled):
+        for key, survival in replays.add(reading):
+            measured.record(key, survival, Source.REPLAYED)
+    return [_row(before[key], measured.evidence(key, Source.REPLAYED)) for key in keys]
 
 
-def _row(name: str, alike: dict[str, Any], seen: dict[str, Any], place: float) -> dict[str, Any]:
-    shares = {
-        source: None if (backing := seen[source]) is None else backing["mean"]
-        for source in ("replayed", "chained")
+def _row(expected: Grounds, measured: Evidence | None) -> dict[str, Any]:
+    alike = expected.similar
+    assert alike is not None and measured is not None and measured.mean is not None
+    return {
+        "pair": f"{expected.draft} -> {expected.verifier}",
+        "score": alike.score,
+        "bounds": [alike.least, alike.most],
+        "num_positions": alike.num_positions,
+        "expected": alike.agreement,
+        "measured": measured.mean,
+        "num_blocks": measured.num_blocks,
     }
-    # Of an untouched pair; the place is known from all of them.
-    afterwards = alike["least"] + place * (alike["most"] - alike["least"])
-    return {"pair": name, **alike, "agreement_at_place": afterwards, "place": place, **shares}
 
 
-def draw(rows: list[dict[str, Any]], file: Path) -> None:
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Expected against measured agreement, with the bounds."""
     figure = Figure(figsize=(6, 6), layout="constrained")
-    _draw_on(figure.subplots(), rows)
-    figure.savefig(file, dpi=120)
-
-
-def _draw_on(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    axes = figure.subplots()
     for row in rows:
-        measured = row["chained"] if row["chained"] is not None else row["replayed"]
-        bounds = [[row["agreement"] - row["least"]], [row["most"] - row["agreement"]]]
-        axes.errorbar([measured], [row["agreement"]], bounds, fmt="o", label=row["pair"])
+        least, most = row["bounds"]
+        around = [[row["expected"] - least], [most - row["expected"]]]
+        axes.errorbar([row["measured"]], [row["expected"]], around, fmt="o", label=row["pair"])
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    axes.set(xlabel=f"measured agreement at {_TEMPERATURE}", ylabel="expected of greedy texts")
+    axes.set(xlabel=f"measured agreement at {_TEMPERATURE}", ylabel="expected from greedy texts")
     axes.legend(fontsize="x-small")
+    figure.savefig(file, dpi=120)
 
 
 def main() -> None:
@@ -116,14 +145,31 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a file to draw into")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = measure(arguments)
+    pool, report = open_pool(arguments.pool, dtype=None)
+    directories, exact = pool.directories, pool.config.exact
+    engines = {
+        member.name: load_engine(
+            member, directories[member.name], num_ids=report.num_ids, exact=exact
+        )
+        for member in model_members(pool)
+    }
+    tokenizer = Tokenizer.load(directories[pool.config.target.name])
+    texts = read_prompts(arguments.data, arguments.split, arguments.per_task)
+    prompts = [array(TOKEN_TYPECODE, tokenizer.encode(prompt.text)) for prompt in texts]
+    rows = measure(engines, prompts, arguments.max_tokens)
+    errors = [abs(row["expected"] - row["measured"]) for row in rows]
     if arguments.plot is not None:
         draw(rows, arguments.plot)
-    errors = [abs(row["agreement"] - row["replayed"]) for row in rows if row["replayed"]]
     head = {"benchmark": "similarity", "arguments": vars(arguments), **environment()}
     indent = None if arguments.json else 2
-    result = {**head, "mean_error": mean(errors), "pairs": rows}
-    print(json.dumps(result, indent=indent, default=str, ensure_ascii=False))
+    print(
+        json.dumps(
+            {**head, "mean_error": mean(errors), "pairs": rows},
+            indent=indent,
+            default=str,
+            ensure_ascii=False,
+        )
+    )
 
 
 if __name__ == "__main__":
