@@ -4,8 +4,10 @@
 
 Dev prompts, one at a time, through the router's choice and through a chain of every pair, at both
 temperatures. The router notes, for twice a second and each chain, the time per token that it
-predicted and that was measured since, and for each pair the tokens per round. The error of a pair
-or chain is the median of |predicted - measured| / measured, each note counted by its rounds.
+predicted and that was measured since, and for each pair the tokens per round, by all that was known
+and by similarity alone. The error of a pair or chain is the median of |predicted - measured| /
+measured, each note counted by its rounds. What similarity expects of each pair at the end stands
+beside its share of accepted proposals.
 """
 
 import argparse
@@ -34,7 +36,11 @@ from specrouter_dist.text.tokenizer import Tokenizer
 _TEMPERATURES = (0.0, 0.8)
 _ASKED_WITHIN_S = 1.0
 """The router asks its workers twice a second."""
-_LABELS = {"us_per_token": "µs per token", "tokens_per_round": "tokens per round"}
+_LABELS = {
+    "us_per_token": "µs per token",
+    "tokens_per_round": "tokens per round",
+    "tokens_per_round_by_similarity": "tokens per round, by similarity",
+}
 
 Notes = dict[str, list[dict[str, Any]]]
 
@@ -80,9 +86,9 @@ def median_error(notes: list[dict[str, Any]]) -> float:
 
 
 def summarise(notes: Notes) -> dict[str, dict[str, float]]:
-    """Errors over all and of every chain or pair."""
+    """Errors over all and of every chain or pair; of a kind without notes there are none."""
     summary = {}
-    for kind, entries in notes.items():
+    for kind, entries in ((kind, entries) for kind, entries in notes.items() if entries):
         by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for note in entries:
             by_name[f"{note['of']}, {note['traffic']['regime']}"].append(note)
@@ -91,15 +97,32 @@ def summarise(notes: Notes) -> dict[str, dict[str, float]]:
     return summary
 
 
-def draw(notes: Notes, file: Path) -> None:
+def agreements(backend: PoolBackend) -> list[dict[str, Any]]:
+    """Pairs that were compared and drafted or replayed, with both."""
+    rows = []
+    for pair in backend.running.explain()["pairs"]:
+        backing, alike = pair["chained"] or pair["replayed"], pair["similar"]
+        # Of all sampled requests together nobody knows how they are sampled.
+        if backing is None or alike is None or pair["traffic"]["regime"] == "sampled":
+            continue
+        name = f"{pair['draft']} -> {pair['verifier']}, {pair['traffic']['regime']}"
+        rows.append({"of": name, "measured": backing["mean"], "predicted": alike["agreement"]})
+    return rows
+
+
+def draw(notes: Notes, pairs: list[dict[str, Any]], file: Path) -> None:
     """Predicted against measured, a dot per note, as large as what is behind it."""
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    for axes, (kind, label) in zip(figure.subplots(1, len(notes)), _LABELS.items(), strict=True):
+    figure = Figure(figsize=(12, 12), layout="constrained")
+    *panels, last = figure.subplots(2, 2).flat
+    for axes, (kind, label) in zip(panels, _LABELS.items(), strict=True):
         _draw_kind(axes, notes[kind], label)
+    _draw_kind(last, [{**pair, "weight": 400} for pair in pairs], "agreement, by similarity")
     figure.savefig(file, dpi=120)
 
 
 def _draw_kind(axes: Axes, notes: list[dict[str, Any]], label: str) -> None:
+    if not notes:
+        return
     for name in sorted({note["of"] for note in notes}):
         group = [note for note in notes if note["of"] == name]
         axes.scatter(
@@ -127,12 +150,12 @@ def main() -> None:
     with open_backend(
         without_prefix_cache(pool), report, BackendName(arguments.backend)
     ) as backend:
-        notes = collect(backend, arguments)
+        notes, pairs = collect(backend, arguments), agreements(backend)
     if arguments.plot is not None:
-        draw(notes, arguments.plot)
+        draw(notes, pairs, arguments.plot)
     head = {"benchmark": "prediction", "arguments": vars(arguments), **environment()}
     indent = None if arguments.json else 2
-    result = {**head, "median_error": summarise(notes)}
+    result = {**head, "median_error": summarise(notes), "agreement": pairs}
     print(json.dumps(result, indent=indent, default=str, ensure_ascii=False))
 
 

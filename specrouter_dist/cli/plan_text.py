@@ -129,8 +129,8 @@ def _evidence(pair: Plain) -> str:
     ]
     if (alike := pair["similar"]) is not None:
         parts.append(
-            f"similar {alike['score']:.2f} at {alike['num_positions']:.0f} positions, "
-            f"{_age(alike['age_s'])}"
+            f"similar {alike['score']:.2f} at {alike['num_positions']:.0f} positions of "
+            f"{alike['origin']}, {_age(alike['age_s'])}"
         )
     return "; ".join(parts) or "nothing known"
 

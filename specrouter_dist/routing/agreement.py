@@ -6,12 +6,12 @@ all kinds of requests and for narrower ones; what verifies of the pair itself ha
 with little evidence leaves the one below standing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import accumulate
 
-from specrouter_dist.routing.comparisons import Comparison
+from specrouter_dist.routing.comparisons import Comparison, Origin
 from specrouter_dist.routing.evidence import Evidence, Grounds, Source
 from specrouter_dist.routing.observations import PairKey, Survival
 from specrouter_dist.routing.scores import Score, Scores, place
@@ -104,7 +104,7 @@ class AgreementTable:
         self._evidence: dict[tuple[PairKey, Source], Evidence] = {}
         self._curves: dict[tuple[str, str], dict[Traffic, Curve]] = {}
         self._drafts: dict[str, set[str]] = {}
-        self._place: float | None = None
+        self._places: dict[Origin, float] = {}
         self.scores = Scores()
 
     def record(
@@ -129,7 +129,7 @@ class AgreementTable:
         self._drafts.setdefault(key.verifier, set()).add(key.draft)
         # Narrower kinds may rest on this.
         self._curves.pop((key.draft, key.verifier), None)
-        self._place = None
+        self._places = {}
 
     def curve(self, key: PairKey) -> Curve:
         """What is known of the pair."""
@@ -147,7 +147,7 @@ class AgreementTable:
         curve = UNKNOWN
         for score in self.scores.layers(key):
             num_judged = min(score.mean.num_positions, _MOST_SIMILAR_POSITIONS)
-            curve = curve.refined(Evidence.expected(score.agreement(self.place), num_judged))
+            curve = curve.refined(Evidence.expected(score.agreement(self.places), num_judged))
         for kind in reversed(list(key.traffic.lineage())):
             for source in Source:
                 evidence = self._evidence.get((key._replace(traffic=kind), source))
@@ -158,21 +158,21 @@ class AgreementTable:
     def expected(self, key: PairKey) -> Curve | None:
         """What similarity alone says of the pair; None: nothing."""
         *_, score = (None, *self.scores.layers(key))
-        return None if score is None else Curve.geometric(score.agreement(self.place))
+        return None if score is None else Curve.geometric(score.agreement(self.places))
 
     @property
-    def place(self) -> float:
-        """Where between its bounds sampled requests' agreement lies, as far as that is known."""
-        if self._place is None:
-            self._place = place(self._observed())
-        return self._place
+    def places(self) -> Mapping[Origin, float]:
+        """Where between their bounds sampled requests' agreements lie, as far as that is known."""
+        if not self._places:
+            self._places = {origin: place(origin, self._observed(origin)) for origin in Origin}
+        return self._places
 
-    def _observed(self) -> Iterator[tuple[Score, float, float]]:
+    def _observed(self, origin: Origin) -> Iterator[tuple[Score, float, float]]:
         for (key, _), evidence in self._evidence.items():
             # Of all sampled requests together nobody knows how they are sampled.
             if key.traffic.task or key.traffic in (GREEDY, SAMPLED):
                 continue
-            score = self.scores.get(key)
+            score = self.scores.get(key, origin)
             if score is not None and evidence.mean is not None:
                 yield score, evidence.mean, sum(evidence.reached)
 
@@ -212,7 +212,7 @@ class AgreementTable:
             self.curve(key).mean,
             backings.get(Source.CHAINED),
             backings.get(Source.REPLAYED),
-            None if score is None else score.likeness(self.place, now_s),
+            None if score is None else score.likeness(self.places, now_s),
         )
 
     # -- remembering ---------------------------------------------------------------------------

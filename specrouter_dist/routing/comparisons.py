@@ -1,9 +1,14 @@
 """Joins the laws of members at the same positions of a text: how alike they are, at any
-temperature, whatever the temperature was that the text was written at."""
+temperature, whatever the temperature was that the text was written at.
+
+Not that it did not matter. Texts at temperature 0 keep to where models are sure, and alike; what is
+read off them promises too much to sampled requests. So it is kept what a comparison comes from.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import permutations
 from typing import NamedTuple
 
@@ -36,6 +41,18 @@ _SHAPES = {
 }
 
 
+class Origin(StrEnum):
+    """Texts at whose positions laws were compared."""
+
+    GREEDY = "greedy texts"
+    SAMPLED = "sampled texts"
+
+    @classmethod
+    def of(cls, traffic: Traffic) -> "Origin":
+        """Those of such requests."""
+        return cls.GREEDY if traffic.regime == GREEDY.regime else cls.SAMPLED
+
+
 class Comparison(NamedTuple):
     """How alike two members are at the sampled positions of one text, or of many."""
 
@@ -46,14 +63,15 @@ class Comparison(NamedTuple):
     most: float
     """Most expected agreement: mean of ``1 - TV`` at the least distances."""
     num_positions: float
+    origin: Origin
 
     @classmethod
-    def of(cls, lower: Floats, upper: Floats) -> "Comparison":
+    def of(cls, lower: Floats, upper: Floats, origin: Origin) -> "Comparison":
         """Of the bounds of the distance at each position."""
         middle = 1.0 - (lower + upper) / 2.0
-        least = (1.0 - upper) / (1.0 + upper)
+        least, most = (1.0 - upper) / (1.0 + upper), 1.0 - lower
         return cls(
-            float(middle.mean()), float(least.mean()), float((1.0 - lower).mean()), len(lower)
+            float(middle.mean()), float(least.mean()), float(most.mean()), len(lower), origin
         )
 
 
@@ -87,7 +105,7 @@ class Comparisons:
         read = self._requests.setdefault(reading.request, {})
         if reading.member in read:
             return
-        rows = reading.rows
+        rows, origin = reading.rows, Origin.of(reading.traffic)
         laws = {regime: Laws.make(rows, *shape) for regime, shape in _SHAPES.items()}
         came = read[reading.member] = _Read(rows, laws)
         while len(self._requests) > _MAX_REQUESTS:
@@ -96,17 +114,18 @@ class Comparisons:
             # Of one text all have as many.
             if member == reading.member or len(before.rows) != len(rows):
                 continue
-            for regime, comparison in _compare(before, came):
-                traffic = Traffic(regime, reading.task)
+            for regime, comparison in _compare(before, came, origin):
+                traffic = Traffic(regime, reading.traffic.task)
                 for draft, verifier in permutations((member, reading.member)):
                     if draft != self._target:
                         yield PairKey(draft, verifier, traffic), comparison
 
 
-def _compare(one: _Read, other: _Read) -> Iterator[tuple[str, Comparison]]:
+def _compare(one: _Read, other: _Read, origin: Origin) -> Iterator[tuple[str, Comparison]]:
     matched = Matched(one.rows, other.rows)
     differ = 1.0 - matched.picks_agree.astype(np.float64)
     # Where nothing is drawn, laws are their likeliest ids.
-    yield GREEDY.regime, Comparison.of(differ, differ)
+    yield GREEDY.regime, Comparison.of(differ, differ, origin)
     for regime in _SHAPES:
-        yield regime, Comparison.of(*matched.tv_bounds(one.laws[regime], other.laws[regime]))
+        bounds = matched.tv_bounds(one.laws[regime], other.laws[regime])
+        yield regime, Comparison.of(*bounds, origin)

@@ -44,7 +44,7 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
             for hop in islice(router.latency.state().hops, _MOST_HOPS)
         ],
         "pairs": _pairs(router, now_s),
-        "place_of_agreement": router.agreement.place,
+        "places_of_agreement": {of.value: at for of, at in router.agreement.places.items()},
         "prepared": [
             {
                 "draft": key.draft,

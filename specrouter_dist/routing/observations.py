@@ -126,7 +126,7 @@ class LawReading:
 
     request: int
     member: str
-    task: str
+    traffic: Traffic
     rows: SparseRows
 
 

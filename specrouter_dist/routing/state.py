@@ -37,6 +37,10 @@ def _check_ratio(level: Level) -> Level:
 Ratio = Annotated[Level, AfterValidator(_check_ratio)]
 
 
+Origin = Literal["greedy texts", "sampled texts"]
+"""Texts at whose positions laws were compared."""
+
+
 class EvidenceState(NamedTuple):
     """Blocks of a pair from one source, for one kind of request."""
 
@@ -75,6 +79,7 @@ class ScoreState(NamedTuple):
     least: Share
     most: Share
     num_positions: Positive
+    origin: Origin
     age_s: Count
     """Of the newest comparison."""
 

@@ -159,13 +159,13 @@ class Readers:
 
 def _report(opened: _Open, observations: Observations) -> None:
     text, name = opened.text, opened.model.name
+    traffic = Traffic.of(text.sampling, text.task)
     if not opened.model.is_target:
-        traffic = Traffic.of(text.sampling, text.task)
         nothing = array(TOKEN_TYPECODE)
         reading = Reading(text.request, name, traffic, opened.picks, nothing)
         observations.readings.append(reading)
     rows = SparseRows.joined(opened.rows)
-    observations.laws.append(LawReading(text.request, name, text.task, rows))
+    observations.laws.append(LawReading(text.request, name, traffic, rows))
 
 
 def _time(opened: _Open, observations: Observations) -> None:

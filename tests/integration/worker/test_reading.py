@@ -68,7 +68,8 @@ def test_it_comes_with_laws_before_temperature_at_the_sampled_positions(
         pass
     (laws,) = seen.laws
     positions = [len(PROMPT) + i for i in sampled_positions(num_tokens)]
-    assert (laws.request, laws.member, laws.task) == (1, "small", "")
+    kind = Traffic("greedy" if temperature == 0.0 else "warm")
+    assert (laws.request, laws.member, laws.traffic) == (1, "small", kind)
     assert laws.rows.is_plausible
     dense = np.stack([engine("small").law(*of.tokens[t - 2 : t]) for t in positions])
     powers = np.exp(dense)

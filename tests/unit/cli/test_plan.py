@@ -97,7 +97,7 @@ def test_the_text_says_what_was_chosen_and_what_that_rests_on(
     assert f"  up to  1: {chain} [{lengths}]" in out
     assert f"{best.predicted_us / 1e3:8.3f} ms per token: {chain}" in out
     assert "verified 100 blocks, 100 s ago; replayed 13 blocks, 100 s ago; " in out
-    assert " at 8 positions, 100 s ago; bias of replays" in out
+    assert " at 8 positions of greedy texts, 100 s ago; bias of replays" in out
     assert "2.000 in 50 rounds: small -> target (greedy, up to 1)" in out
     assert "time per token: off by " in out
     assert f"100 s ago: up to 1: target => {chain}" in out

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 
 from specrouter_dist.config import LookupMember
-from specrouter_dist.routing.comparisons import Comparison
+from specrouter_dist.routing.comparisons import Comparison, Origin
 from specrouter_dist.routing.observations import (
     ForwardKey,
     ForwardTimes,
@@ -95,9 +95,9 @@ def readings(request: int) -> list[Reading]:
     ]
 
 
-def alike(agreement: float) -> Comparison:
+def alike(agreement: float, origin: Origin = Origin.SAMPLED) -> Comparison:
     """Of a text at whose sampled positions two members agree so often."""
-    return Comparison(agreement, agreement, agreement, 8.0)
+    return Comparison(agreement, agreement, agreement, 8.0, origin)
 
 
 def law_readings(request: int) -> list[LawReading]:
@@ -107,7 +107,7 @@ def law_readings(request: int) -> list[LawReading]:
     for name, shift in (("small", 0.1), ("target", 0.0)):
         laws = np.exp(logits + shift * np.arange(100) % 1.0)
         rows = SparseRows.of(laws / laws.sum(axis=1, keepdims=True))
-        found.append(LawReading(request, name, "", rows))
+        found.append(LawReading(request, name, GREEDY, rows))
     return found
 
 

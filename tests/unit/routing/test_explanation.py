@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from specrouter_dist.routing import explanation
+from specrouter_dist.routing.comparisons import Origin
 from specrouter_dist.routing.explanation import explain, median_error
 from specrouter_dist.routing.journal import Outcome
 from specrouter_dist.routing.observations import (
@@ -107,9 +108,13 @@ def test_what_similarity_says_stands_beside_it(router: Router) -> None:
     assert found["score"] == found["agreement"] == found["least"] == found["most"]
     assert (found["num_positions"], found["age_s"]) == (8.0, 60.0)
     warm = pair(content, "small", "target", WARM)["similar"]
-    assert 0.0 < warm["least"] < warm["agreement"] < warm["most"] < 1.0
+    assert 0.0 < warm["least"] <= warm["agreement"] < warm["most"] < 1.0
+    assert found["origin"] == warm["origin"] == "greedy texts"
     assert pair(content, "medium", "target", WARM)["similar"] is None
-    assert content["place_of_agreement"] == router.agreement.place
+    assert content["places_of_agreement"] == {
+        "greedy texts": router.agreement.places[Origin.GREEDY],
+        "sampled texts": 0.75,
+    }
 
 
 def test_without_both_sources_there_is_no_bias(router: Router) -> None:

@@ -61,7 +61,7 @@ def test_laws_of_greedy_texts_plan_requests_that_were_never_sampled() -> None:
         next(way for way in each.candidates(SAMPLED) if way.chain == chain)
         for each in (router, ignorant)
     )
-    assert ours.predicted_us < 0.6 * theirs.predicted_us
+    assert ours.predicted_us < 0.7 * theirs.predicted_us
     assert ours.num_draft_tokens > theirs.num_draft_tokens
     decided = router.decide(2.0)
     assert decided is not None and decided.plan(Traffic("hot")).chain[-2:] == chain

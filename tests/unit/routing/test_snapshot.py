@@ -51,7 +51,7 @@ class TestRoundTrip:
         assert [len(part) for part in after.latency.state()] == [3, 3, 1, 1]
         assert after.agreement.known() == before.agreement.known()
         assert after.agreement.scores.state(0.0) == before.agreement.scores.state(0.0) != ()
-        assert after.agreement.place == before.agreement.place
+        assert after.agreement.places == before.agreement.places
         hot = PairKey("small", "target", Traffic("hot"))
         assert after.agreement.expected(hot) == before.agreement.expected(hot) is not None
         for key in before.agreement.known():
@@ -157,7 +157,8 @@ BAD = {
         "scores.0: .*bounded so",
     ),
     "no positions": (put("scores", 0, 6, value=0.0), "scores.0.6: .*got 0"),
-    "a score of the future": (put("scores", 0, 7, value=-1.0), "scores.0.7: .*got -1.0"),
+    "a score of the future": (put("scores", 0, 8, value=-1.0), "scores.0.8: .*got -1.0"),
+    "texts of no kind": (put("scores", 0, 7, value="none"), "scores.0.7: .*'sampled texts'"),
     "a time of zero": (
         put(*FORWARDS, 0, 1, 0, 2, 0, 1, value=0.0),
         "latency.0.0.1.0.2.0.1: .*got 0",
