@@ -7,9 +7,12 @@ with little evidence leaves the one below standing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
 
 from specrouter_dist.routing.comparisons import Comparison, Origin
 from specrouter_dist.routing.evidence import Evidence, Grounds, Source
@@ -41,13 +44,15 @@ class Curve:
     """``tokens[n]``: tokens that a round of n proposals yields, the recovered or bonus token
     included: the sum of the survival s_0..s_n (Leviathan et al. with measured s_k instead of
     alpha^k), weighted by how often there is something to propose."""
+    token_array: npt.NDArray[np.float64] = field(compare=False, repr=False)
+    """The same as an array, made once."""
 
     @classmethod
     def make(cls, conditional: Sequence[float], mean: float, empty: float) -> "Curve":
         """With the sums that follow."""
         survivals = accumulate(conditional, lambda before, a: before * a, initial=1.0)
         tokens = tuple(empty + (1 - empty) * total for total in accumulate(survivals))
-        return cls(tuple(conditional), mean, empty, tokens)
+        return cls(tuple(conditional), mean, empty, tokens, np.array(tokens))
 
     @classmethod
     def geometric(cls, agreement: float) -> "Curve":

@@ -175,4 +175,4 @@ class Costs:
 
 def _by_length(curve: Curve) -> Floats:
     """Tokens that rounds yield, shape [MAX_DRAFT_TOKENS]."""
-    return np.array(curve.tokens[1 : MAX_DRAFT_TOKENS + 1])
+    return curve.token_array[1 : MAX_DRAFT_TOKENS + 1]

@@ -24,8 +24,10 @@ from specrouter_dist.routing.agreement import Curve
 from specrouter_dist.routing.async_cost import AsyncCost
 from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.replay import OWN_TEXT_MATCHES
+from specrouter_dist.routing.state import MAX_POSITIONS
 
 _DRAFTING_AHEAD = AsyncCost.load(len(LENGTHS))
+_COUNTS = np.arange(MAX_POSITIONS + 1)
 _TYPICAL = 3
 """Index of the length at which the times of a block and of a verify are compared."""
 
@@ -148,7 +150,7 @@ def _saved(curve: Curve, blocks: Blocks, forwards_us: Floats, hop_us: float) -> 
 
 def _at(curve: Curve, num_proposals: Floats) -> Floats:
     """Tokens of a round, linear between whole numbers of proposals."""
-    return np.asarray(np.interp(num_proposals, np.arange(len(curve.tokens)), curve.tokens))
+    return np.asarray(np.interp(num_proposals, _COUNTS, curve.token_array))
 
 
 def _yields(curve: Curve, num_proposals: float) -> list[float]:
