@@ -9,7 +9,6 @@ a row that end on a chain without the member; taken again likewise, from the rec
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -23,8 +22,8 @@ from itertools import cycle
 import ray
 
 from benchmarks.arms import comparison_arguments
-from benchmarks.environment import environment
 from benchmarks.prompts import read_prompts
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
@@ -113,7 +112,7 @@ def main() -> None:
     parser = comparison_arguments(__doc__)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=32)
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     with open_backend(pool, report, BackendName.RAY) as backend:
@@ -122,9 +121,7 @@ def main() -> None:
         key: statistics.median(float(row[key] or _PATIENCE_S) for row in rows)  # type: ignore[arg-type]
         for key in ("left_after_s", "used_again_after_s")
     }
-    head = {"benchmark": "adapts", "arguments": vars(arguments), **environment()}
-    indent = None if arguments.json else 2
-    print(json.dumps({**head, "medians": medians, "rows": rows}, indent=indent, default=str))
+    print_report("adapts", arguments, {"medians": medians, "rows": rows})
 
 
 if __name__ == "__main__":

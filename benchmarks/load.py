@@ -8,7 +8,6 @@ run before and not counted, in which the router learns the load.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,9 +15,9 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from benchmarks.arms import comparison_arguments, run_arm
-from benchmarks.environment import environment
 from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import read_prompts
+from benchmarks.report import add_json_argument, print_report
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     pool = without_prefix_cache(pool)
@@ -94,8 +93,7 @@ def main() -> None:
             rows.append(measure(backend, target, prompts, concurrency, arguments))
             if not arguments.json:
                 print(rows[-1], flush=True)
-    head = {"benchmark": "load", "arguments": vars(arguments), **environment()}
-    print(json.dumps({**head, "rows": rows}, default=str))
+    print_report("load", arguments, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Exit code 1 if any output differs. ``--no-exact`` shows what exact mode is for.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,9 +15,9 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.arms import run_arm
-from benchmarks.environment import environment
 from benchmarks.pools import with_exact
 from benchmarks.prompts import DATA, read_prompts
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
@@ -99,7 +98,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--no-exact", action="store_true", help="exact mode off")
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=Dtype(arguments.dtype))
     pool = with_exact(pool, exact=not arguments.no_exact)
@@ -107,9 +106,8 @@ def main() -> None:
         rows = check(pool, backend, arguments)
     num_differing = sum(int(str(row["num_differing"])) for row in rows)
     num_outputs = sum(int(str(row["num_outputs"])) for row in rows)
-    head = {"benchmark": "lossless", "arguments": vars(arguments), **environment()}
-    total = {"num_outputs": num_outputs, "num_differing": num_differing}
-    print(json.dumps({**head, **total, "rows": rows}, default=str))
+    totals = {"num_outputs": num_outputs, "num_differing": num_differing}
+    print_report("lossless", arguments, {**totals, "rows": rows})
     sys.exit(1 if num_differing else 0)
 
 

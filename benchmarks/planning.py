@@ -8,13 +8,12 @@ programme over the last stage and the full cost of the chains that it proposes.
 """
 
 import argparse
-import json
 import random
 import statistics
 import time
 from itertools import combinations
 
-from benchmarks.environment import environment
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.routing.observations import (
     ForwardKey,
     ForwardTimes,
@@ -77,11 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--members", default="8,64,512", help="by comma")
     parser.add_argument("--repeats", type=int, default=21)
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     rows = [measure(int(count), arguments.repeats) for count in arguments.members.split(",")]
-    head = {"benchmark": "planning", "arguments": vars(arguments), **environment()}
-    print(json.dumps({**head, "rows": rows}, indent=None if arguments.json else 2))
+    print_report("planning", arguments, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ beside its share of accepted proposals.
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -22,9 +21,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.arms import comparison_arguments, run_arm
-from benchmarks.environment import environment
 from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import read_prompts
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
@@ -144,7 +143,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--plot", type=Path, help="a file to draw into")
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     with open_backend(
@@ -153,10 +152,7 @@ def main() -> None:
         notes, pairs = collect(backend, arguments), agreements(backend)
     if arguments.plot is not None:
         draw(notes, pairs, arguments.plot)
-    head = {"benchmark": "prediction", "arguments": vars(arguments), **environment()}
-    indent = None if arguments.json else 2
-    result = {**head, "median_error": summarise(notes), "agreement": pairs}
-    print(json.dumps(result, indent=indent, default=str, ensure_ascii=False))
+    print_report("prediction", arguments, {"median_error": summarise(notes), "agreement": pairs})
 
 
 if __name__ == "__main__":

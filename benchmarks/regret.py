@@ -11,7 +11,6 @@ The last row is the mixture of all tasks, against the best single arm of them al
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,9 +19,9 @@ from itertools import product
 from tqdm import tqdm
 
 from benchmarks.arms import comparison_arguments
-from benchmarks.environment import environment
 from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import read_prompts
+from benchmarks.report import add_json_argument, print_report
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -165,16 +164,14 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=7)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     with open_backend(
         without_prefix_cache(pool), report, BackendName(arguments.backend)
     ) as backend:
         rows = run(backend, arguments)
-    head = {"benchmark": "regret", "arguments": vars(arguments), **environment()}
-    indent = None if arguments.json else 2
-    print(json.dumps({**head, "rows": rows}, indent=indent, default=str))
+    print_report("regret", arguments, {"rows": rows})
 
 
 if __name__ == "__main__":

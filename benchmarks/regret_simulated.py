@@ -7,12 +7,11 @@ of an exhaustive search, when the planner's tables hold the true times and agree
 """
 
 import argparse
-import json
 import statistics
 
 from tqdm import tqdm
 
-from benchmarks.environment import environment
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.config import Plan
 from specrouter_dist.simulation.search import Regret, find_regret, random_profile
 
@@ -45,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pools", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the first pool")
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     seeds = range(arguments.seed, arguments.seed + arguments.pools)
     rows = [row(seed, find_regret(random_profile(seed))) for seed in tqdm(seeds, unit="pool")]
@@ -57,8 +56,7 @@ def main() -> None:
         "max": max(regrets),
     }
     if arguments.json:
-        head = {"benchmark": "regret_simulated", "arguments": vars(arguments), **environment()}
-        print(json.dumps({**head, "regret": summary, "pools": rows}))
+        print_report("regret_simulated", arguments, {"regret": summary, "pools": rows})
         return
     for line in sorted(rows, key=lambda r: -float(str(r["regret"]))):
         print(f"{line['regret']:7.2%}  {line['chosen']}  |  best {line['best']}  |  {line}")

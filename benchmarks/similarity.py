@@ -9,7 +9,6 @@ of time: a matter of the models alone.
 """
 
 import argparse
-import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.environment import environment
 from benchmarks.prompts import DATA, read_prompts
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.factory import load_engine
@@ -143,7 +142,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=10)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--plot", type=Path, help="a file to draw into")
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     directories, exact = pool.directories, pool.config.exact
@@ -160,16 +159,7 @@ def main() -> None:
     errors = [abs(row["expected"] - row["measured"]) for row in rows]
     if arguments.plot is not None:
         draw(rows, arguments.plot)
-    head = {"benchmark": "similarity", "arguments": vars(arguments), **environment()}
-    indent = None if arguments.json else 2
-    print(
-        json.dumps(
-            {**head, "mean_error": mean(errors), "pairs": rows},
-            indent=indent,
-            default=str,
-            ensure_ascii=False,
-        )
-    )
+    print_report("similarity", arguments, {"mean_error": mean(errors), "pairs": rows})
 
 
 if __name__ == "__main__":

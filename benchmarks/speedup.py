@@ -8,7 +8,6 @@ order, without a prefix cache, which would serve the second arm what the first h
 ``--no-exact`` turns exact mode off.
 """
 
-import json
 import statistics
 from collections import defaultdict
 from dataclasses import asdict
@@ -16,9 +15,9 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from benchmarks.arms import comparison_arguments
-from benchmarks.environment import environment
 from benchmarks.pools import with_exact, without_prefix_cache
 from benchmarks.prompts import Prompt, read_prompts
+from benchmarks.report import add_json_argument, print_report
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--chain", default="auto", help="members by comma; auto: the router's")
     parser.add_argument("--ignore-eos", action="store_true", help="go on behind the text's end")
     parser.add_argument("--no-exact", action="store_true", help="exact mode off")
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     pool = with_exact(without_prefix_cache(pool), exact=not arguments.no_exact)
@@ -111,10 +110,7 @@ def main() -> None:
                 ignore_eos=arguments.ignore_eos,
             )
             results[f"T={temperature}"] = summarise(pairs)
-    head = {"benchmark": "speedup", "arguments": vars(arguments), **environment()}
-    print(
-        json.dumps({**head, "results": results}, indent=None if arguments.json else 2, default=str)
-    )
+    print_report("speedup", arguments, {"results": results})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ without exact mode, which shows what that costs.
 """
 
 import argparse
-import json
 import statistics
 import time
 from array import array
@@ -18,7 +17,7 @@ from itertools import product
 import torch
 from tqdm import trange
 
-from benchmarks.environment import environment
+from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import ModelMember, SamplingParams
 from specrouter_dist.engine.factory import load_engine
@@ -64,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--json", action="store_true")
+    add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
     torch.set_num_threads(1)
@@ -89,8 +88,7 @@ def main() -> None:
         }
         for (name, num_rows, order), us in sorted(medians.items())
     ]
-    head = {"benchmark": "steps", "arguments": vars(arguments), **environment()}
-    print(json.dumps({**head, "rows": rows}, indent=None if arguments.json else 2))
+    print_report("steps", arguments, {"rows": rows})
 
 
 if __name__ == "__main__":

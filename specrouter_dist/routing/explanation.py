@@ -21,7 +21,7 @@ from specrouter_dist.routing.traffic import Traffic
 
 LENGTHS = (1, 2, 4, 8, 16)
 """Draft lengths at which expected tokens per round are listed."""
-_NUM_ROWS = (1, 2, 5, 9, 17)
+_NUM_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17)
 """Rows at which the time of a forward is listed."""
 _MOST_PAIRS = 256
 _MOST_PACES = 128
@@ -32,7 +32,7 @@ _MOST_OUTCOMES = 200
 
 def explain(router: Router, now_s: float) -> dict[str, Any]:
     """Everything about ``router`` at ``now_s`` of its clock."""
-    journal = router.journal
+    journal, latency = router.journal, router.latency.state()
     return {
         "number": router.number,
         "num_refused": router.num_refused,
@@ -41,7 +41,11 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
         "members": [_member(router, member) for member in router.members],
         "hops": [
             {"draft": hop.draft, "verifier": hop.verifier, "us": hop.level.value}
-            for hop in islice(router.latency.state().hops, _MOST_HOPS)
+            for hop in islice(latency.hops, _MOST_HOPS)
+        ],
+        "slowdowns": [
+            {"beside": each.beside, "member": each.member, "ratio": each.ratio.value}
+            for each in islice(latency.slowdowns, _MOST_HOPS)
         ],
         "pairs": _pairs(router, now_s),
         "places_of_agreement": {of.value: at for of, at in router.agreement.places.items()},

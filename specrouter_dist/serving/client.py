@@ -23,6 +23,7 @@ from specrouter_dist.serving.results import (
     GenerateResult,
     GenerationMetrics,
     LevelMetrics,
+    PlanUse,
     SpeculationMetrics,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
@@ -133,6 +134,8 @@ class Generation:
                     acceptance_histogram=histogram,
                 ),
                 levels=levels,
+                num_rounds=stats["num_rounds"],
+                plans=tuple(PlanUse(*plan) for plan in stats["plans"]),
             ),
             logprobs=tuple(self._logprobs),
         )

@@ -95,6 +95,25 @@ class LevelMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanUse:
+    """The request went on with another plan."""
+
+    after_rounds: int
+    """Of the target."""
+    chain: tuple[str, ...]
+    num_draft_tokens: tuple[int, ...]
+    """Per edge, the drafter's first."""
+    drafts_ahead: tuple[bool, ...]
+    """Per edge: the next block is drafted during the verify."""
+    match_tokens: int
+    """The target continues its own text where so many tokens match; 0: never."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationMetrics:
     """One output's times and acceptance."""
 
@@ -107,6 +126,10 @@ class GenerationMetrics:
     speculation: SpeculationMetrics = SpeculationMetrics()
     levels: tuple[LevelMetrics, ...] = ()
     """Edges in chain order, the drafter's first."""
+    num_rounds: int = 0
+    """Forwards of the target that wrote, those without proposals too."""
+    plans: tuple[PlanUse, ...] = ()
+    """Those it went with, the newest last; of many only the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +171,7 @@ class GenerateResult:
                 "device_ms_per_token": metrics.device_ms_per_token,
                 "speculative_decoding": metrics.speculation.to_json(),
                 "levels": [level.to_json() for level in metrics.levels],
+                "num_rounds": metrics.num_rounds,
+                "plans": [plan.to_json() for plan in metrics.plans],
             },
         }

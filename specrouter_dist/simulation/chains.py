@@ -3,19 +3,20 @@
 As in a worker, each session only knows its upstream, attaches it and hands it the rest of the
 chain; a plan that leaves it its upstream is only told along the chain. What differs: a replica of
 each member has to be chosen (the least loaded, or the one that still holds the request), and memory
-has no end.
+has no end. A lookup proposes on the device of its downstream, as in a worker.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from specrouter_dist.config import EdgeKnobs, Plan
+from specrouter_dist.config import EdgeKnobs, LookupMember, Plan
 from specrouter_dist.simulation.clock import Action, Clock
 from specrouter_dist.simulation.devices import MAX_DRAFTS, Replica
 from specrouter_dist.simulation.profile import Profile
 from specrouter_dist.simulation.session import Request, Session
 from specrouter_dist.speculation.ending import StopIds
+from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId, Message, TokenArray, Truth
 from specrouter_dist.speculation.stage import Stage
 
@@ -78,7 +79,7 @@ class Chains:
         """The upstream stays; the chain above it and all knobs are those of ``plan`` now."""
         assert session.up is not None and session.up_edge is not None
         session.num_attached = len(session.wanted)
-        session.stage.retune_upstream(session.edges[-1])
+        session.model_stage.retune_upstream(session.edges[-1])
         session.waits_since_us = None
         up = session.up.replica if isinstance(session.up, Session) else session.up
         self._send(session.replica, up, partial(self._on_replan, session, session.up_edge, plan))
@@ -101,24 +102,26 @@ class Chains:
     def _attach_upstream(self, session: Session) -> None:
         """Attaches the nearest wanted member of which a replica is alive."""
         for count in range(len(session.wanted), 0, -1):
-            replica = self._choose(session.request, session.wanted[count - 1])
+            replica = self._choose(session, session.wanted[count - 1])
             if replica is not None:
                 self._attach(session, count, replica)
                 return
 
-    def _choose(self, request: Request, name: str) -> Replica | None:
+    def _choose(self, downstream: Session, name: str) -> Replica | None:
         """The replica that holds the request already, or the one with the least to do."""
-        for session in request.sessions:
+        possible = [replica for replica in self._replicas[name] if replica.alive]
+        if possible and isinstance(possible[0].member, LookupMember):
+            return next(r for r in possible if r.device is downstream.replica.device)
+        for session in downstream.request.sessions:
             if session.replica.name == name and not session.closed:
                 return session.replica
-        alive = (replica for replica in self._replicas[name] if replica.alive)
-        return min(alive, key=lambda replica: replica.num_attached, default=None)
+        return min(possible, key=lambda replica: replica.num_attached, default=None)
 
     def _attach(self, session: Session, count: int, replica: Replica) -> None:
         self._num_edges += 1
         edge = EdgeId(session.request.id, self._num_edges, 0)
         knobs = session.edges[count - 1]
-        truth = session.stage.attach_upstream(edge, knobs)
+        truth = session.model_stage.attach_upstream(edge, knobs)
         session.up, session.up_edge, session.num_attached = replica, edge, count
         session.forget_waiting()
         replica.num_attached += 1
@@ -146,7 +149,7 @@ class Chains:
             replica.num_attached -= 1
         session.up, session.up_edge, session.num_attached = None, None, 0
         session.forget_waiting()
-        session.stage.detach_upstream()
+        session.model_stage.detach_upstream()
 
     # -- as upstream ---------------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ class Chains:
             session = None
         session = session or self._open(replica, request, attach.truth.tokens)
         session.stage.attach_downstream(attach.truth, request.end)
-        session.stage.block_tokens = attach.block_tokens
+        session.send_blocks_of(attach.block_tokens)
         session.down, downstream.up = downstream, session
         session.plan_number = -1
         plan = Plan(number=attach.plan_number, chain=attach.chain, edges=attach.edges)
@@ -178,7 +181,7 @@ class Chains:
         if session.closed or plan.number < session.plan_number:
             return
         knobs = plan.edges[plan.chain.index(session.replica.name)]
-        session.stage.block_tokens = knobs.patience or None
+        session.send_blocks_of(knobs.patience or None)
         self.want(session, plan)
         session.replica.device.touch(session)
 
@@ -202,15 +205,7 @@ class Chains:
         return self._open(replica, request, request.tokens)
 
     def _open(self, replica: Replica, request: Request, tokens: TokenArray) -> Session:
-        """Only drafters draw several tokens in one step."""
-        stage = Stage(
-            tokens,
-            prompt_tokens=len(request.prompt),
-            end=request.end,
-            ending=_NEVER_STOPS,
-            max_drafts=1 if replica.is_target else MAX_DRAFTS,
-        )
-        session = Session(request, replica, stage)
+        session = Session(request, replica, _stage(replica, request, tokens))
         request.sessions.append(session)
         replica.sessions[request.id] = session
         return session
@@ -264,6 +259,25 @@ class Chains:
         self._clock.after(self._one_way_us[sender.name, receiver.name], action)
 
 
+def _stage(replica: Replica, request: Request, tokens: TokenArray) -> Stage | LookupStage:
+    """Only drafters draw several tokens in one step."""
+    if isinstance(replica.member, LookupMember):
+        return LookupStage(
+            tokens,
+            prompt_tokens=len(request.prompt),
+            end=request.end,
+            min_match_tokens=replica.member.min_match_tokens,
+            max_match_tokens=replica.member.max_match_tokens,
+        )
+    return Stage(
+        tokens,
+        prompt_tokens=len(request.prompt),
+        end=request.end,
+        ending=_NEVER_STOPS,
+        max_drafts=1 if replica.is_target else MAX_DRAFTS,
+    )
+
+
 def _deliver(to: Session, message: Message) -> None:
     """Stages drop what is not for their present edge."""
     if to.closed:
@@ -271,5 +285,5 @@ def _deliver(to: Session, message: Message) -> None:
     if isinstance(message, Truth):
         to.stage.on_truth(message)
     else:
-        to.stage.on_proposals(message)
+        to.model_stage.on_proposals(message)
     to.replica.device.touch(to)

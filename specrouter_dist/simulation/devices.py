@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
+from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.clock import Clock
@@ -34,17 +35,31 @@ class Audience(Protocol):
 
 
 class Replica:
-    """One copy of a member, on one device."""
+    """One copy of a member, on one device.
 
-    def __init__(self, member: MemberProfile, index: int, number: int, device: "Device") -> None:
+    Args:
+        member: a model; or a proposer from the text, whose forwards do not exist.
+        index: of the model in the profile.
+        number: of the copy.
+    """
+
+    def __init__(
+        self,
+        member: MemberProfile | LookupMember,
+        index: int,
+        number: int,
+        device: "Device",
+    ) -> None:
         self.member = member
         self.name = member.name
         self.is_target = member.role == "target"
         self.index = index
-        """Of the member in the profile."""
         self.number = number
         self.device = device
         self.alive = True
+        self.num_steps = 0
+        self.busy_us = 0.0
+        """Time spent in its forwards."""
         self.num_attached = 0
         """Requests that it works for now: its load."""
         self.sessions: dict[int, Session] = {}
@@ -52,6 +67,16 @@ class Replica:
         self.ready: dict[Session, None] = {}
         """Sessions that something has happened to since they last had nothing to do."""
         device.add(self)
+
+    def elapsed_us(self, steps: Sequence[Step]) -> float:
+        """Of one ragged forward, then one for each further draft of those sessions that want it."""
+        member = self.member
+        assert isinstance(member, MemberProfile)
+        elapsed_us = member.step.us(sum(len(step.tokens) for step in steps), len(steps))
+        most = max(step.num_drafts for step in steps)
+        for k in range(most):
+            elapsed_us += member.draft_us(sum(step.num_drafts > k for step in steps))
+        return elapsed_us
 
 
 class Device:
@@ -96,7 +121,7 @@ class Device:
         for replica in self._replicas:
             batch = self._take_steps(replica)
             if batch:
-                elapsed_us = _elapsed_us(replica.member, [step for _, step, _ in batch])
+                elapsed_us = replica.elapsed_us([step for _, step, _ in batch])
                 self._working = True
                 self._clock.after(elapsed_us, partial(self._finish, replica, batch, elapsed_us))
                 return
@@ -133,12 +158,14 @@ class Device:
             self._clock.after(left_us, partial(self._look_at_deadline, session))
             return
         session.deadline_us = None
-        session.stage.on_deadline()
+        session.model_stage.on_deadline()
         self.touch(session)
 
     def _finish(self, replica: Replica, batch: Batch, elapsed_us: float) -> None:
         self._working = False
         self.busy_us += elapsed_us
+        replica.busy_us += elapsed_us
+        replica.num_steps += 1
         key = self._key(replica.name, batch)
         if key is not None:
             self.observations.add_forward(key, elapsed_us)
@@ -150,7 +177,7 @@ class Device:
         self._take_turn_later()
 
     def _end_step(self, session: Session, step: Step, picks: TokenArray) -> None:
-        stage = session.stage
+        stage = session.model_stage
         counts = stage.own_counts if step.from_own_text else stage.counts
         accepted = counts.accepted
         new = stage.on_step_done(picks)
@@ -182,15 +209,6 @@ class Device:
         session = batch[0][0]
         beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
         return ForwardKey(name, num_rows, len(batch), num_drafts.pop(), beside)
-
-
-def _elapsed_us(member: MemberProfile, steps: Sequence[Step]) -> float:
-    """One ragged forward, then one for each further draft of those sessions that want it."""
-    elapsed_us = member.step.us(sum(len(step.tokens) for step in steps), len(steps))
-    most = max(step.num_drafts for step in steps)
-    for k in range(most):
-        elapsed_us += member.draft_us(sum(step.num_drafts > k for step in steps))
-    return elapsed_us
 
 
 def _picks(session: Session, step: Step) -> TokenArray:

@@ -18,8 +18,9 @@ from specrouter_dist.routing.observations import (
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.devices import MAX_DRAFTS
-from specrouter_dist.simulation.oracle import Oracle, Text
+from specrouter_dist.simulation.oracle import Oracle
 from specrouter_dist.simulation.profile import MemberProfile, Profile
+from specrouter_dist.simulation.texts import Text
 from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
 
 CALIBRATION_TOKENS = 256

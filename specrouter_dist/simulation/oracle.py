@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from specrouter_dist.simulation.joint_law import fit, groupings
 from specrouter_dist.simulation.profile import Profile
+from specrouter_dist.simulation.texts import Text
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.tokens import extend_hash
 
@@ -75,6 +76,8 @@ class Oracle:
         self.index = {name: i for i, name in enumerate(names)}
         self._seed = mix(profile.seed ^ _GOLDEN)
         self._span_tokens = profile.span_tokens
+        # Tokens that differ: a text that repeats itself would be continued from itself.
+        self._prompt = array(TOKEN_TYPECODE, range(profile.workload.prompt_tokens))
         self._bursty = any(a.burstiness for a in profile.agreements)
         kinds = {" in hard text": -1, " in easy text": 1} if self._bursty else {"": 0}
         self._laws = [
@@ -82,11 +85,15 @@ class Oracle:
             for where, sign in kinds.items()
         ]
 
-    def text(self, session: int, num_tokens: int) -> "Text":
+    def prompt(self, session: int) -> TokenArray:
+        """The same for all: what follows it differs."""
+        return self._prompt
+
+    def text(self, session: int, num_tokens: int) -> Text:
         """What the members would write in that session, up to position ``num_tokens``."""
         key = mix(self._seed + session * _GOLDEN & _MASK64)
         stretches = self._stretches(key, num_tokens) if self._bursty else b""
-        return Text(key, self._laws, stretches)
+        return DrawnText(key, self._laws, stretches)
 
     def _stretches(self, key: int, num_tokens: int) -> bytes:
         """Per position: 1 easy, 0 hard."""
@@ -105,7 +112,7 @@ def _shifted(profile: Profile, index: dict[str, int], sign: int) -> dict[tuple[i
     }
 
 
-class Text:
+class DrawnText:
     """What the members would write in one session."""
 
     __slots__ = ("_key", "_laws", "_stretches")
@@ -123,18 +130,7 @@ class Text:
         proposals: Sequence[int] = (),
         num_drafts: int = 0,
     ) -> TokenArray:
-        """The member's token at ``position``, after each proposal, and then after its own.
-
-        Args:
-            member: index in the profile.
-            position: of the first pick.
-            prefix_hash: of the tokens before it.
-            proposals: tokens from ``position`` on.
-            num_drafts: tokens to draw behind the last pick.
-
-        Returns:
-            ``len(proposals) + 1 + num_drafts`` tokens.
-        """
+        """See :class:`Text`."""
         key, laws, stretches = self._key, self._laws, self._stretches
         thresholds, groups = laws[0].thresholds, laws[0].groups[member]
         num_proposals = len(proposals)

@@ -4,7 +4,6 @@ The plan follows the router's table as in a worker: the ladder of the replica's 
 the rung that suits what the request has accepted so far.
 """
 
-from array import array
 from collections import deque
 from collections.abc import Sequence
 from math import inf
@@ -20,11 +19,11 @@ from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.chains import Chains
 from specrouter_dist.simulation.clock import Clock
 from specrouter_dist.simulation.devices import Replica
-from specrouter_dist.simulation.oracle import Oracle
 from specrouter_dist.simulation.profile import Profile
 from specrouter_dist.simulation.results import Recorder
 from specrouter_dist.simulation.session import Request, Session
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.simulation.texts import Texts
+from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.tokens import TokenBuffer
 
 _SHARED_EVERY_US = 0.25e6
@@ -44,7 +43,7 @@ class Requests:
     def __init__(
         self,
         profile: Profile,
-        oracle: Oracle,
+        texts: Texts,
         clock: Clock,
         chains: Chains,
         targets: Sequence[Replica],
@@ -54,7 +53,7 @@ class Requests:
     ) -> None:
         self.num_ended = 0
         self._profile = profile
-        self._oracle = oracle
+        self._texts = texts
         self._clock = clock
         self._chains = chains
         self._targets = targets
@@ -69,9 +68,6 @@ class Requests:
         """By target replica: index of ``LOADS``."""
         self._num_arrived = 0
         self._waiting: deque[Request] = deque()
-        # Tokens that differ: a text that repeats itself would be continued from itself.
-        self._prompt = array(TOKEN_TYPECODE, range(profile.workload.prompt_tokens))
-        self._prompt_hash = TokenBuffer(self._prompt).hash_at(len(self._prompt))
 
     @property
     def all_ended(self) -> bool:
@@ -100,7 +96,7 @@ class Requests:
 
     def on_grown(self, session: Session, new: TokenArray) -> None:
         """The target's stream grew."""
-        request, stage = session.request, session.stage
+        request, stage = session.request, session.model_stage
         if not new:
             return
         request.tokens.extend(new)
@@ -143,14 +139,15 @@ class Requests:
     def _arrive(self) -> None:
         self._num_arrived += 1
         workload = self._profile.workload
-        end = workload.prompt_tokens + workload.output_tokens
+        prompt = self._texts.prompt(self._num_arrived)
+        end = len(prompt) + workload.output_tokens
         request = Request(
             id=self._num_arrived,
-            prompt=self._prompt,
+            prompt=prompt,
             end=end,
-            text=self._oracle.text(self._num_arrived, end + _SLACK_TOKENS),
+            text=self._texts.text(self._num_arrived, end + _SLACK_TOKENS),
             arrived_us=self._clock.now_us,
-            tokens=self._prompt[:],
+            tokens=prompt[:],
             climb=self._new_climb(),
         )
         self._waiting.append(request)
@@ -177,7 +174,7 @@ class Requests:
         target = len(self._profile.members) - 1
         start = len(request.prompt)
         num_drafts = request.end - start - 1
-        alone = request.text.picks(target, start, self._prompt_hash, (), num_drafts)
+        alone = request.text.picks(target, start, _hash(request.prompt), (), num_drafts)
         assert request.tokens[start:] == alone, f"request {request.id} differs from the target's"
 
     # -- plans ---------------------------------------------------------------------------------
@@ -207,7 +204,11 @@ class Requests:
         self._share_at_us = self._clock.now_us + _SHARED_EVERY_US
         start, output = len(request.prompt), request.tokens[len(request.prompt) :]
         for index, member in reversed(list(enumerate(self._profile.members))):
-            picks = request.text.picks(index, start, self._prompt_hash, output[:-1])
+            picks = request.text.picks(index, start, _hash(request.prompt), output[:-1])
             self._observations.readings.append(
                 Reading(request.id, member.name, GREEDY, picks, request.prompt)
             )
+
+
+def _hash(prompt: TokenArray) -> int:
+    return TokenBuffer(prompt).hash_at(len(prompt))

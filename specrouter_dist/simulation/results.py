@@ -35,6 +35,15 @@ class PlanChange:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberWork:
+    """What a member did, over all its replicas."""
+
+    num_steps: int
+    busy_s: float
+    """In forwards."""
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """Of one run. Times are of the virtual clock."""
 
@@ -54,6 +63,8 @@ class Results:
     """Time in forwards, over all members."""
     utilisation: dict[str, float]
     """By device: share of the time that it was busy, the mean over its copies."""
+    work: dict[str, MemberWork]
+    """By member."""
     chain_shares: tuple[ChainShares, ...]
     plan_changes: tuple[PlanChange, ...]
     num_replans: int
@@ -95,7 +106,9 @@ class Recorder:
         lengths = tuple(edge.patience for edge in plan.edges)
         self.plan_changes.append(PlanChange(now_us / 1e6, " -> ".join(plan.chain), lengths))
 
-    def results(self, duration_us: float, utilisation: dict[str, float]) -> Results:
+    def results(
+        self, duration_us: float, utilisation: dict[str, float], work: dict[str, MemberWork]
+    ) -> Results:
         """The report on all of it."""
         token_ms, first_ms = np.asarray(self.token_ms), np.asarray(self.first_token_ms)
         return Results(
@@ -111,6 +124,7 @@ class Recorder:
             mean_acceptance_length=self.num_tokens / self.num_rounds,
             device_ms_per_token=self.device_us / 1e3 / self.num_tokens,
             utilisation=utilisation,
+            work=work,
             chain_shares=self._shares(duration_us),
             plan_changes=tuple(self.plan_changes),
             num_replans=self.num_replans,

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from specrouter_dist.config import EdgeKnobs
 from specrouter_dist.routing.climbing import Climb
-from specrouter_dist.simulation.oracle import Text
+from specrouter_dist.simulation.texts import Text
+from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId, TokenArray
 from specrouter_dist.speculation.stage import Stage
 
@@ -46,7 +47,7 @@ class Session:
 
     request: Request
     replica: "Replica"
-    stage: Stage
+    stage: Stage | LookupStage
 
     wanted: tuple[str, ...] = ()
     """Members above this one, drafter first."""
@@ -74,6 +75,12 @@ class Session:
     """The last round rejected a proposal, so what comes next was drafted after it."""
 
     @property
+    def model_stage(self) -> Stage:
+        """The stage of a member that has a model."""
+        assert isinstance(self.stage, Stage)
+        return self.stage
+
+    @property
     def upstream(self) -> str | None:
         """Name of the attached upstream member."""
         return self.wanted[self.num_attached - 1] if self.num_attached else None
@@ -83,6 +90,11 @@ class Session:
         """Whether the upstream may draft the next block while this one is verified."""
         knobs = self.edges[self.num_attached - 1] if self.num_attached else None
         return knobs is not None and knobs.drafts_ahead
+
+    def send_blocks_of(self, num_tokens: int | None) -> None:
+        """Downstream waits for so many; a lookup always answers with all it has."""
+        if isinstance(self.stage, Stage):
+            self.stage.block_tokens = num_tokens
 
     def forget_waiting(self) -> None:
         """The upstream is another one: what was awaited of the last one says nothing of it."""

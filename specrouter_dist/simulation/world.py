@@ -4,9 +4,10 @@ Nothing here reads a clock or draws from a global source: the same profile gives
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.router import Router
 from specrouter_dist.simulation.chains import Chains
@@ -16,8 +17,9 @@ from specrouter_dist.simulation.measuring import new_router, teach
 from specrouter_dist.simulation.oracle import Oracle
 from specrouter_dist.simulation.profile import Failure, Profile
 from specrouter_dist.simulation.requests import Requests
-from specrouter_dist.simulation.results import Recorder, Results
+from specrouter_dist.simulation.results import MemberWork, Recorder, Results
 from specrouter_dist.simulation.session import Session
+from specrouter_dist.simulation.texts import Texts
 from specrouter_dist.speculation.messages import TokenArray
 
 _DECIDE_EVERY_US = 5e5
@@ -29,30 +31,40 @@ class World:
 
     Args:
         profile: the pool and what is asked of it.
-        oracle: the members' picks, if they are known already.
+        texts: the members' picks, where they are not to be drawn from the profile's law.
+        lookups: members of the profile's plan that propose from the text, by name. Drawn texts do
+            not repeat themselves.
 
     Raises:
         ConfigError: the profile's agreements contradict each other.
     """
 
-    def __init__(self, profile: Profile, oracle: Oracle | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        texts: Texts | None = None,
+        lookups: Mapping[str, LookupMember] | None = None,
+    ) -> None:
         self._profile = profile
         self._clock = Clock()
         self._recorder = Recorder()
         self._observations = Observations()
         self._devices: dict[str, list[Device]] = defaultdict(list)
         self._replicas = {member.name: self._place(i) for i, member in enumerate(profile.members)}
-        oracle = oracle or Oracle(profile)
+        for lookup in (lookups or {}).values():
+            self._replicas[lookup.name] = self._place_everywhere(lookup)
+        texts = texts or Oracle(profile)
         self._router: Router | None = None
         if profile.plan is None:
+            assert isinstance(texts, Oracle), "given texts are for a stated plan"
             self._router = new_router(profile)
-            teach(self._router, profile, oracle)
+            teach(self._router, profile, texts)
             self._router.decide(now_s=0.0)
             self._recorder.on_table(0.0, self._router.table)
         self._chains = Chains(profile, self._replicas, self._clock)
         self._requests = Requests(
             profile,
-            oracle,
+            texts,
             self._clock,
             self._chains,
             self._replicas[profile.target.name],
@@ -74,7 +86,7 @@ class World:
             if self._requests.num_ended != num_ended:
                 num_ended = self._requests.num_ended
                 on_ended(num_ended)
-        return self._recorder.results(self._clock.now_us, self._utilisation())
+        return self._recorder.results(self._clock.now_us, self._utilisation(), self._work())
 
     def on_stepped(self, session: Session, new: TokenArray) -> None:
         """A session's step is done."""
@@ -93,6 +105,11 @@ class World:
         while len(copies) < member.replicas:
             copies.append(Device(name, self._clock, self, self._observations))
         return [Replica(member, index, i, copies[i]) for i in range(member.replicas)]
+
+    def _place_everywhere(self, lookup: LookupMember) -> list[Replica]:
+        """It has no device of its own."""
+        devices = [device for copies in self._devices.values() for device in copies]
+        return [Replica(lookup, 0, i, device) for i, device in enumerate(devices)]
 
     def _decide(self) -> None:
         """The router takes what was measured since it last did."""
@@ -127,6 +144,12 @@ class World:
             for replica in replicas:
                 for session in replica.sessions.values():
                     self._chains.make_whole(session)
+
+    def _work(self) -> dict[str, MemberWork]:
+        return {
+            name: MemberWork(sum(r.num_steps for r in copies), sum(r.busy_us for r in copies) / 1e6)
+            for name, copies in self._replicas.items()
+        }
 
     def _utilisation(self) -> dict[str, float]:
         duration_us = self._clock.now_us

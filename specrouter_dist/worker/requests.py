@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
@@ -22,6 +21,7 @@ from specrouter_dist.worker.member import ModelHost, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session
+from specrouter_dist.worker.stats import stats_of
 
 MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
@@ -134,7 +134,7 @@ class Requests:
                 tokens=new,
                 finish_reason=reason,
                 logprobs=logprobs,
-                stats=_stats(session) if reason else None,
+                stats=stats_of(session) if reason else None,
             ),
         )
         request.climb.on_round(stage.counts, len(new))
@@ -154,6 +154,7 @@ class Requests:
         progress = Progress(num_tokens, session.end - num_tokens)
         plan = request.climb.board(ladder, self._load, progress, self._observations())
         if plan is not before:
+            session.plans.note(plan, session.num_rounds)
             self._chains.want(session, plan)
 
     def _share(self, request: _Request, session: Session) -> None:
@@ -242,7 +243,7 @@ class Requests:
         start = len(stage.tokens) - session.prompt_tokens
         empty = stage.tokens.slice(0, 0)
         self._outbox.put(
-            request.peer, Output(session.id, start, empty, reason, (), _stats(session))
+            request.peer, Output(session.id, start, empty, reason, (), stats_of(session))
         )
         self._close(request, session)
 
@@ -256,28 +257,3 @@ class Requests:
     def _fail(self, request: _Request, error: SpecRouterError) -> None:
         message = Failed(request.submit.request, type(error).__name__, str(error))
         self._outbox.put(request.peer, message)
-
-
-def _stats(session: Session) -> dict[str, object]:
-    """The request's counters, as plain values."""
-    stage = session.model_stage
-    return {
-        "chain": (*session.wanted, session.member.name),
-        "attached": (*session.wanted[: session.num_attached], session.member.name),
-        "device_us": session.total_device_us(),
-        "histogram": tuple(
-            map(
-                sum,
-                zip_longest(
-                    stage.counts.accepted_histogram,
-                    stage.own_counts.accepted_histogram,
-                    fillvalue=0,
-                ),
-            )
-        ),
-        "num_rounds": stage.counts.rounds + stage.own_counts.rounds,
-        "levels": tuple(
-            (lv.draft, lv.verifier, lv.proposed, lv.accepted, lv.rounds, lv.truncations)
-            for lv in session.levels()
-        ),
-    }

@@ -10,6 +10,7 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId
 from specrouter_dist.speculation.stage import Stage
+from specrouter_dist.worker.stats import Plans
 
 if TYPE_CHECKING:
     from specrouter_dist.worker.member import Member
@@ -42,6 +43,8 @@ class Session:
     edges: tuple[EdgeKnobs, ...] = ()
     """``edges[i]`` is below ``wanted[i]``."""
     plan_number: int = 0
+    plans: Plans = field(default_factory=Plans)
+    """Of a request at its target."""
     threads: int = 1
 
     up_edge: EdgeId | None = None
@@ -92,6 +95,12 @@ class Session:
         """The stage, of a member that is a model."""
         assert isinstance(self.stage, Stage)
         return self.stage
+
+    @property
+    def num_rounds(self) -> int:
+        """Forwards of the model that wrote."""
+        stage = self.model_stage
+        return stage.counts.rounds + stage.own_counts.rounds
 
     def levels(self) -> tuple[LevelCounts, ...]:
         """Counts of every level from the drafter down to this one."""

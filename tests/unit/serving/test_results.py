@@ -10,6 +10,7 @@ from specrouter_dist.serving.results import (
     GenerateResult,
     GenerationMetrics,
     LevelMetrics,
+    PlanUse,
     SpeculationMetrics,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
@@ -19,13 +20,14 @@ def result(speculation: SpeculationMetrics) -> GenerateResult:
     level = LevelMetrics(
         draft="small", verifier="target", proposed=9, accepted=6, rounds=4, truncations=2
     )
+    plan = PlanUse(2, ("small", "target"), (3,), (True,), 6)
     return GenerateResult(
         text="hé",
         token_ids=array(TOKEN_TYPECODE, [7, 8, 9, 0]),
         seed=(1 << 64) - 1,
         finish_reason="stop",
         chain=("small", "target"),
-        metrics=GenerationMetrics(10.0, 30.0, 2.5, speculation, (level,)),
+        metrics=GenerationMetrics(10.0, 30.0, 2.5, speculation, (level,), 5, (plan,)),
     )
 
 
@@ -59,6 +61,16 @@ def test_a_result_has_the_promised_fields() -> None:
                     "accepted": 6,
                     "rounds": 4,
                     "truncations": 2,
+                }
+            ],
+            "num_rounds": 5,
+            "plans": [
+                {
+                    "after_rounds": 2,
+                    "chain": ["small", "target"],
+                    "num_draft_tokens": [3],
+                    "drafts_ahead": [True],
+                    "match_tokens": 6,
                 }
             ],
         },

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from specrouter_dist.config import EdgeKnobs, Plan
-from specrouter_dist.simulation.oracle import Text
+from specrouter_dist.simulation.oracle import DrawnText
 from specrouter_dist.simulation.results import Results
 from specrouter_dist.simulation.world import World
 from tests.unit.simulation.profiles import lock_step, member, profile, workload
@@ -146,15 +146,15 @@ def test_every_request_ends_whatever_fails(plan: Plan | None) -> None:
 
 
 def test_an_output_that_is_not_the_targets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    picks = Text.picks
+    picks = DrawnText.picks
 
-    def lenient(self: Text, member: int, *args: Any) -> Any:
+    def lenient(self: DrawnText, member: int, *args: Any) -> Any:
         """A target that accepts whatever is proposed."""
         own = picks(self, member, *args)
         proposals = args[2] if len(args) > 2 else ()
         return own if member == 0 or not proposals else proposals + own[-1:]
 
-    monkeypatch.setattr(Text, "picks", lenient)
+    monkeypatch.setattr(DrawnText, "picks", lenient)
     with pytest.raises(AssertionError, match="differs from the target's"):
         run(plan=lock_step("small", "target", lengths=(4,)))
 

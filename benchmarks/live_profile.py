@@ -1,0 +1,174 @@
+"""The simulator's profile of a pool that runs: times as its router says, agreement as recorded."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+
+from specrouter_dist.config import Plan
+from specrouter_dist.simulation.profile import Profile, StepTime
+from specrouter_dist.simulation.recorded import Recording
+
+_PREFILL_ROWS = 128
+"""What a stage feeds at once of a prompt; beyond what the router has timed."""
+_DRAFTS = 8
+_SPAN_TOKENS = 16.0
+"""Assumed mean length of easy and of hard stretches of text."""
+
+Pair = tuple[str, str]
+Heard = tuple[Plan, Mapping[str, Any]]
+"""A plan, and what a router said right after requests had run with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a router has measured, in microseconds."""
+
+    forwards: Mapping[str, Mapping[int, float]]
+    """By member and rows."""
+    drafting: Mapping[str, Mapping[int, float]]
+    """By member and tokens drawn one after the other."""
+    hops: Mapping[Pair, float]
+    """What a round pays for crossing between two members, there and back."""
+    slowdowns: Mapping[Pair, float]
+    """How much longer steps of the second take while the first drafts ahead."""
+
+    @classmethod
+    def of(cls, heard: Sequence[Heard]) -> "Times":
+        """The medians of what was said of members and pairs when they had just been used."""
+        return cls(
+            _by_member(heard, "forward_us"),
+            _by_member(heard, "drafting_us"),
+            _by_pair(heard, "hops", ("draft", "verifier", "us")),
+            _by_pair(heard, "slowdowns", ("beside", "member", "ratio")),
+        )
+
+
+def _by_member(heard: Sequence[Heard], key: str) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, list[float]]] = {}
+    for plan, said in heard:
+        for member in said["members"]:
+            if member["name"] not in plan.chain:
+                continue
+            for size, us in member[key].items():
+                found.setdefault(member["name"], {}).setdefault(int(size), []).append(us)
+    return {
+        name: {size: statistics.median(values) for size, values in sizes.items()}
+        for name, sizes in found.items()
+    }
+
+
+def _by_pair(heard: Sequence[Heard], key: str, fields: tuple[str, str, str]) -> dict[Pair, float]:
+    found: dict[Pair, list[float]] = {}
+    for plan, said in heard:
+        for entry in said[key]:
+            first, second, value = (entry[field] for field in fields)
+            if (first, second) in pairwise(plan.chain):
+                found.setdefault((first, second), []).append(value)
+    return {pair: statistics.median(values) for pair, values in found.items()}
+
+
+def agreement_of(recordings: Iterable[Recording], first: int, second: int) -> tuple[float, float]:
+    """How often two members pick the same, and the burstiness of that.
+
+    Burstiness follows from how alike neighbours are: of two stretches one easy and one hard, with
+    agreement ``a + d`` and ``a - d``, positions side by side covary by ``d ** 2`` where both lie
+    in the same stretch and by its opposite where not.
+    """
+    same = [np.asarray(r.by_member[first]) == np.asarray(r.by_member[second]) for r in recordings]
+    agreement = float(np.concatenate(same).mean())
+    products = np.concatenate([(s[:-1] - agreement) * (s[1:] - agreement) for s in same])
+    room = min(agreement, 1 - agreement)
+    if not products.size or not room:
+        return agreement, 0.0
+    shift = max(0.0, float(products.mean()) / (1 - 2 / _SPAN_TOKENS)) ** 0.5
+    return agreement, min(1.0, shift / room)
+
+
+def make_profile(
+    name: str,
+    times: Times,
+    recordings: Sequence[Recording],
+    devices: Mapping[str, str],
+) -> Profile:
+    """The profile of a whole pool.
+
+    Args:
+        devices: where each model runs, in the pool's order.
+    """
+    names = list(devices)
+    agreements = []
+    for (i, draft), (k, verifier) in combinations(enumerate(names), 2):
+        agreement, burstiness = agreement_of(recordings, i, k)
+        pair = {"draft": draft, "verifier": verifier}
+        agreements.append({**pair, "agreement": agreement, "burstiness": burstiness})
+    members: list[dict[str, object]] = [
+        {
+            "name": member,
+            "device": devices[member],
+            "step": {"table_ms": _table_ms(times.forwards[member])},
+            "draft_token_ms": _draft_token_us(times.drafting[member]) / 1e3,
+        }
+        for member in names
+    ]
+    members[-1] = {**members[-1], "role": "target", "draft_token_ms": None}
+    return Profile.model_validate(
+        {
+            "name": name,
+            "description": "Times and agreement measured on the pool while it ran.",
+            "members": members,
+            "agreements": agreements,
+            "span_tokens": _SPAN_TOKENS,
+            "hop_us": statistics.fmean(times.hops.values()) / 2 if times.hops else 0.0,
+            "hops": [
+                {"between": pair, "hop_us": us / 2}
+                for pair, us in times.hops.items()
+                if set(pair) <= set(names)
+            ],
+            "workload": {
+                "num_requests": 100,
+                "concurrency": 1,
+                "prompt_tokens": round(statistics.fmean(len(r.start) for r in recordings)),
+                "output_tokens": round(statistics.fmean(r.num_output_tokens for r in recordings)),
+            },
+        }
+    )
+
+
+def for_plan(profile: Profile, times: Times, plan: Plan) -> Profile:
+    """The profile as the members of one plan find it.
+
+    The first one only drafts, and the router times that by itself; and a step is slower while the
+    next block is drafted beside it.
+    """
+    slower = {
+        verifier: times.slowdowns.get((draft, verifier), 1.0)
+        for (draft, verifier), knobs in zip(pairwise(plan.chain), plan.edges, strict=True)
+        if knobs.drafts_ahead
+    }
+    members = []
+    for member in profile.members:
+        table_ms = member.step.table_ms
+        if member.name == plan.chain[0] and len(plan.chain) > 1:
+            more_ms = times.drafting[member.name][1] / 1e3 - table_ms[1]
+            table_ms = {rows: ms + more_ms for rows, ms in table_ms.items()}
+        factor = slower.get(member.name, 1.0)
+        table_ms = {rows: ms * factor for rows, ms in table_ms.items()}
+        members.append(member.model_copy(update={"step": StepTime(table_ms=table_ms)}))
+    # Not validated: the plan may name a lookup.
+    return profile.model_copy(update={"members": tuple(members), "plan": plan})
+
+
+def _table_ms(forwards_us: Mapping[int, float]) -> dict[int, float]:
+    """With the time of a piece of a prompt, on the slope of the whole curve."""
+    first, *_, last = sorted(forwards_us)
+    slope_us = max(0.0, (forwards_us[last] - forwards_us[first]) / (last - first))
+    prefill_us = forwards_us[last] + slope_us * (_PREFILL_ROWS - last)
+    return {rows: us / 1e3 for rows, us in forwards_us.items()} | {_PREFILL_ROWS: prefill_us / 1e3}
+
+
+def _draft_token_us(drafting_us: Mapping[int, float]) -> float:
+    return (drafting_us[_DRAFTS] - drafting_us[1]) / (_DRAFTS - 1)

@@ -1,0 +1,73 @@
+"""Pools that write recorded texts: what is verified is what was recorded."""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from specrouter_dist.config import EdgeKnobs, LookupMember, Plan
+from specrouter_dist.simulation.recorded import Recording
+from specrouter_dist.simulation.results import Results
+from specrouter_dist.simulation.world import World
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from tests.unit.simulation.profiles import lock_step, profile, workload
+
+PROMPT = range(100, 108)
+LOOKUP = LookupMember(kind="lookup", min_match_tokens=2)
+
+
+def tokens(values: Sequence[int]) -> TokenArray:
+    return array(TOKEN_TYPECODE, values)
+
+
+def run(
+    plan: Plan,
+    *by_member: Sequence[int],
+    prompt: Sequence[int] = PROMPT,
+    **changes: Any,
+) -> Results:
+    recording = Recording(tokens(prompt), tuple(tokens(picks) for picks in by_member))
+    load = workload(1, prompt_tokens=len(prompt), output_tokens=recording.num_output_tokens)
+    names = ("small", "medium", "target")[-len(by_member) :]
+    # Not validated: the plan may name a lookup.
+    pool = profile(names, workload=load, **changes).model_copy(update={"plan": plan})
+    world = World(pool, recording, {"lookup": LOOKUP})
+    return world.run()
+
+
+def test_rounds_end_where_the_recorded_picks_differ() -> None:
+    target = list(range(1, 14))
+    small = [t if t not in (5, 6) else 99 for t in target]
+    results = run(lock_step("medium", "target", lengths=(4,)), small, target)
+    # 1 with the prompt; 2 3 4 and the recovered 5; the recovered 6; 7 to 10 and 11; 12 and 13.
+    assert results.num_tokens == 13
+    assert results.work["target"].num_steps == 5
+
+
+def test_a_middle_stage_off_the_targets_text_picks_as_on_it() -> None:
+    target = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    medium = [1, 2, 33, 4, 5, 6, 7, 8, 9]
+    # At the third position both drafters err, and they agree: the middle accepts the whole block.
+    plan = lock_step("small", "medium", "target", lengths=(4, 5))
+    results = run(plan, medium, medium, target)
+    assert results.work["target"].num_steps == 3
+    assert results.mean_acceptance_length == 3.0
+
+
+@pytest.mark.parametrize("hop_us", [0.0, 2000.0])
+def test_a_lookup_proposes_on_the_device_of_its_downstream(hop_us: float) -> None:
+    repeated = [1, 2, 3, 4, 5, 6, 7, 8]
+    knobs = EdgeKnobs(window=4, burst=4, patience=4, patience_ms=1e6)
+    plan = Plan(chain=("lookup", "target"), edges=(knobs,))
+    results = run(plan, repeated, repeated, prompt=[*repeated, 50], hop_us=hop_us)
+    # 1 and 2 match nothing that goes on; then 3 to 6 are found, and 7 is the bonus; then 8.
+    assert results.work["target"].num_steps == 4
+    assert results.duration_s * 1e3 == pytest.approx(4 * 10.0)
+
+
+def test_nothing_is_known_beyond_the_recorded_text() -> None:
+    recording = Recording(tokens([1]), (tokens([2, 3]),))
+    assert recording.picks(0, 1, 0, num_drafts=1) == tokens([2, 3])
+    with pytest.raises(AssertionError, match="nobody"):
+        recording.picks(0, 1, 0, num_drafts=2)

@@ -1,0 +1,32 @@
+"""What a request remembers of the plans it went with."""
+
+from specrouter_dist.config import Plan
+from specrouter_dist.routing.planner import Candidate, to_plan
+from specrouter_dist.worker.stats import MAX_PLANS, Plans
+
+ALONE = Plan(chain=("target",))
+
+
+def chained(length: int, number: int = 0, us: float = 1e4) -> Plan:
+    return to_plan(Candidate(("small", "target"), (length,), us, (True,), 6), number, 1)
+
+
+def test_a_plan_is_noted_with_its_round_and_again_only_when_it_is_another() -> None:
+    plans = Plans()
+    plans.note(ALONE, 0)
+    plans.note(chained(3), 4)
+    # Another number, and other patience since the prediction changed.
+    plans.note(chained(3, number=7, us=9e5), 9)
+    plans.note(chained(4), 11)
+    assert plans.noted == (
+        (0, ("target",), (), (), 0),
+        (4, ("small", "target"), (3,), (True,), 6),
+        (11, ("small", "target"), (4,), (True,), 6),
+    )
+
+
+def test_of_many_plans_the_newest_are_kept() -> None:
+    plans = Plans()
+    for i in range(3 * MAX_PLANS):
+        plans.note(chained(1 + i % 2), i)
+    assert [plan[0] for plan in plans.noted] == list(range(2 * MAX_PLANS, 3 * MAX_PLANS))
