@@ -250,7 +250,7 @@ def main() -> None:
         f"{pool.config.name}-live", times, recordings, devices_of(pool, arguments.backend)
     )
     if arguments.write_profile is not None:
-        content = profile.model_dump(mode="json", exclude_defaults=True)
+        content = profile.model_dump(exclude_defaults=True)
         arguments.write_profile.write_text(yaml.safe_dump(content, sort_keys=False))
     rows = [
         compare(plan, arm, simulate(for_plan(profile, times, plan), recordings, lookups))

@@ -100,11 +100,14 @@ def make_profile(
         devices: where each model runs, in the pool's order.
     """
     names = list(devices)
-    agreements = []
-    for (i, draft), (k, verifier) in combinations(enumerate(names), 2):
-        agreement, burstiness = agreement_of(recordings, i, k)
-        pair = {"draft": draft, "verifier": verifier}
-        agreements.append({**pair, "agreement": agreement, "burstiness": burstiness})
+    pairs = list(combinations(range(len(names)), 2))
+    found = [agreement_of(recordings, *pair) for pair in pairs]
+    # One for all: an easy stretch of text is easy for every pair.
+    burstiness = statistics.fmean(bursty for _, bursty in found) if found else 0.0
+    agreements = [
+        {"draft": names[i], "verifier": names[k], "agreement": same, "burstiness": burstiness}
+        for (i, k), (same, _) in zip(pairs, found, strict=True)
+    ]
     members: list[dict[str, object]] = [
         {
             "name": member,

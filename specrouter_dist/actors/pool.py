@@ -107,6 +107,13 @@ class RunningPool(RouterClient):
         if self._owned:
             stop_actors(self._router, self.workers)
 
+    def pids(self) -> dict[str, int]:
+        """Process ids of the pool's actors, by member; ``router`` is the router's."""
+        actors = {**self.workers, "router": self._router}
+        calls = [actor.pid.remote() for actor in actors.values()]
+        found: list[int] = ray.get(calls, timeout=CALL_TIMEOUT_S)
+        return dict(zip(actors, found, strict=True))
+
     def _wait_for_members(self) -> Address:
         """Until every member is there once: the target's address."""
         end = time.monotonic() + START_TIMEOUT_S

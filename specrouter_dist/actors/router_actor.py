@@ -5,6 +5,7 @@ It is not on the token path; when it dies, what runs goes on with the last plans
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,10 @@ class RouterActor:
     async def explain(self) -> dict[str, Any]:
         """What it knows and has decided, as plain values."""
         return explain(self._router, time.time())
+
+    async def pid(self) -> int:
+        """Process id, for tests and for people who look."""
+        return os.getpid()
 
     async def stop(self) -> None:
         """Ends its decisions and keeps what it knows."""
