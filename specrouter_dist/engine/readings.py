@@ -74,14 +74,14 @@ def read_sparse_rows(logits: Tensor) -> SparseRows:
     Which of several equally likely ids is the last to be listed is not defined, nor are the last
     bits of the probabilities: nothing is drawn from them.
     """
-    laws = torch.log_softmax(logits.double(), dim=1)
+    laws = torch.log_softmax(logits.float(), dim=1)
     vocab_size = laws.shape[1]
     best = laws.topk(min(SPARSE_ROW_IDS, vocab_size), dim=1)
     # Not one minus the rest, which would leave a rounding error of small tails.
     tails = laws.scatter_(1, best.indices, -math.inf).exp_().sum(dim=1)
     return SparseRows(
         best.indices.cpu().numpy().astype(np.uint32),
-        best.values.cpu().numpy().astype(np.float32),
-        tails.cpu().numpy(),
+        best.values.cpu().numpy(),
+        tails.cpu().numpy().astype(np.float64),
         vocab_size,
     )
