@@ -127,11 +127,12 @@ class RouterActor:
 
     def _decide(self) -> bool:
         """Whether the plans have changed. Workers answer one by one, decisions are for all."""
-        now = time.monotonic()
-        if not self._learned or now - self._decided_at < PERIOD_S:
+        now, now_s = time.monotonic(), time.time()
+        is_early = now - self._decided_at < PERIOD_S
+        if not self._learned or is_early or not self._router.is_due(now_s):
             return False
         self._learned, self._decided_at = False, now
-        return self._router.decide(time.time()) is not None
+        return self._router.decide(now_s) is not None
 
     async def _ask(self, name: str, after_s: float = 0.0) -> tuple[Address, Observations] | None:
         await asyncio.sleep(after_s)

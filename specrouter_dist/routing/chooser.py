@@ -35,6 +35,8 @@ class Chooser:
         self._threads = threads
         self._challengers: dict[tuple[Traffic, int], tuple[str, ...]] = {}
         """The best chain as last weighed, by kind of request and load."""
+        self.waiting: set[tuple[Traffic, int]] = set()
+        """Where a better chain was found that is to be confirmed in the next turn."""
 
     def better(self, plan: Plan, ways: Sequence[Candidate], regime: Regime) -> Candidate | None:
         """What is to replace ``plan``; None: nothing. ``ways``: all candidates, best first."""
@@ -53,7 +55,12 @@ class Chooser:
         # A chain is left for the target alone as soon as it promises a loss.
         least = 1.0 if len(best.chain) == 1 else 1 - _HYSTERESIS
         is_confirmed = before is None or best.chain in (before, plan.chain)
-        return share < (least if is_confirmed else 1 - _SURPRISE)
+        is_taken = share < (least if is_confirmed else 1 - _SURPRISE)
+        if share < least and not is_taken:
+            self.waiting.add(cell)
+        else:
+            self.waiting.discard(cell)
+        return is_taken
 
     def ladder(
         self, usual: Candidate, ways: Sequence[Candidate], regime: Regime, number: int

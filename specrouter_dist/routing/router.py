@@ -31,7 +31,9 @@ from specrouter_dist.routing.traffic import ROOTS, Traffic
 
 _FORGET_EVERY_S = 1.0
 _FRESH_S = 10.0
-"""Kinds of requests seen since then are decided about in every turn."""
+"""Kinds and loads seen since then are decided about in every turn."""
+_CALM_S = 2.0
+"""Time between decisions while nothing changes."""
 _MOST_KINDS = 32
 """Kinds of requests with plans of their own; the one not seen for longest gives way."""
 _KEPT_CANDIDATES = 6
@@ -82,8 +84,11 @@ class Router:
         """Of the newest table."""
         self._turn = 0
         self._forgot_s = -_FORGET_EVERY_S
-        self._seen_s: dict[Traffic, float] = {}
-        """When each kind was last seen."""
+        self._seen_s: dict[tuple[Traffic, int], float] = {}
+        """When each kind was last seen at each of the loads."""
+        self._has_changed = True
+        """A member has become faster or slower since the last decision."""
+        self._decided_s = 0.0
         self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
         """Seen so far, the most recent last; the best candidates of each load, as last weighed."""
         self.members = (*lookups, *models)
@@ -99,6 +104,7 @@ class Router:
                 self.latency.profile(forward, times)
             elif self.latency.observe(forward, times):
                 self.paces.start_over(forward.member)
+                self._has_changed = True
         for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)
         for pair, survival in self._plausible(observations.pairs):
@@ -142,7 +148,7 @@ class Router:
             self.agreement.compare(pair, comparison, now_s)
 
     def _pace(self, key: PaceKey, pace: Pace, now_s: float) -> None:
-        self._see(key.traffic, now_s)
+        self._see(key.traffic, now_s, LOADS.index(key.num_sessions))
         regime = Regime(key.traffic, key.num_sessions)
         prediction = self._planner.predict(key.plan, regime)
         if prediction is None:
@@ -150,14 +156,17 @@ class Router:
         self.paces.observe(key.plan.chain, key.num_sessions, prediction.round_us, pace)
         self.journal.note_pace(key, prediction.predicted_us, pace, now_s)
 
-    def _see(self, traffic: Traffic, now_s: float) -> None:
-        """Kinds that are seen have plans of their own."""
-        self._seen_s.update(dict.fromkeys(traffic.lineage(), now_s))
+    def _see(self, traffic: Traffic, now_s: float, load: int = 0) -> None:
+        """Kinds that are seen have plans of their own. ``load`` is an index of ``LOADS``."""
+        self._seen_s.update(((kind, load), now_s) for kind in traffic.lineage())
         if traffic not in ROOTS:
             self._kinds[traffic] = self._kinds.pop(traffic, {})
         while len(self._kinds) > _MOST_KINDS:
             oldest = next(kind for kind in self._kinds if kind not in ROOTS)
-            del self._kinds[oldest], self._seen_s[oldest]
+            del self._kinds[oldest]
+            for at, load in enumerate(LOADS):
+                self._seen_s.pop((oldest, at), None)
+                self._chooser.waiting.discard((oldest, load))
 
     # -- remembering and explaining --------------------------------------------------------------
 
@@ -189,6 +198,13 @@ class Router:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
         return to_plan(candidate, self.number, self._threads)
 
+    def is_due(self, now_s: float) -> bool:
+        """Whether to decide now: not often while all is as it was, since it costs a core's time."""
+        is_urgent = self._has_changed or self._chooser.waiting
+        elapsed_s = now_s - self._decided_s
+        # The clock may be set back.
+        return bool(is_urgent) or not 0.0 <= elapsed_s < _CALM_S
+
     def decide(self, now_s: float) -> PlanTable | None:
         """A new table if for some kind and load a better choice is known than the present."""
         # The clock may be set back.
@@ -198,6 +214,7 @@ class Router:
         present = {kind: self.table.of(kind) for kind in self._kinds}
         cells = self._cells_of_this_turn(now_s)
         self._turn += 1
+        self._decided_s, self._has_changed = now_s, False
         found = {
             (kind, at): ladder
             for kind, at in cells
@@ -218,17 +235,18 @@ class Router:
         return self.table
 
     def _cells_of_this_turn(self, now_s: float) -> list[tuple[Traffic, int]]:
-        """Of the kinds seen lately one request alone and the other loads in turn, of all others
-        one after the other: a decision must stay cheap."""
+        """What was seen lately, of all others one after the other: a decision must stay cheap."""
         all_cells = list(product(self._kinds, range(len(LOADS))))
         if not self._turn:
             return all_cells
-        at = 1 + self._turn % (len(LOADS) - 1)
-        fresh = product((kind for kind in self._kinds if self._is_fresh(kind, now_s)), (0, at))
+        fresh = (cell for cell in all_cells if self._is_fresh(cell, now_s))
         return list(dict.fromkeys((*fresh, all_cells[self._turn % len(all_cells)])))
 
-    def _is_fresh(self, kind: Traffic, now_s: float) -> bool:
-        seen_s = self._seen_s.get(kind)
+    def _is_fresh(self, cell: tuple[Traffic, int], now_s: float) -> bool:
+        kind, load = cell
+        if (kind, LOADS[load]) in self._chooser.waiting:
+            return True
+        seen_s = self._seen_s.get(cell)
         return seen_s is not None and 0.0 <= now_s - seen_s < _FRESH_S
 
     def _choose(

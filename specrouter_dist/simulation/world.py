@@ -120,7 +120,8 @@ class World:
             self._router.observe(seen, now_s)
             for part in (seen.forwards, seen.pairs, seen.waits, seen.paces, seen.readings):
                 part.clear()
-            if (table := self._router.decide(now_s)) is not None:
+            table = self._router.decide(now_s) if self._router.is_due(now_s) else None
+            if table is not None:
                 self._recorder.on_table(self._clock.now_us, table)
                 self._requests.set_plans(table)
         if not self._clock.is_over:

@@ -160,6 +160,6 @@ class LocalPool:
             with self._lock:
                 now_s = time.monotonic()
                 self._router.observe(observations, now_s)
-                table = self._router.decide(now_s)
+                table = self._router.decide(now_s) if self._router.is_due(now_s) else None
             if table is not None:
                 self.worker.hub.post(SetPlans(table))

@@ -408,6 +408,37 @@ class TestRouter:
         made.decide(0.0)
         assert made.table.plan(GREEDY).chain == ("small", "medium", "target")
 
+    def test_it_is_seldom_time_to_decide_while_all_is_as_it_was(self) -> None:
+        made = router(GOOD)
+        assert made.is_due(0.0), "the first time"
+        made.decide(10.0)
+        assert not made.is_due(11.0)
+        assert made.is_due(12.5)
+        assert made.is_due(-100.0), "the clock was set back"
+
+    def test_it_is_time_at_once_when_a_member_has_become_slower(self) -> None:
+        made = router(GOOD)
+        slow = Observations()
+        slow.forwards[ForwardKey("small", 1, 1)] = times(5 * TIMES_US["small"], 100)
+        usual = Observations()
+        usual.forwards[ForwardKey("small", 1, 1)] = times(TIMES_US["small"], 100)
+        made.observe(usual, 0.0)
+        made.decide(10.0)
+        made.observe(slow, 10.1)
+        assert not made.is_due(10.1), "it may be a hiccup"
+        made.observe(slow, 10.6)
+        assert made.is_due(10.6)
+
+    def test_it_is_time_at_once_when_a_better_chain_waits_to_be_confirmed(self) -> None:
+        made = router({**BAD, ("small", "target"): 0.3})
+        made.decide(0.0)
+        for _ in range(8):
+            made.observe(observations({("small", "target"): 0.08}), 0.0)
+        made.decide(0.0)
+        assert made.is_due(0.5)
+        made.decide(0.5)
+        assert not made.is_due(1.0)
+
     def test_nothing_is_handed_out_when_nothing_has_changed(self) -> None:
         made = router(GOOD)
         assert made.decide(0.0) is not None
