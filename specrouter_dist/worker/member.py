@@ -8,7 +8,13 @@ from typing import Protocol
 
 from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
-from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    Observations,
+    PairKey,
+    WaitKey,
+    context_of,
+)
 from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
@@ -192,7 +198,8 @@ class ModelHost:
             return None
         session = batch[0][0]
         beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
-        return ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), beside)
+        context = context_of([step.start for _, step in batch])
+        return ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), beside, context)
 
 
 def _slot(session: Session) -> int:
