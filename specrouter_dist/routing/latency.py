@@ -1,4 +1,4 @@
-"""How long steps of members take, what crossing between them costs, and how they slow each other."""
+"""How long steps of members take, how they slow each other, and what hops between them cost."""
 
 from collections.abc import Mapping
 

@@ -12,7 +12,6 @@ from specrouter_dist.routing.state import MAX_SIZE
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
 
-
 SHORTEST_CONTEXT = 64
 """Contexts below are not told apart from it, in tokens."""
 

@@ -108,7 +108,7 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
             timed = dict.fromkeys(grid.kinds(short, drafts), slots)
             if len(long_slots) == count:
                 timed |= dict.fromkeys(long_kinds, long_slots)
-            for kind, mean_us in _time(engine, timed, grid).items():
+            for kind, time_us in _typical(_time(engine, timed, grid), short).items():
                 key = ForwardKey(
                     name,
                     kind.rows * count,
@@ -116,8 +116,8 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
                     kind.num_drafts,
                     context_tokens=kind.context_tokens,
                 )
-                observations.forwards[key] = ForwardTimes(1, mean_us)
-                step_s = step_s or mean_us / 1e6
+                observations.forwards[key] = ForwardTimes(1, time_us)
+                step_s = step_s or time_us / 1e6
     return observations
 
 
@@ -155,8 +155,10 @@ def _feed(engine: Engine, slot: int, num_tokens: int) -> None:
     engine.extend([Extension(slot, 0, array(TOKEN_TYPECODE, [0] * num_tokens), 1)])
 
 
-def _time(engine: Engine, timed: Mapping[_Kind, Sequence[int]], grid: _Grid) -> dict[_Kind, float]:
-    """Median times in microseconds; by kind, with its slots."""
+def _time(
+    engine: Engine, timed: Mapping[_Kind, Sequence[int]], grid: _Grid
+) -> dict[_Kind, list[float]]:
+    """Times in microseconds; by kind, with its slots."""
     samples: dict[_Kind, list[float]] = {kind: [] for kind in timed}
     for repeat in range(grid.warm_up + grid.repeats):
         for kind, slots in timed.items():
@@ -170,4 +172,14 @@ def _time(engine: Engine, timed: Mapping[_Kind, Sequence[int]], grid: _Grid) -> 
             engine.extend(batch)
             if repeat >= grid.warm_up:
                 samples[kind].append((time.perf_counter() - started) * 1e6)
-    return {kind: statistics.median(times_us) for kind, times_us in samples.items()}
+    return samples
+
+
+def _typical(samples: Mapping[_Kind, list[float]], short: int) -> dict[_Kind, float]:
+    """Median times. At a long context the median at the short one, times what the fastest steps
+    say: what is observed later corrects the level but not the slope, where a hiccup would stay."""
+    short_samples = {kind: samples[kind._replace(context_tokens=short)] for kind in samples}
+    return {
+        kind: statistics.median(short_samples[kind]) * min(times_us) / min(short_samples[kind])
+        for kind, times_us in samples.items()
+    }
