@@ -45,10 +45,14 @@ class DecayedMean:
             return True
         if self._far is not None:
             count = 1.0
+        self.add(mean, count)
+        return False
+
+    def add(self, mean: float, count: float) -> None:
+        """Takes a mean of ``count`` values that are counted, not timed: none is a hiccup."""
         total = self._weight + count
         self.value += (mean - self.value) * count / total
         self._weight = min(total, _MEMORY_VALUES)
-        return False
 
 
 def _differ(one: float, other: float, factor: float) -> bool:

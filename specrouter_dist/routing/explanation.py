@@ -38,6 +38,7 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
         "num_refused": router.num_refused,
         "target": router.members[-1],
         "plans": [_kind(router, kind) for kind in router.table.ladders],
+        "context_tokens": router.latency.context_tokens,
         "members": [_member(router, member) for member in router.members],
         "hops": [
             {"draft": hop.draft, "verifier": hop.verifier, "us": hop.level.value}
@@ -162,7 +163,7 @@ def as_plain(way: Candidate) -> dict[str, Any]:
 
 
 def _member(router: Router, member: str) -> dict[str, Any]:
-    """Times are empty for a member without a model, or not yet profiled."""
+    """Times at the typical context; empty for a member without a model, or not yet profiled."""
     latency = router.latency
     forwards = {str(rows): latency.forward_us(member, rows) for rows in _NUM_ROWS}
     drafting = {str(tokens): latency.drafting_us(member, tokens) for tokens in LENGTHS}
@@ -170,6 +171,7 @@ def _member(router: Router, member: str) -> dict[str, Any]:
         "name": member,
         "forward_us": {rows: us for rows, us in forwards.items() if us is not None},
         "drafting_us": {tokens: us for tokens, us in drafting.items() if us is not None},
+        "per_context_token_us": latency.per_context_token_us(member),
     }
 
 

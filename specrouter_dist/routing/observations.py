@@ -1,14 +1,27 @@
 """What a worker has measured since it was last asked. Sums only, so that they add up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from math import isfinite
+from math import isfinite, log2
 from typing import NamedTuple
 
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.similarity import SparseRows
+from specrouter_dist.routing.state import MAX_SIZE
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
+
+SHORTEST_CONTEXT = 64
+"""Contexts below are not told apart from it, in tokens."""
+
+
+def context_of(starts: Sequence[int]) -> int:
+    """The mean context of a batch whose sessions are fed from these positions on, rounded to a
+    power of the square root of 2: a request that grows has few kinds of forwards, and at most a
+    fifth is rounded off."""
+    mean = max(SHORTEST_CONTEXT, sum(starts) / len(starts))
+    return round(2 ** (round(2 * log2(mean)) / 2))
 
 
 class ForwardKey(NamedTuple):
@@ -21,6 +34,14 @@ class ForwardKey(NamedTuple):
     """Tokens drawn one after the other behind the first, each in a forward of its own."""
     beside: str | None = None
     """The drafter that was free to draft ahead meanwhile."""
+    context_tokens: int = SHORTEST_CONTEXT
+    """Mean over the sessions of what they held in their KV caches before."""
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether there can be such forwards."""
+        sizes = (self.num_rows, self.num_sessions, self.num_drafts + 1, self.context_tokens)
+        return all(0 < size <= MAX_SIZE for size in sizes)
 
 
 class WaitKey(NamedTuple):

@@ -13,6 +13,7 @@ from specrouter_dist.routing.evidence import Grounds, Source
 from specrouter_dist.routing.journal import Decision, Journal, note_blocks
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
+    ForwardKey,
     ForwardTimes,
     LawReading,
     Observations,
@@ -127,7 +128,8 @@ class Router:
 
     def _plausible(self, measured: Mapping[_Key, _Measured]) -> Iterator[tuple[_Key, _Measured]]:
         for key, value in measured.items():
-            if value.is_plausible:
+            can_be = not isinstance(key, ForwardKey) or key.is_plausible
+            if can_be and value.is_plausible:
                 yield key, value
             else:
                 self.num_refused += 1

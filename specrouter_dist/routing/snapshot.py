@@ -23,7 +23,7 @@ from specrouter_dist.routing.state import (
 )
 from specrouter_dist.routing.traffic import Traffic
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 64 * 1024 * 1024
 """About 200,000 pairs, each from one source and for one kind of request."""
 

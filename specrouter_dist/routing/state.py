@@ -13,10 +13,13 @@ from specrouter_dist.routing.traffic import Traffic
 MAX_POSITIONS = 17
 """Positions of a block that are told apart: the longest block and the token behind it."""
 
+MAX_SIZE = 1 << 20
+"""Most rows, sessions and tokens of context that a forward can have."""
+
 Count = Annotated[float, Field(ge=0.0, le=1e12, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Size = Annotated[int, Field(ge=1, le=1 << 20)]
+Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Positions = Annotated[tuple[Count, ...], Field(min_length=MAX_POSITIONS, max_length=MAX_POSITIONS)]
 
@@ -34,7 +37,14 @@ def _check_ratio(level: Level) -> Level:
     return level
 
 
+def _check_context(level: Level) -> Level:
+    if not 1 <= level.value <= MAX_SIZE:
+        raise ValueError(f"contexts lie in [1, {MAX_SIZE}], got {level.value}")
+    return level
+
+
 Ratio = Annotated[Level, AfterValidator(_check_ratio)]
+Context = Annotated[Level, AfterValidator(_check_context)]
 
 
 Origin = Literal["greedy texts", "sampled texts"]
@@ -100,8 +110,8 @@ class BatchState(NamedTuple):
     num_sessions: Size
     ratio: Ratio
     """Observed over profiled."""
-    points_us: Annotated[tuple[tuple[Size, Positive], ...], Field(min_length=1)]
-    """Profiled: sizes with their times."""
+    points_us: Annotated[tuple[tuple[Size, Size, Positive], ...], Field(min_length=1)]
+    """Profiled: sizes and contexts with their times."""
 
 
 class SurfaceState(NamedTuple):
@@ -134,6 +144,8 @@ class LatencyState(NamedTuple):
     drafting: tuple[SurfaceState, ...]
     slowdowns: tuple[SlowdownState, ...]
     hops: tuple[HopState, ...]
+    context_tokens: Context
+    """Typical of the traffic."""
 
 
 class PaceState(NamedTuple):

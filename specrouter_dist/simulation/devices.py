@@ -5,7 +5,13 @@ from functools import partial
 from typing import Protocol
 
 from specrouter_dist.config import LookupMember
-from specrouter_dist.routing.observations import ForwardKey, Observations, PairKey, WaitKey
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    Observations,
+    PairKey,
+    WaitKey,
+    context_of,
+)
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.clock import Clock
 from specrouter_dist.simulation.profile import MemberProfile
@@ -72,10 +78,12 @@ class Replica:
         """Of one ragged forward, then one for each further draft of those sessions that want it."""
         member = self.member
         assert isinstance(member, MemberProfile)
-        elapsed_us = member.step.us(sum(len(step.tokens) for step in steps), len(steps))
+        num_rows = sum(len(step.tokens) for step in steps)
+        elapsed_us = member.step.us(num_rows, len(steps), sum(step.start for step in steps))
         most = max(step.num_drafts for step in steps)
         for k in range(most):
-            elapsed_us += member.draft_us(sum(step.num_drafts > k for step in steps))
+            contexts = [step.start for step in steps if step.num_drafts > k]
+            elapsed_us += member.draft_us(len(contexts), sum(contexts))
         return elapsed_us
 
 
@@ -208,7 +216,8 @@ class Device:
             return None
         session = batch[0][0]
         beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
-        return ForwardKey(name, num_rows, len(batch), num_drafts.pop(), beside)
+        context = context_of([step.start for _, step, _ in batch])
+        return ForwardKey(name, num_rows, len(batch), num_drafts.pop(), beside, context)
 
 
 def _picks(session: Session, step: Step) -> TokenArray:

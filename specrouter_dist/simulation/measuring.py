@@ -4,10 +4,11 @@ A real pool profiles each member when it starts and lets every pair draft a few 
 times are those of the profile, and the pairs draft texts of sessions that no request has.
 """
 
-from itertools import combinations
+from itertools import combinations, product
 
 from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.routing.observations import (
+    SHORTEST_CONTEXT,
     ForwardKey,
     ForwardTimes,
     Observations,
@@ -26,6 +27,7 @@ from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
 CALIBRATION_TOKENS = 256
 """As much text as a pool that starts lets each pair draft."""
 _BATCHES = (1, 4, 16, 32)
+_CONTEXTS = (SHORTEST_CONTEXT, 2048)
 _FIRST_SESSION = 1 << 40
 """Of the sessions that are measured on; requests count from 1."""
 _HOP_REPORTS = 20
@@ -33,17 +35,22 @@ _HOP_ROUNDS = 50
 
 
 def step_times(member: MemberProfile) -> Observations:
-    """Its start-up profile: forwards of 1 to 17 rows per session, and blocks of 1 to 17 tokens."""
+    """Its start-up profile: forwards of 1 to 17 rows per session, and blocks of 1 to 17 tokens, at
+    a short and a long context."""
     observations = Observations(is_profile=True)
-    for num_sessions in _BATCHES:
+    for num_sessions, context in product(_BATCHES, _CONTEXTS):
+        contexts = num_sessions * context
         for rows in range(1, MAX_DRAFT_TOKENS + 2):
-            key = ForwardKey(member.name, rows * num_sessions, num_sessions)
-            observations.add_forward(key, member.step.us(rows * num_sessions, num_sessions))
+            num_rows = rows * num_sessions
+            key = ForwardKey(member.name, num_rows, num_sessions, context_tokens=context)
+            observations.add_forward(key, member.step.us(num_rows, num_sessions, contexts))
+        first_us = member.step.us(num_sessions, num_sessions, contexts)
+        draft_us = member.draft_us(num_sessions, contexts)
         for num_drafts in range(1, MAX_DRAFTS if member.role == "drafter" else 0):
-            key = ForwardKey(member.name, num_sessions, num_sessions, num_drafts)
-            first_us = member.step.us(num_sessions, num_sessions)
-            block_us = first_us + num_drafts * member.draft_us(num_sessions)
-            observations.add_forward(key, block_us)
+            key = ForwardKey(
+                member.name, num_sessions, num_sessions, num_drafts, context_tokens=context
+            )
+            observations.add_forward(key, first_us + num_drafts * draft_us)
     return observations
 
 
@@ -94,7 +101,9 @@ def teach(
 
 def _waits(profile: Profile, draft: str, verifier: str) -> Observations:
     """A verifier's waits for blocks of one token."""
-    wait_us = profile.member(draft).step.us(1, 1) + 2 * profile.one_way_us(draft, verifier)
+    wait_us = profile.member(draft).step.us(1, 1, SHORTEST_CONTEXT) + 2 * profile.one_way_us(
+        draft, verifier
+    )
     times = ForwardTimes(_HOP_ROUNDS, _HOP_ROUNDS * wait_us)
     return Observations(waits={WaitKey(draft, verifier, 1): times})
 

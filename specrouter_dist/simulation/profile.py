@@ -25,16 +25,19 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class StepTime(UserModel):
-    """Time of one forward of a member, by the rows fed and the sessions in the batch.
+    """Time of one forward of a member, by the rows fed, the sessions in the batch and their
+    contexts.
 
-    ``base_ms + per_row_ms * rows + per_session_ms * (sessions - 1)``; or, in place of the first
-    two, ``table_ms``: times at some numbers of rows, linear between them, with the slope of the
-    last two beyond.
+    ``base_ms + per_row_ms * rows + per_session_ms * (sessions - 1) + per_context_token_ms *
+    context``; or, in place of the first two, ``table_ms``: times at some numbers of rows, linear
+    between them, with the slope of the last two beyond. ``context``: tokens in the KV caches of
+    all sessions of the batch together, which attention reads once a forward.
     """
 
     base_ms: NonNegative = 0.0
     per_row_ms: NonNegative = 0.0
     per_session_ms: NonNegative = 0.0
+    per_context_token_ms: NonNegative = 0.0
     table_ms: dict[PositiveInt, Positive] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -47,12 +50,14 @@ class StepTime(UserModel):
             )
         return self
 
-    def us(self, num_rows: int, num_sessions: int) -> float:
-        """Microseconds of a forward of ``num_rows`` in all, for ``num_sessions``."""
+    def us(self, num_rows: int, num_sessions: int, context_tokens: int = 0) -> float:
+        """Microseconds of a forward of ``num_rows`` in all, for ``num_sessions`` that hold
+        ``context_tokens`` in all."""
         rows_ms = self.base_ms + self.per_row_ms * num_rows
         if self.table_ms:
             rows_ms = _interpolated(sorted(self.table_ms.items()), num_rows)
-        return 1e3 * (rows_ms + self.per_session_ms * (num_sessions - 1))
+        sessions_ms = self.per_session_ms * (num_sessions - 1)
+        return 1e3 * (rows_ms + sessions_ms + self.per_context_token_ms * context_tokens)
 
 
 def _interpolated(points: list[tuple[int, float]], at: int) -> float:
@@ -76,9 +81,10 @@ class MemberProfile(UserModel):
     draft_token_ms: Positive | None = None
     """Time of each further token drawn in the same step; None: as a step of one row."""
 
-    def draft_us(self, num_sessions: int) -> float:
-        """Microseconds to draw one further token for each of ``num_sessions``."""
-        step_us = self.step.us(num_sessions, num_sessions)
+    def draft_us(self, num_sessions: int, context_tokens: int = 0) -> float:
+        """Microseconds to draw one further token for each of ``num_sessions`` that hold
+        ``context_tokens`` in all."""
+        step_us = self.step.us(num_sessions, num_sessions, context_tokens)
         if self.draft_token_ms is None:
             return step_us
         return 1e3 * self.draft_token_ms + step_us - self.step.us(1, 1)

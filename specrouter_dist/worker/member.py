@@ -13,6 +13,7 @@ from specrouter_dist.routing.observations import (
     Observations,
     PairKey,
     WaitKey,
+    context_of,
 )
 from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.speculation.ending import Ending
@@ -219,7 +220,8 @@ class ModelHost:
             return None
         session = batch[0][0]
         beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
-        return ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), beside)
+        context = context_of([step.start for _, step in batch])
+        return ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), beside, context)
 
 
 def _slot(session: Session) -> int:

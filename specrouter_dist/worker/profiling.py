@@ -3,18 +3,32 @@
 import statistics
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension
 from specrouter_dist.errors import NoRoomError
-from specrouter_dist.routing.observations import ForwardKey, ForwardTimes, Observations
+from specrouter_dist.routing.observations import (
+    SHORTEST_CONTEXT,
+    ForwardKey,
+    ForwardTimes,
+    Observations,
+)
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
-_CONTEXT_TOKENS = 64
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
+
+
+class _Kind(NamedTuple):
+    """A step of every session of a batch."""
+
+    context_tokens: int
+    rows: int
+    """Per session."""
+    num_drafts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,50 +41,107 @@ class _Grid:
     drafts: Sequence[int]
     warm_up: int
     repeats: int
+    long_rows: Sequence[int] = ()
+    long_drafts: Sequence[int] = ()
+    """What is timed at a long context, too."""
+
+    def kinds(self, context_tokens: int, drafts: bool) -> list[_Kind]:
+        """At the short context."""
+        return _kinds(context_tokens, self.rows, self.drafts if drafts else ())
+
+    def long_kinds(self, context_tokens: int, drafts: bool) -> list[_Kind]:
+        """At the long context."""
+        return _kinds(context_tokens, self.long_rows, self.long_drafts if drafts else ())
+
+
+def _kinds(context_tokens: int, rows: Sequence[int], drafts: Sequence[int]) -> list[_Kind]:
+    kinds = [_Kind(context_tokens, num_rows, 0) for num_rows in rows]
+    return kinds + [_Kind(context_tokens, 1, num_drafts) for num_drafts in drafts]
 
 
 _GRIDS = (
-    _Grid(1, (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17), (1, 3, 7, 15), warm_up=3, repeats=7),
-    _Grid(4, (1, 3, 5, 9), (1, 3, 7), warm_up=1, repeats=3),
+    _Grid(
+        1,
+        (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17),
+        (1, 3, 7, 15),
+        warm_up=3,
+        repeats=7,
+        long_rows=(1, 9),
+        long_drafts=(7,),
+    ),
+    # Verifies of several sessions attend to as much as those of one each; blocks do not, since
+    # the caches of several sessions are no one piece of memory.
+    _Grid(4, (1, 3, 5, 9), (1, 3, 7), warm_up=1, repeats=3, long_drafts=(0, 7)),
     _Grid(16, (1, 3, 5, 9), (1, 3, 7), warm_up=1, repeats=3),
 )
 _ROOM = 18
 """Positions behind the context that the largest kinds need."""
 _BATCHES_BUDGET_S = 10.0
 """Batches are left out where they would take longer than this."""
+_LONG_TOKENS = 2048
+_PREFILL_BUDGET_S = 1.0
+"""The long context is shorter, or left out, where it would take longer than this to feed."""
 
 
 def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Observations:
-    """Times greedy steps of sessions of ``_CONTEXT_TOKENS`` tokens, their kinds interleaved.
+    """Times greedy steps of sessions of a short and a long context, their kinds interleaved.
 
     ``drafts``: also blocks of several tokens, drawn one after the other.
     """
     engine.set_threads(threads)
     observations = Observations(is_profile=True)
+    short = min(SHORTEST_CONTEXT, engine.info.context_tokens - _ROOM)
+    long = _long_context(engine, short)
     step_s = 0.0
     for grid in _GRIDS:
         num_steps = (grid.warm_up + grid.repeats) * len(grid.rows) * 3
         if step_s * grid.num_sessions * num_steps > _BATCHES_BUDGET_S:
             break
-        with _sessions(engine, grid.num_sessions) as slots:
-            if len(slots) < grid.num_sessions:
+        long_kinds = grid.long_kinds(long, drafts) if long else []
+        count = grid.num_sessions
+        with (
+            _sessions(engine, count, short) as slots,
+            _sessions(engine, count if long_kinds else 0, long) as long_slots,
+        ):
+            if len(slots) < count:
                 break
-            for (rows, num_drafts), times_us in _time(engine, slots, grid, drafts).items():
-                key = ForwardKey(name, rows * len(slots), len(slots), num_drafts)
-                observations.forwards[key] = ForwardTimes(1, statistics.median(times_us))
-                step_s = step_s or statistics.median(times_us) / 1e6
+            timed = dict.fromkeys(grid.kinds(short, drafts), slots)
+            if len(long_slots) == count:
+                timed |= dict.fromkeys(long_kinds, long_slots)
+            for kind, time_us in _typical(_time(engine, timed, grid), short).items():
+                key = ForwardKey(
+                    name,
+                    kind.rows * count,
+                    count,
+                    kind.num_drafts,
+                    context_tokens=kind.context_tokens,
+                )
+                observations.forwards[key] = ForwardTimes(1, time_us)
+                step_s = step_s or time_us / 1e6
     return observations
 
 
+def _long_context(engine: Engine, short: int) -> int:
+    """The longest that there is time for, beside the short one; 0 if it would hardly be longer."""
+    with _sessions(engine, 1, short) as slots:
+        if not slots:
+            return 0
+        # What is fed first also pays for the memory that it is the first to touch.
+        started = time.perf_counter()
+        _feed(engine, slots[0], short)
+        token_s = (time.perf_counter() - started) / short
+    most = min(_LONG_TOKENS, engine.info.context_tokens // 2, int(_PREFILL_BUDGET_S / token_s))
+    return most if most >= 2 * short else 0
+
+
 @contextmanager
-def _sessions(engine: Engine, count: int) -> Iterator[list[int]]:
+def _sessions(engine: Engine, count: int, context_tokens: int) -> Iterator[list[int]]:
     """Slots of up to ``count`` sessions that have been fed a context."""
-    context = _context_tokens(engine)
     slots: list[int] = []
     try:
         for _ in range(min(count, engine.info.max_sessions)):
-            slots.append(engine.open(_GREEDY, context, context + _ROOM))
-            engine.extend([Extension(slots[-1], 0, array(TOKEN_TYPECODE, [0] * context), 1)])
+            slots.append(engine.open(_GREEDY, context_tokens, context_tokens + _ROOM))
+            _feed(engine, slots[-1], context_tokens)
     except NoRoomError:
         pass
     try:
@@ -80,26 +151,35 @@ def _sessions(engine: Engine, count: int) -> Iterator[list[int]]:
             engine.close(slot)
 
 
+def _feed(engine: Engine, slot: int, num_tokens: int) -> None:
+    engine.extend([Extension(slot, 0, array(TOKEN_TYPECODE, [0] * num_tokens), 1)])
+
+
 def _time(
-    engine: Engine, slots: Sequence[int], grid: _Grid, drafts: bool
-) -> dict[tuple[int, int], list[float]]:
-    """Times in microseconds by rows per session and further drafts."""
-    context = _context_tokens(engine)
-    kinds = [(rows, 0) for rows in grid.rows]
-    if drafts:
-        kinds += [(1, num_drafts) for num_drafts in grid.drafts]
-    samples: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
+    engine: Engine, timed: Mapping[_Kind, Sequence[int]], grid: _Grid
+) -> dict[_Kind, list[float]]:
+    """Times in microseconds; by kind, with its slots."""
+    samples: dict[_Kind, list[float]] = {kind: [] for kind in timed}
     for repeat in range(grid.warm_up + grid.repeats):
-        for rows, num_drafts in kinds:
-            tokens = array(TOKEN_TYPECODE, [0] * rows)
-            num_picks = 1 if num_drafts else rows
-            batch = [Extension(slot, context, tokens, num_picks, num_drafts) for slot in slots]
+        for kind, slots in timed.items():
+            tokens = array(TOKEN_TYPECODE, [0] * kind.rows)
+            num_picks = 1 if kind.num_drafts else kind.rows
+            batch = [
+                Extension(slot, kind.context_tokens, tokens, num_picks, kind.num_drafts)
+                for slot in slots
+            ]
             started = time.perf_counter()
             engine.extend(batch)
             if repeat >= grid.warm_up:
-                samples[rows, num_drafts].append((time.perf_counter() - started) * 1e6)
+                samples[kind].append((time.perf_counter() - started) * 1e6)
     return samples
 
 
-def _context_tokens(engine: Engine) -> int:
-    return min(_CONTEXT_TOKENS, engine.info.context_tokens - _ROOM)
+def _typical(samples: Mapping[_Kind, list[float]], short: int) -> dict[_Kind, float]:
+    """Median times. At a long context the median at the short one, times what the fastest steps
+    say: what is observed later corrects the level but not the slope, where a hiccup would stay."""
+    short_samples = {kind: samples[kind._replace(context_tokens=short)] for kind in samples}
+    return {
+        kind: statistics.median(short_samples[kind]) * min(times_us) / min(short_samples[kind])
+        for kind, times_us in samples.items()
+    }

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.errors import SpecRouterError
 from specrouter_dist.links.control import Settled
-from specrouter_dist.routing.observations import ForwardKey, LawReading, Observations, Reading
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    LawReading,
+    Observations,
+    Reading,
+    context_of,
+)
 from specrouter_dist.routing.similarity import SparseRows, sampled_positions
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
@@ -180,4 +186,5 @@ def _time(opened: _Open, observations: Observations) -> None:
         began = time.perf_counter()
         engine.extend([extension])
         elapsed_us = (time.perf_counter() - began) * 1e6
-        observations.add_forward(ForwardKey(name, num_rows, 1, num_drafts), elapsed_us)
+        key = ForwardKey(name, num_rows, 1, num_drafts, context_tokens=context_of([start]))
+        observations.add_forward(key, elapsed_us)

@@ -48,7 +48,9 @@ class TestRoundTrip:
         assert after.latency.state() == before.latency.state()
         assert after.paces.state() == before.paces.state()
         assert len(after.paces.state()) == 1
-        assert [len(part) for part in after.latency.state()] == [3, 3, 1, 1]
+        forwards, drafting, slowdowns, hops, context_tokens = after.latency.state()
+        assert [len(part) for part in (forwards, drafting, slowdowns, hops)] == [3, 3, 1, 1]
+        assert context_tokens == before.latency.context_tokens
         assert after.agreement.known() == before.agreement.known()
         assert after.agreement.scores.state(0.0) == before.agreement.scores.state(0.0) != ()
         assert after.agreement.places == before.agreement.places
@@ -130,8 +132,8 @@ EVIDENCE, FORWARDS, HOPS, SLOWDOWNS = (
 REACHED, ACCEPTED, NUM_BLOCKS, NUM_EMPTY, AGE_S = 4, 5, 6, 7, 8
 
 BAD = {
-    "an older version": (put("version", value=1), "of version 1; this is version 2"),
-    "a newer version": (put("version", value=3), "of version 3; this is version 2"),
+    "an older version": (put("version", value=1), "of version 1; this is version 3"),
+    "a newer version": (put("version", value=4), "of version 4; this is version 3"),
     "no version": (lambda content: content.pop("version"), "of version None"),
     "another pool": (put("pool_hash", value="other"), "of pool 'other', not of 'pool'"),
     "a missing part": (lambda content: content.pop("latency"), "latency: Field required"),

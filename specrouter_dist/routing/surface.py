@@ -1,0 +1,179 @@
+"""Times of one member's steps over size, sessions and context: the shape from a profile, the level
+from what is observed.
+
+A step in a chain is slower than the same step in a profile's loop, because the caches have gone
+cold or the core was asleep, and it is only observed at the sizes that the present plan uses. So
+what is observed scales the whole surface; otherwise sizes that are not used would look fast for
+ever, and the planner would chase them.
+"""
+
+import bisect
+from collections.abc import Iterable
+from itertools import accumulate
+
+from specrouter_dist.routing.decayed import DecayedMean
+from specrouter_dist.routing.observations import ForwardTimes
+from specrouter_dist.routing.state import BatchState
+
+_MOST_INTERPOLATED = 1024
+
+
+class _Curve:
+    """Profiled values over a size."""
+
+    def __init__(self) -> None:
+        self._points: dict[int, float] = {}
+        """As measured."""
+        self._sizes: list[int] = []
+        self._values: list[float] = []
+
+    def put(self, size: int, value: float) -> None:
+        self._points[size] = value
+        self._sizes = sorted(self._points)
+        # Less work takes no longer: a time above that of a larger size was a hiccup.
+        values = (self._points[size] for size in reversed(self._sizes))
+        self._values = [*accumulate(values, min)][::-1]
+
+    def at(self, size: float) -> float:
+        """Linear between profiled sizes; beyond them on with the slope of the whole curve."""
+        sizes, values = self._sizes, self._values
+        at = bisect.bisect_left(sizes, size)
+        if at == 0 or (at < len(sizes) and sizes[at] == size):
+            return values[at]
+        low, low_value = sizes[at - 1], values[at - 1]
+        if at == len(sizes):
+            slope = (low_value - values[0]) / (low - sizes[0]) if low > sizes[0] else 0.0
+            return low_value + slope * (size - low)
+        share = (size - low) / (sizes[at] - low)
+        return low_value * (1 - share) + values[at] * share
+
+
+class _Curves:
+    """Profiled values over the size per session and the number of sessions in the batch."""
+
+    def __init__(self) -> None:
+        self._curves: dict[int, _Curve] = {}
+        self._known: list[int] = []
+        # Found once: the planner asks for the same sizes again and again.
+        self._interpolated: dict[tuple[float, int], float] = {}
+
+    def put(self, size: int, num_sessions: int, value: float) -> None:
+        self._interpolated.clear()
+        self._curves.setdefault(num_sessions, _Curve()).put(size, value)
+        self._known = sorted(self._curves)
+
+    def at(self, size: float, num_sessions: int) -> float:
+        """0 if nothing was profiled; for more sessions than were profiled, as much for each."""
+        found = self._interpolated.get((size, num_sessions))
+        if found is None:
+            if len(self._interpolated) >= _MOST_INTERPOLATED:
+                self._interpolated.clear()
+            found = self._interpolate(size, num_sessions) if self._known else 0.0
+            self._interpolated[size, num_sessions] = found
+        return found
+
+    def _interpolate(self, size: float, num_sessions: int) -> float:
+        known = self._known
+        above = bisect.bisect_left(known, num_sessions)
+        if above == len(known):
+            return self._curves[known[-1]].at(size) * num_sessions / known[-1]
+        high = known[above]
+        if above == 0 or high == num_sessions:
+            return self._curves[high].at(size)
+        low = known[above - 1]
+        share = (num_sessions - low) / (high - low)
+        return self._curves[low].at(size) * (1 - share) + self._curves[high].at(size) * share
+
+
+class Surface:
+    """Times over the size per session, the number of sessions in the batch and their mean context:
+    profiled, times the decayed ratio of observed to profiled at about that number of sessions.
+
+    Attention reads every session's cache, so a step takes longer by a slope times the context. The
+    slope is profiled at few sizes and numbers of sessions, and is one of them too: more rows have
+    more to compute with what is read.
+    """
+
+    def __init__(self) -> None:
+        self._points_us: dict[int, dict[tuple[int, int], float]] = {}
+        """As measured: by sessions, then by size and context."""
+        self._times_us = _Curves()
+        """At the shortest context."""
+        self._slopes_us = _Curves()
+        """What each further token of context, of every session, adds."""
+        self._shortest_tokens = 0
+        self._ratios: dict[int, DecayedMean] = {}
+        self._nearest_ratios: dict[int, DecayedMean] = {}
+
+    def profile(self, size: int, num_sessions: int, context_tokens: int, mean_us: float) -> None:
+        """Takes a point of the start-up profile."""
+        points_us = self._points_us.setdefault(num_sessions, {})
+        points_us[size, context_tokens] = mean_us
+        contexts = [context for at, context in points_us if at == size]
+        short, long = min(contexts), max(contexts)
+        self._times_us.put(size, num_sessions, points_us[size, short])
+        if long > short:
+            slope_us = (points_us[size, long] - points_us[size, short]) / (long - short)
+            self._slopes_us.put(size, num_sessions, max(0.0, slope_us))
+        self._shortest_tokens = min(self._shortest_tokens or short, short)
+        self._nearest_ratios.clear()
+        self._ratios.setdefault(num_sessions, DecayedMean(1.0))
+
+    def observe(
+        self, size: float, num_sessions: int, context_tokens: float, times: ForwardTimes
+    ) -> bool:
+        """Takes times of steps; whether the member has become another."""
+        if not self._points_us:
+            return False
+        profiled_us = self._profiled_us(size, num_sessions, context_tokens)
+        ratio = times.total_us / times.count / profiled_us
+        return self._nearest(num_sessions).observe(ratio, times.count)
+
+    def at(self, size: float, num_sessions: int, context_tokens: float) -> float | None:
+        """Time in microseconds; None without a profile."""
+        if not self._points_us:
+            return None
+        profiled_us = self._profiled_us(size, num_sessions, context_tokens)
+        return profiled_us * self._nearest(num_sessions).value
+
+    def slope_us(self, size: float, num_sessions: int) -> float | None:
+        """What each further token of context, of every session, adds; None without a profile."""
+        if not self._points_us:
+            return None
+        return self._slopes_us.at(size, num_sessions) * self._nearest(num_sessions).value
+
+    def drift(self, share: float) -> None:
+        """Nothing was observed: so much of what was is forgotten."""
+        for ratio in self._ratios.values():
+            ratio.drift(share)
+
+    def state(self) -> tuple[BatchState, ...]:
+        """Everything known."""
+        return tuple(
+            BatchState(
+                num_sessions,
+                self._ratios[num_sessions].level,
+                tuple((*at, mean_us) for at, mean_us in points_us.items()),
+            )
+            for num_sessions, points_us in self._points_us.items()
+        )
+
+    def restore(self, batches: Iterable[BatchState]) -> None:
+        """Takes what an earlier surface knew in place of what is here of the same."""
+        for batch in batches:
+            for size, context_tokens, mean_us in batch.points_us:
+                self.profile(size, batch.num_sessions, context_tokens, mean_us)
+            self._ratios[batch.num_sessions] = DecayedMean(1.0, batch.ratio)
+        self._nearest_ratios.clear()
+
+    def _nearest(self, num_sessions: int) -> DecayedMean:
+        found = self._nearest_ratios.get(num_sessions)
+        if found is None:
+            nearest = min(self._ratios, key=lambda known: abs(known - num_sessions))
+            found = self._nearest_ratios[num_sessions] = self._ratios[nearest]
+        return found
+
+    def _profiled_us(self, size: float, num_sessions: int, context_tokens: float) -> float:
+        more_tokens = max(0.0, context_tokens - self._shortest_tokens)
+        slope_us = self._slopes_us.at(size, num_sessions)
+        return self._times_us.at(size, num_sessions) + more_tokens * slope_us
