@@ -29,6 +29,8 @@ from specrouter_dist.text.tokenizer import Tokenizer
 
 _PROMPTS_PER_TASK = 16
 _IDLE_S = 10.0
+_SETTLE_S = 10.0
+"""In which the members read the last texts."""
 
 
 class CpuClock:
@@ -72,7 +74,7 @@ def measure(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, ob
     many = list(islice(cycle(prompts), arguments.requests))
     results, tokens_per_second = run_arm(backend, many, None, sampling, arguments.concurrency)
     working = clock.read()
-    time.sleep(1.0)
+    time.sleep(_SETTLE_S)
     clock = CpuClock(pids)
     time.sleep(arguments.idle_s)
     return {
