@@ -48,9 +48,8 @@ class TestRoundTrip:
         assert after.latency.state() == before.latency.state()
         assert after.paces.state() == before.paces.state()
         assert len(after.paces.state()) == 1
-        forwards, drafting, slowdowns, hops, context_tokens = after.latency.state()
+        forwards, drafting, slowdowns, hops, _ = after.latency.state()
         assert [len(part) for part in (forwards, drafting, slowdowns, hops)] == [3, 3, 1, 1]
-        assert context_tokens == before.latency.context_tokens
         assert after.agreement.known() == before.agreement.known()
         assert after.agreement.scores.state(0.0) == before.agreement.scores.state(0.0) != ()
         assert after.agreement.places == before.agreement.places
