@@ -53,6 +53,8 @@ def profile() -> Observations:
         for num_sessions in (1, 4):
             key = ForwardKey(name, rows * num_sessions, num_sessions)
             found.forwards[key] = ForwardTimes(10, 10 * us * share * num_sessions**0.5)
+    long = ForwardKey("target", 1, 1, context_tokens=2048)
+    found.forwards[long] = ForwardTimes(10, 10 * (TIMES_US["target"] + 992.0))
     for (name, us), tokens in product(TIMES_US.items(), (2, 16)):
         found.forwards[ForwardKey(name, 1, 1, tokens - 1)] = ForwardTimes(10, 10 * us * tokens)
     return found
@@ -69,6 +71,7 @@ def measured(request: int = 1) -> Observations:
         found.pairs[PairKey(draft, verifier, WARM)] = blocks(alpha)
         found.pairs[PairKey(draft, verifier, GREEDY)] = blocks(alpha)
     found.forwards[ForwardKey("target", 5, 1)] = ForwardTimes(30, 30 * 3600.0)
+    found.forwards[ForwardKey("target", 5, 1, context_tokens=256)] = ForwardTimes(30, 30 * 3700.0)
     found.forwards[ForwardKey("target", 5, 1, beside="small")] = ForwardTimes(30, 30 * 4000.0)
     found.waits[WaitKey("small", "target", 4)] = ForwardTimes(30, 30 * 1234.5)
     found.readings += readings(request)

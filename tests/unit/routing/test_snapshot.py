@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from specrouter_dist.errors import SnapshotError
 from specrouter_dist.routing import snapshot
 from specrouter_dist.routing.agreement import Source
-from specrouter_dist.routing.observations import PairKey
+from specrouter_dist.routing.observations import SHORTEST_CONTEXT, PairKey
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import dump, restore
 from specrouter_dist.routing.traffic import GREEDY, ROOTS, Traffic
@@ -48,8 +48,15 @@ class TestRoundTrip:
         assert after.latency.state() == before.latency.state()
         assert after.paces.state() == before.paces.state()
         assert len(after.paces.state()) == 1
-        forwards, drafting, slowdowns, hops, _ = after.latency.state()
-        assert [len(part) for part in (forwards, drafting, slowdowns, hops)] == [3, 3, 1, 1]
+        latency = after.latency
+        assert [len(part) for part in latency.state()[:4]] == [3, 3, 1, 1]
+        assert latency.context_tokens == before.latency.context_tokens > SHORTEST_CONTEXT
+        assert latency.per_context_token_us("target") == pytest.approx(0.5, rel=0.3)
+        for context in (None, 64, 3000):
+            times = [
+                of.latency.forward_us("target", 5, context_tokens=context) for of in (before, after)
+            ]
+            assert times[0] == times[1]
         assert after.agreement.known() == before.agreement.known()
         assert after.agreement.scores.state(0.0) == before.agreement.scores.state(0.0) != ()
         assert after.agreement.places == before.agreement.places
@@ -122,11 +129,12 @@ def reversed_bounds(score: list[Any]) -> list[Any]:
     return [*score[:4], 0.9, 0.1, *score[6:]]
 
 
-EVIDENCE, FORWARDS, HOPS, SLOWDOWNS = (
+EVIDENCE, FORWARDS, HOPS, SLOWDOWNS, CONTEXT = (
     ("agreement", 0),
     ("latency", 0),
     ("latency", 3),
     ("latency", 2),
+    ("latency", 4),
 )
 REACHED, ACCEPTED, NUM_BLOCKS, NUM_EMPTY, AGE_S = 4, 5, 6, 7, 8
 
@@ -161,9 +169,16 @@ BAD = {
     "a score of the future": (put("scores", 0, 8, value=-1.0), "scores.0.8: .*got -1.0"),
     "texts of no kind": (put("scores", 0, 7, value="none"), "scores.0.7: .*'sampled texts'"),
     "a time of zero": (
-        put(*FORWARDS, 0, 1, 0, 2, 0, 1, value=0.0),
+        put(*FORWARDS, 0, 1, 0, 2, 0, 2, value=0.0),
+        "latency.0.0.1.0.2.0.2: .*got 0",
+    ),
+    "a context of zero": (
+        put(*FORWARDS, 0, 1, 0, 2, 0, 1, value=0),
         "latency.0.0.1.0.2.0.1: .*got 0",
     ),
+    "a negative context": (put(*CONTEXT, 0, value=-1.0), "latency.4.0: .*got -1"),
+    "a context that is NaN": (put(*CONTEXT, 0, value=math.nan), "latency.4.0: .*got nan"),
+    "an absurd context": (put(*CONTEXT, 0, value=1e9), "latency.4: .*contexts lie in"),
     "a size of zero": (put(*FORWARDS, 0, 1, 0, 2, 0, 0, value=0), "latency.0.0.1.0.2.0.0: .*got 0"),
     "no times": (put(*FORWARDS, 0, 1, 0, 2, value=[]), "latency.0.0.1.0.2: .*at least 1"),
     "a ratio of zero": (

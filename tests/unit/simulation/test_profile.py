@@ -10,7 +10,7 @@ from specrouter_dist.cli import main as cli
 from specrouter_dist.errors import ConfigError, NotFoundError
 from specrouter_dist.simulation.profile import StepTime, available_profiles, load_profile
 from specrouter_dist.simulation.world import World
-from tests.unit.simulation.profiles import fields, member
+from tests.unit.simulation.profiles import fields, member, profile
 
 NAMES = ("small", "medium", "target")
 SMALL, TARGET = member("small"), member("target")
@@ -100,6 +100,15 @@ def test_a_table_of_times_is_linear_between_its_points() -> None:
     step = StepTime(table_ms={1: 2.0, 5: 4.0}, per_session_ms=0.5)
     assert [step.us(rows, 1) for rows in (1, 3, 5, 9)] == [2000, 3000, 4000, 6000]
     assert step.us(3, 3) == 4000
+
+
+def test_a_step_pays_for_what_all_its_sessions_hold() -> None:
+    step = StepTime(base_ms=1.0, per_row_ms=0.1, per_context_token_ms=0.001)
+    assert step.us(10, 2, 3000) == pytest.approx(1000 + 1000 + 3000)
+    with pytest.raises(ValueError, match="per_context_token_ms"):
+        StepTime(base_ms=1.0, per_context_token_ms=-0.001)
+    made = profile(members=[member("small", step=step, draft_token_ms=0.2), member("target")])
+    assert made.member("small").draft_us(2, 3000) == pytest.approx(200 + 100 + 3000)
 
 
 def test_the_command_prints_for_people_and_machines(

@@ -83,6 +83,32 @@ class TestByHand:
         results = run(members=[member("small"), target], plan=ALONE, workload=four)
         assert results.duration_s * 1e3 == pytest.approx(10 * (10 + 3))
 
+    def test_a_long_context_slows_every_step(self) -> None:
+        target = member("target", step={"base_ms": 10.0, "per_context_token_ms": 0.01})
+        one = workload(1, prompt_tokens=1000, output_tokens=11)
+        short = member("target", step={"base_ms": 10.0})
+        times_ms = [
+            run(members=[member("small"), one_of], plan=ALONE, workload=one).duration_s * 1e3
+            for one_of in (short, target)
+        ]
+        fed = range(0, 1000, 128)
+        extra_ms = 0.01 * (sum(fed) + sum(1000 + k for k in range(10)))
+        assert times_ms[1] - times_ms[0] == pytest.approx(extra_ms)
+
+    def test_the_router_learns_what_the_context_costs(self) -> None:
+        step = {"base_ms": 10.0, "per_context_token_ms": 0.01}
+        long = workload(4, prompt_tokens=500, output_tokens=100)
+        world = World(
+            profile(members=[member("small"), member("target", step=step)], workload=long)
+        )
+        world.run()
+        assert world._router is not None
+        latency = world._router.latency
+        assert latency.per_context_token_us("target") == pytest.approx(10.0, rel=0.02)
+        assert latency.context_tokens == pytest.approx(550, rel=0.15)
+        found = latency.forward_us("target", 1, context_tokens=64)
+        assert found == pytest.approx(10.64e3, rel=0.02)
+
     def test_replicas_share_the_requests(self) -> None:
         members = [member("small"), member("target", replicas=4)]
         eight = workload(8, concurrency=8, prompt_tokens=1, output_tokens=10)

@@ -1,0 +1,110 @@
+"""The start-up profile: which steps are timed, and that what there is no room for is left out."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from specrouter_dist.engine.interface import Extension, Picks
+from specrouter_dist.engine.toy import ToyEngine
+from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.worker import profiling
+from specrouter_dist.worker.profiling import profile
+
+US = 1e-6
+
+
+class Clock:
+    """Of a test: it stands still but for what engines add."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+class TimedEngine(ToyEngine):
+    """Takes 100 us a step, 5 us a row and 0.1 us a token of context; now and then far longer."""
+
+    def __init__(self, clock: Clock, **sizes: int) -> None:
+        super().__init__(**sizes)
+        self._clock = clock
+        self.hiccup_every = 0
+        self.prefill_us = 5.0
+        self._num_steps = 0
+
+    def extend(self, batch: Sequence[Extension]) -> list[Picks]:
+        self._num_steps += 1
+        context = sum(extension.start for extension in batch)
+        rows = sum(len(extension.tokens) for extension in batch)
+        elapsed_us = (100.0 + 0.1 * context) * (1 + batch[0].num_drafts)
+        elapsed_us += rows * (5.0 if context else self.prefill_us)
+        if self.hiccup_every and self._num_steps % self.hiccup_every == 0:
+            elapsed_us *= 20
+        self._clock.now_s += elapsed_us * US
+        return []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(profiling, "time", made)
+    return made
+
+
+def learned(engine: TimedEngine, *, drafts: bool = True) -> LatencyTable:
+    table = LatencyTable(0.0)
+    for key, times in profile("m", engine, drafts=drafts).forwards.items():
+        assert key.is_plausible and times.is_plausible
+        table.profile(key, times)
+    assert engine.num_open == 0
+    return table
+
+
+@pytest.mark.parametrize("hiccup_every", [0, 23])
+def test_times_at_any_context_follow_from_two(clock: Clock, hiccup_every: int) -> None:
+    engine = TimedEngine(clock)
+    engine.hiccup_every = hiccup_every
+    table = learned(engine)
+    for context in (64, 448, 4000):
+        step_us = 100.0 + 0.1 * context
+        found = table.forward_us("m", 5, context_tokens=context)
+        assert found == pytest.approx(step_us + 25.0, rel=0.01)
+        found = table.drafting_us("m", 4, context_tokens=context)
+        assert found == pytest.approx(4 * step_us + 5.0, rel=0.01)
+        found = table.forward_us("m", 1, 4, context_tokens=context)
+        assert found == pytest.approx(100.0 + 4 * (0.1 * context + 5.0), rel=0.01)
+        found = table.drafting_us("m", 8, 4, context_tokens=context)
+        assert found == pytest.approx(8 * (100.0 + 0.4 * context) + 20.0, rel=0.01)
+
+
+def contexts(engine: TimedEngine, *, drafts: bool = True) -> dict[int, set[int]]:
+    """By number of sessions."""
+    found: dict[int, set[int]] = {}
+    for key in profile("m", engine, drafts=drafts).forwards:
+        found.setdefault(key.num_sessions, set()).add(key.context_tokens)
+    assert engine.num_open == 0
+    return found
+
+
+def test_the_long_context_is_half_of_what_the_engine_holds_at_most(clock: Clock) -> None:
+    assert contexts(TimedEngine(clock)) == {1: {64, 2048}, 4: {64, 2048}, 16: {64}}
+    assert contexts(TimedEngine(clock), drafts=False) == {1: {64, 2048}, 4: {64}, 16: {64}}
+    assert contexts(TimedEngine(clock, context_tokens=600))[1] == {64, 300}
+    assert contexts(TimedEngine(clock, context_tokens=250))[1] == {64}
+    assert contexts(TimedEngine(clock, context_tokens=32))[1] == {14}
+
+
+def test_it_is_shorter_where_prompts_are_slow(clock: Clock) -> None:
+    engine = TimedEngine(clock)
+    engine.prefill_us = 1000.0
+    assert 900 < max(contexts(engine)[1]) < 1000
+    engine.prefill_us = 10_000.0
+    assert contexts(engine)[1] == {64}
+
+
+def test_without_room_for_both_contexts_there_is_one(clock: Clock) -> None:
+    assert contexts(TimedEngine(clock, max_sessions=1)) == {1: {64}}
+    assert contexts(TimedEngine(clock, max_sessions=4)) == {1: {64, 2048}, 4: {64}}
+    assert contexts(TimedEngine(clock, kv_tokens=1000)) == {1: {64}, 4: {64}}
+    assert contexts(TimedEngine(clock, kv_tokens=50)) == {}
