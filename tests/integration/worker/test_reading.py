@@ -94,6 +94,17 @@ def test_the_target_reads_one_text_in_four_and_only_its_laws() -> None:
     assert [laws.request for laws in seen.laws if laws.member == "small"] == list(range(8))
 
 
+def test_a_member_is_timed_at_the_end_of_what_it_has_read() -> None:
+    readers, seen = (
+        Readers([ModelHost("small", engine("small"), is_target=False)], Clock()),
+        Observations(),
+    )
+    readers.add(text(500))
+    while readers.advance(seen):
+        pass
+    assert {key.context_tokens for key in seen.forwards} == {512}
+
+
 def test_what_the_target_reads_gives_way() -> None:
     toys = {name: engine(name) for name in ("small", "target")}
     hosts = [ModelHost(name, toy, is_target=name == "target") for name, toy in toys.items()]

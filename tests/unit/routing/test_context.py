@@ -101,10 +101,11 @@ class TestLevel:
     def test_a_verify_beside_a_drafter_is_compared_at_its_context(
         self, table: LatencyTable
     ) -> None:
-        beside = key(1, LONG)._replace(beside="d")
-        table.observe(beside, times(2 * 196.0, 100_000))
+        table.observe(key(1), times(100.0, 10_000))
+        table.observe(key(1, LONG)._replace(beside="d"), times(2 * 196.0))
+        assert table.context_tokens < 70, "which is not typical"
         found = table.forward_us("m", 1, beside="d", context_tokens=64)
-        assert found == pytest.approx(200.0, rel=0.01)
+        assert found == pytest.approx(100.0 * (5 * 1.0 + 2.0) / 6, rel=0.01)
 
 
 class TestTypicalContext:
