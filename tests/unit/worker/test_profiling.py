@@ -1,5 +1,6 @@
 """The start-up profile: which steps are timed, and that what there is no room for is left out."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -25,22 +26,23 @@ class Clock:
 
 class TimedEngine(ToyEngine):
     """Takes 100 us a step, 5 us a row and 0.1 us a token of context; where it has hiccups,
-    two in three steps at a long context take far longer."""
+    two in three steps of a kind at a long context take far longer."""
 
     def __init__(self, clock: Clock, **sizes: int) -> None:
         super().__init__(**sizes)
         self._clock = clock
         self.has_hiccups = False
         self.prefill_us = 5.0
-        self._num_long = 0
+        self._num_long: Counter[tuple[int, int]] = Counter()
 
     def extend(self, batch: Sequence[Extension]) -> list[Picks]:
         context = sum(extension.start for extension in batch)
         rows = sum(len(extension.tokens) for extension in batch)
         elapsed_us = (100.0 + 0.1 * context) * (1 + batch[0].num_drafts)
         elapsed_us += rows * (5.0 if context else self.prefill_us)
-        self._num_long += context >= 2048
-        if self.has_hiccups and context >= 2048 and self._num_long % 3:
+        kind = rows, batch[0].num_drafts
+        self._num_long[kind] += context >= 2048
+        if self.has_hiccups and context >= 2048 and self._num_long[kind] % 3:
             elapsed_us *= 20
         self._clock.now_s += elapsed_us * US
         return []
