@@ -6,7 +6,7 @@ the unit that a key ends in; ages are never negative, whatever clocks do.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from heapq import nlargest
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
@@ -64,9 +64,10 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
             {
                 "chain": list(pace.chain),
                 "num_sessions": pace.num_sessions,
-                "ratio": pace.ratio.value,
+                "ratio": router.paces.ratio(pace.chain, pace.num_sessions),
             }
-            for pace in nlargest(_MOST_PACES, router.paces.state(), lambda p: p.ratio.weight)
+            for pace in nsmallest(_MOST_PACES, router.paces.state(), lambda p: p.variance)
+            if pace.chain
         ],
         "decisions": [_decision(one, now_s) for one in _newest(journal.decisions, _MOST_DECISIONS)],
         "outcomes": {

@@ -149,8 +149,10 @@ class LatencyState(NamedTuple):
 
 
 class PaceState(NamedTuple):
-    """Measured over predicted round times of a chain at one load."""
+    """Measured over predicted round times at one load."""
 
-    chain: Annotated[tuple[Name, ...], Field(min_length=1)]
+    chain: tuple[Name, ...]
+    """Whose own part it is; empty: what the machine does to all."""
     num_sessions: Size
-    ratio: Ratio
+    log_ratio: Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
+    variance: Positive

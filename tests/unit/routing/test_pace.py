@@ -1,0 +1,74 @@
+"""Measured over predicted round times: what is the machine's and what is a chain's own."""
+
+import pytest
+
+from specrouter_dist.routing.observations import Pace
+from specrouter_dist.routing.pace import PaceTable
+
+USED, OTHER, ALONE = ("small", "target"), ("medium", "target"), ("target",)
+
+
+def observe(table: PaceTable, chain: tuple[str, ...], ratio: float, times: int = 20) -> None:
+    for _ in range(times):
+        table.observe(chain, 1, 1000.0, Pace(20, 60, 20 * 1000.0 * ratio))
+
+
+@pytest.fixture
+def table() -> PaceTable:
+    return PaceTable()
+
+
+def test_what_is_measured_of_a_chain_corrects_it(table: PaceTable) -> None:
+    assert table.ratio(USED, 1) == 1.0
+    observe(table, USED, 1.3)
+    assert table.ratio(USED, 1) == pytest.approx(1.3, rel=0.02)
+    assert table.ratio(USED, 4) == 1.0
+
+
+def test_a_chain_never_used_shares_what_the_machine_does(table: PaceTable) -> None:
+    observe(table, USED, 1.3)
+    assert 1.1 < table.ratio(OTHER, 1) < 1.3
+
+
+def test_when_the_machine_slows_down_all_chains_keep_their_order(table: PaceTable) -> None:
+    for _ in range(5):
+        observe(table, USED, 1.0)
+        observe(table, OTHER, 1.1)
+    observe(table, USED, 1.4)
+    assert table.ratio(USED, 1) == pytest.approx(1.4, rel=0.03)
+    assert table.ratio(OTHER, 1) > 1.03 * table.ratio(USED, 1)
+
+
+def test_a_chain_that_is_slow_by_itself_is_told_from_a_slow_machine(table: PaceTable) -> None:
+    for _ in range(5):
+        observe(table, USED, 1.0)
+        observe(table, OTHER, 1.3)
+    assert table.ratio(OTHER, 1) / table.ratio(USED, 1) == pytest.approx(1.3, rel=0.06)
+
+
+def test_the_target_alone_has_no_part_in_it(table: PaceTable) -> None:
+    observe(table, USED, 1.4)
+    assert table.ratio(ALONE, 1) == 1.0
+    observe(table, ALONE, 1.1)
+    assert table.ratio(ALONE, 1) == pytest.approx(1.1, rel=0.02)
+
+
+def test_one_observation_is_not_believed_without_bounds(table: PaceTable) -> None:
+    observe(table, USED, 50.0, times=200)
+    assert table.ratio(USED, 1) == pytest.approx(1.5, rel=0.01)
+
+
+def test_what_is_not_used_fades_and_what_has_changed_is_forgotten(table: PaceTable) -> None:
+    def own() -> float:
+        return {known.chain: known.log_ratio for known in table.state()}.get(OTHER, 0.0)
+
+    observe(table, OTHER, 1.3)
+    before = own()
+    for _ in range(30):
+        observe(table, USED, 1.0, times=1)
+        table.forget(set())
+    assert 0.6 * before < own() < 0.8 * before
+    table.forget(set())
+    assert own() < 0.8 * before, "nobody used that load: there is nothing to try again"
+    table.start_over("medium")
+    assert own() == 0.0
