@@ -112,6 +112,7 @@ class Switches:
                 rounds_until([result], best.is_best) for result in results
             ],
             "rounds_of_each": [result.metrics.num_rounds for result in results],
+            "plan_of_each": [describe(plan_of(result.metrics.plans[-1])) for result in results],
         }
 
 
