@@ -31,6 +31,9 @@ PERIOD_S = 0.5
 """How often workers are asked and, where they have measured something, decisions made."""
 _CALL_TIMEOUT_S = 5.0
 
+_Answer = tuple[Address, tuple[Observations, ...]]
+"""Where a worker is, and what it has measured, the oldest first."""
+
 
 class RouterActor:
     """Registry and decisions of one pool.
@@ -134,26 +137,31 @@ class RouterActor:
         self._learned, self._decided_at = False, now
         return self._router.decide(now_s) is not None
 
-    async def _ask(self, name: str, after_s: float = 0.0) -> tuple[Address, Observations] | None:
+    async def _ask(self, name: str, after_s: float = 0.0) -> _Answer | None:
         await asyncio.sleep(after_s)
+        worker = self._workers[name]
         try:
-            answer: tuple[Address, Observations] = await self._workers[name].observe.remote()
+            address, observations = await worker.observe.remote()
+            if address == self._addresses.get(name):
+                return address, (observations,)
+            # The worker is new, or it is new to this router.
+            return address, (await worker.profile.remote(), observations)
         except RayActorError as error:
             logger.warning("worker %s does not answer: %s", name, type(error).__name__)
             return None
-        return answer
 
-    def _heard(self, name: str, answer: tuple[Address, Observations] | None) -> bool:
+    def _heard(self, name: str, answer: _Answer | None) -> bool:
         """Takes an answer; whether the directory has changed."""
         before = self._addresses.get(name)
         if answer is None:
             self._addresses.pop(name, None)
         else:
-            self._addresses[name] = answer[0]
-            # The time of day: what was measured outlives this process and perhaps this machine.
-            self._router.observe(answer[1], time.time())
-            self._learned |= answer[1].has_any
-            self._memory.has_news |= answer[1].has_any
+            self._addresses[name], measured = answer
+            for observations in measured:
+                # The time of day: what was measured outlives this process, perhaps this machine.
+                self._router.observe(observations, time.time())
+                self._learned |= observations.has_any
+                self._memory.has_news |= observations.has_any
         return self._addresses.get(name) != before
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:

@@ -49,8 +49,9 @@ class WorkerActor:
             num_ids=spec.num_ids,
             exact=spec.exact,
         )
+        self._profile = profile(member.name, engine, drafts=member.role != "target")
         self._taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
-        self._taken.put(profile(member.name, engine, drafts=member.role != "target"))
+        self._taken.put(Observations())
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(spec.directory)
@@ -72,6 +73,10 @@ class WorkerActor:
             on_failure=lambda error: os._exit(1),
         )
         self._worker.start()
+
+    def profile(self) -> Observations:
+        """Times of its steps, measured once, when it started: for every router that it meets."""
+        return self._profile
 
     def observe(self) -> tuple[Address, Observations]:
         """Where the worker is, and what it has measured since the last call."""

@@ -1,7 +1,7 @@
 """What a router knows, as bytes, so that one that is started again need not learn it again.
 
 Agreement is a matter of the models. Times are one of the workers that run: only a router of the
-same workers takes them back, and it must, since these do not send their start-up profile again.
+same workers takes them back.
 """
 
 from typing import Annotated, Any

@@ -69,6 +69,32 @@ def test_a_router_that_is_started_again_knows_what_it_knew(
     assert any(len(result.chain) > 1 for result in results)
 
 
+def test_a_router_that_is_started_again_without_a_snapshot_learns_anew(
+    backend: PoolBackend, state: Path
+) -> None:
+    running = backend.running
+    assert isinstance(running, RunningPool)
+    time.sleep(2 * WRITE_EVERY_S)
+    ray.kill(ray.get_actor("tiny:router", NAMESPACE), no_restart=False)
+    # Long before the next one is up.
+    for path in state.iterdir():
+        path.unlink()
+
+    def plans_a_chain() -> bool:
+        results = list(backend.generate(requests(None, 0.0), concurrency=1))
+        assert all(result.token_ids for result in results)
+        try:
+            return len(running.table().plan(GREEDY).chain) > 1
+        except UnavailableError:
+            return False
+
+    # The plans of before hold until the new router knows better.
+    wait_until(plans_a_chain, "it never plans a chain")
+    wait_until(lambda: len(running.candidates(GREEDY)) > 1, "it does not know its workers")
+    known = running.explain()["members"]
+    assert all(member["forward_us"] for member in known if member["name"] != "lookup")
+
+
 def test_a_pool_that_is_stopped_leaves_what_it_learnt_for_the_next(state: Path) -> None:
     with open_tiny("ray") as opened:
         chained = {
