@@ -2,8 +2,8 @@
 
 from specrouter_dist.routing.state import Level
 
-_MEMORY_VALUES = 400.0
-"""Weight of the past; in steps, about the last few seconds of decoding."""
+_MEMORY_VALUES = 2000.0
+"""Weight of the past; in steps, about the last ten seconds of decoding."""
 _PRIOR_VALUES = 5.0
 """The prior counts as so many observed values."""
 _FAR = 2.0

@@ -118,7 +118,7 @@ class TestTypicalContext:
             table.observe(key(1, LONG), times(196.0, 100))
         assert table.context_tokens == pytest.approx(LONG, rel=0.02)
         assert table.forward_us("m", 1) == pytest.approx(196.0, rel=0.02)
-        for _ in range(20):
+        for _ in range(100):
             table.observe(key(1), times(100.0, 100))
         assert table.context_tokens == pytest.approx(SHORTEST_CONTEXT, rel=0.2)
 
