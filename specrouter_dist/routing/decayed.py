@@ -31,8 +31,9 @@ class DecayedMean:
         this a choice once disqualified would never be tried again."""
         self.value += (self._prior - self.value) * share
 
-    def observe(self, mean: float, count: float) -> bool:
-        """Takes a mean of ``count`` values; whether things have changed.
+    def observe(self, mean: float, count: float) -> float:
+        """Takes a mean of ``count`` values. Returns by what factor things have changed: 1.0, or one
+        far from it.
 
         One far from what is known is a hiccup of the machine and counts as one value, unless the
         one before said the same: then things have changed, and what was is forgotten.
@@ -41,12 +42,13 @@ class DecayedMean:
         is_far = self._weight > _PRIOR_VALUES and _differ(mean, self.value, _FAR)
         before, self._far = self._far, mean if is_far else None
         if self._far is not None and before is not None and not _differ(mean, before, _ALIKE):
+            factor = mean / self.value if self.value else 1.0
             self.value, self._weight, self._far = mean, count, None
-            return True
+            return factor
         if self._far is not None:
             count = 1.0
         self.add(mean, count)
-        return False
+        return 1.0
 
     def add(self, mean: float, count: float) -> None:
         """Takes a mean of ``count`` values that are counted, not timed: none is a hiccup."""

@@ -1,6 +1,7 @@
 """How long steps of members take, how they slow each other, and what hops between them cost."""
 
 from collections.abc import Mapping
+from math import prod
 
 from specrouter_dist.routing.decayed import DecayedMean
 from specrouter_dist.routing.observations import (
@@ -12,6 +13,7 @@ from specrouter_dist.routing.observations import (
 from specrouter_dist.routing.state import (
     HopState,
     LatencyState,
+    Level,
     SlowdownState,
     SurfaceState,
 )
@@ -50,6 +52,8 @@ class LatencyTable:
         self._context_tokens = DecayedMean(SHORTEST_CONTEXT)
         self._hop_prior_us = hop_us
         self._hops: dict[tuple[str, str], DecayedMean] = {}
+        self._aside: dict[str, dict[tuple[str, str], Level]] = {}
+        """Hops of members that have become slower, as they were before."""
 
     def profile(self, key: ForwardKey, times: ForwardTimes) -> None:
         """Takes a point of a member's start-up profile."""
@@ -58,23 +62,21 @@ class LatencyTable:
             mean_us = times.total_us / times.count
             surface.profile(int(of), key.num_sessions, key.context_tokens, mean_us)
 
-    def observe(self, key: ForwardKey, times: ForwardTimes) -> bool:
-        """Takes the times of steps since the last call; whether the member has become another:
-        what is known of its rounds with others holds no longer."""
+    def observe(self, key: ForwardKey, times: ForwardTimes) -> float:
+        """Takes the times of steps since the last call. Returns by what factor the member's have
+        changed: 1.0, or one far from it."""
         if not times.count:
-            return False
+            return 1.0
         self._observed.add(key.member)
         self._context_tokens.add(key.context_tokens, times.count)
         size = key.num_rows / key.num_sessions
         if key.beside is None:
-            changes = [
+            factor = prod(
                 surface.observe(of, key.num_sessions, key.context_tokens, times)
                 for surface, of in self._surfaces(key, size)
-            ]
-            if any(changes):
-                self._start_over(key.member)
-                return True
-            return False
+            )
+            self._on_change(key.member, factor)
+            return factor
         alone_us = self.forward_us(
             key.member, size, key.num_sessions, context_tokens=key.context_tokens
         )
@@ -83,12 +85,17 @@ class LatencyTable:
             self._observed.add(pair)
             slowdown = self._slowdowns.setdefault(pair, DecayedMean(1.0))
             slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
-        return False
+        return 1.0
 
-    def _start_over(self, member: str) -> None:
-        for known in (self._slowdowns, self._hops):
-            for pair in [pair for pair in known if member in pair]:
-                del known[pair]
+    def _on_change(self, member: str, factor: float) -> None:
+        """While a member is slower its hops look longer: when it is as fast again, what was known
+        before holds again."""
+        if factor > 1:
+            hops = {pair: hop.level for pair, hop in self._hops.items() if member in pair}
+            self._aside.setdefault(member, hops)
+        elif factor < 1:
+            for pair, level in self._aside.pop(member, {}).items():
+                self._hops[pair] = DecayedMean(self._hop_prior_us, level)
 
     def forget(self) -> set[str]:
         """Of members not observed since the last call, what was observed counts for less: one that

@@ -12,7 +12,7 @@ uncertain they are: a chain in use for long knows itself, so the machine takes t
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 
 from specrouter_dist.routing.latency import FADED, FORGOTTEN
@@ -58,6 +58,8 @@ class PaceTable:
     def __init__(self) -> None:
         self._machine: dict[int, _Estimate] = {}
         self._own: dict[_Key, _Estimate] = {}
+        self._aside: dict[str, dict[_Key, _Estimate]] = {}
+        """Of chains of members that have become slower, as they were before."""
         self._observed: set[_Key] = set()
         """Since :meth:`forget` was last called."""
 
@@ -92,10 +94,15 @@ class PaceTable:
                 own.fade(share, _OWN_VARIANCE)
         self._observed.clear()
 
-    def start_over(self, member: str) -> None:
-        """The member has become faster or slower: what its chains were like says nothing."""
-        for key in [key for key in self._own if member in key[0]]:
-            del self._own[key]
+    def on_change(self, member: str, factor: float) -> None:
+        """The member's times have changed by this factor. While they are longer so are its chains'
+        rounds, by what the prediction has yet to learn: when it is as fast again, what was known
+        before holds again."""
+        if factor > 1:
+            own = {key: replace(known) for key, known in self._own.items() if member in key[0]}
+            self._aside.setdefault(member, own)
+        elif factor < 1:
+            self._own |= self._aside.pop(member, {})
 
     def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
         """Measured over predicted. Of a chain that was never used, what the machine does to all."""

@@ -103,8 +103,8 @@ class Router:
         for forward, times in self._plausible(observations.forwards):
             if observations.is_profile:
                 self.latency.profile(forward, times)
-            elif self.latency.observe(forward, times):
-                self.paces.start_over(forward.member)
+            elif (factor := self.latency.observe(forward, times)) != 1.0:
+                self.paces.on_change(forward.member, factor)
                 self._has_changed = True
         for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)

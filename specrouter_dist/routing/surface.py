@@ -121,10 +121,11 @@ class Surface:
 
     def observe(
         self, size: float, num_sessions: int, context_tokens: float, times: ForwardTimes
-    ) -> bool:
-        """Takes times of steps; whether the member has become another."""
+    ) -> float:
+        """Takes times of steps. Returns by what factor they have changed: 1.0, or one far from
+        it."""
         if not self._points_us:
-            return False
+            return 1.0
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
         ratio = times.total_us / times.count / profiled_us
         return self._nearest(num_sessions).observe(ratio, times.count)

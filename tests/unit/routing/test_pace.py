@@ -58,7 +58,7 @@ def test_one_observation_is_not_believed_without_bounds(table: PaceTable) -> Non
     assert table.ratio(USED, 1) == pytest.approx(1.5, rel=0.01)
 
 
-def test_what_is_not_used_fades_and_what_has_changed_is_forgotten(table: PaceTable) -> None:
+def test_what_is_not_used_fades(table: PaceTable) -> None:
     def own() -> float:
         return {known.chain: known.log_ratio for known in table.state()}.get(OTHER, 0.0)
 
@@ -70,5 +70,19 @@ def test_what_is_not_used_fades_and_what_has_changed_is_forgotten(table: PaceTab
     assert 0.6 * before < own() < 0.8 * before
     table.forget(set())
     assert own() < 0.8 * before, "nobody used that load: there is nothing to try again"
-    table.start_over("medium")
-    assert own() == 0.0
+
+
+def test_what_a_slow_member_did_to_its_chain_is_forgotten_when_it_is_fast_again(
+    table: PaceTable,
+) -> None:
+    observe(table, USED, 1.0)
+    observe(table, OTHER, 1.1)
+    before = table.state()
+    table.on_change("medium", 5.0)
+    observe(table, OTHER, 1.5)
+    table.on_change("medium", 1.0)
+    assert table.state() != before
+    table.on_change("medium", 0.2)
+    assert [known for known in table.state() if known.chain == OTHER] == [
+        known for known in before if known.chain == OTHER
+    ]
