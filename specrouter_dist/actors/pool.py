@@ -30,6 +30,8 @@ HOP_US = 500.0
 """Assumed for a round trip between two workers until it has been observed."""
 START_TIMEOUT_S = 120.0
 _WATCH_EVERY_S = 0.5
+_LOOK_EVERY_S = 5.0
+"""At least; every call costs the router some milliseconds."""
 _STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024
 """Tokens do not travel through the object store."""
@@ -131,9 +133,12 @@ class RunningPool(RouterClient):
         )
 
     def _watch(self) -> None:
-        """Tells the client when the target has moved."""
-        target = list(self.workers)[-1]
+        """Tells the client when the target has moved: looked for while the client has none."""
+        target, look_at_s = list(self.workers)[-1], 0.0
         while not self._stopping.wait(_WATCH_EVERY_S):
+            if self.client.is_connected and time.monotonic() < look_at_s:
+                continue
+            look_at_s = time.monotonic() + _LOOK_EVERY_S
             try:
                 address = self.directory().get(target)
             except UnavailableError as error:

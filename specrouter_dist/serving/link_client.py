@@ -57,6 +57,11 @@ class LinkClient:
         self._thread = threading.Thread(target=self._run, name="link-client", daemon=True)
         self._thread.start()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the target has been reached and not been lost since."""
+        return self._peer is not None
+
     # -- from any thread -----------------------------------------------------------------------
 
     def submit(self, submit: Submit, receive: Receiver) -> None:
