@@ -7,13 +7,13 @@ it. Rounds, and not tokens: how many tokens a round yields is agreement's busine
 What slows the machine slows all chains, but only the one in use shows it; others would look
 better for no other reason than that they were measured in a quieter minute. So the logarithm of
 measured over predicted is a sum: what the machine does now to all chains with drafters, and what is
-the chain's own. Both are followed by a scalar Kalman filter each, which share every error by how
-uncertain they are: a chain in use for long knows itself, so the machine takes the blame.
+the chain's own. A Kalman filter per load follows both.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from math import exp, log
+
+import numpy as np
 
 from specrouter_dist.routing.latency import FADED, FORGOTTEN
 from specrouter_dist.routing.observations import Pace
@@ -23,107 +23,135 @@ _MOST = 1.5
 """Largest correction by one observation, in either direction."""
 _ROUND_VARIANCE = 0.1
 """Of the logarithm of one round's time."""
-_MACHINE_VARIANCE = 0.04
+_MACHINE_VARIANCE = 0.1
 """Of what the machine does, before anything was observed."""
 _MACHINE_STEP = 0.005
 """By which that grows with every observation: other work comes and goes."""
-_OWN_VARIANCE = 0.04
+_OWN_VARIANCE = 0.02
 """Of what is a chain's own, before anything was observed of it."""
-_OWN_STEP = 0.0001
-"""By which that grows with every observation: texts and contexts change."""
 
-_Key = tuple[tuple[str, ...], int]
+_Chain = tuple[str, ...]
+_MACHINE: _Chain = ()
+"""Stands for what all chains share."""
 
 
-@dataclass(slots=True)
-class _Estimate:
-    """Of a logarithm."""
+class _Filter:
+    """What is known at one load: a mean and a covariance over the machine and its chains."""
 
-    value: float = 0.0
-    variance: float = 0.0
+    def __init__(self) -> None:
+        self._rows: dict[_Chain, int] = {_MACHINE: 0}
+        self._mean = np.zeros(1)
+        self._covariance = np.full((1, 1), _MACHINE_VARIANCE)
+        self.observed: set[_Chain] = set()
 
-    def correct(self, error: float, gain: float) -> None:
-        self.value += gain * error
-        self.variance *= 1 - gain
+    def observe(self, chain: _Chain, log_ratio: float, num_rounds: int) -> None:
+        """Corrects what the chain's rounds depend on."""
+        self.observed.add(chain)
+        self._covariance[0, 0] += _MACHINE_STEP
+        depends = np.zeros(len(self._mean) + (chain not in self._rows))
+        depends[self._row(chain)] = 1.0
+        # The target alone has no part in what the machine does to drafting.
+        depends[0] = len(chain) > 1
+        shared = self._covariance @ depends
+        gain = shared / (depends @ shared + _ROUND_VARIANCE / num_rounds)
+        self._mean += gain * (log_ratio - depends @ self._mean)
+        self._covariance -= np.outer(gain, shared)
 
-    def fade(self, share: float, variance: float) -> None:
-        """So much of what is known is forgotten; ``variance``: when nothing is."""
-        self.value *= 1 - share
-        self.variance += (variance - self.variance) * share
+    def fade(self, chain: _Chain, share: float) -> None:
+        """So much of what is known of the chain, or of the machine, is forgotten."""
+        row = self._rows[chain]
+        self._mean[row] *= 1 - share
+        self._covariance[row, :] *= 1 - share
+        self._covariance[:, row] *= 1 - share
+        prior = _OWN_VARIANCE if chain else _MACHINE_VARIANCE
+        self._covariance[row, row] += prior * (1 - (1 - share) ** 2)
+
+    def put(self, chain: _Chain, log_ratio: float, variance: float) -> None:
+        """Takes what was known of the chain at another time."""
+        row = self._row(chain)
+        self._mean[row] = log_ratio
+        self._covariance[row, :] = self._covariance[:, row] = 0.0
+        self._covariance[row, row] = variance
+
+    def log_ratio(self, chain: _Chain) -> float:
+        """Of a chain never observed, what the machine does to all."""
+        own = self._mean[self._rows[chain]] if chain in self._rows else 0.0
+        return float(own + (self._mean[0] if len(chain) > 1 else 0.0))
+
+    def known(self, chain: _Chain) -> tuple[float, float]:
+        """The chain's own part: its mean and its variance."""
+        row = self._rows[chain]
+        return float(self._mean[row]), float(self._covariance[row, row])
+
+    @property
+    def chains(self) -> list[_Chain]:
+        """All that were observed, behind the machine."""
+        return list(self._rows)
+
+    def _row(self, chain: _Chain) -> int:
+        if chain not in self._rows:
+            self._rows[chain] = len(self._rows)
+            self._mean = np.append(self._mean, 0.0)
+            self._covariance = np.pad(self._covariance, (0, 1))
+            self._covariance[-1, -1] = _OWN_VARIANCE
+        return self._rows[chain]
 
 
 class PaceTable:
     """Ratios of measured to predicted round times, by chain and load."""
 
     def __init__(self) -> None:
-        self._machine: dict[int, _Estimate] = {}
-        self._own: dict[_Key, _Estimate] = {}
-        self._aside: dict[str, dict[_Key, _Estimate]] = {}
+        self._filters: dict[int, _Filter] = {}
+        self._aside: dict[str, tuple[PaceState, ...]] = {}
         """Of chains of members that have become slower, as they were before."""
-        self._observed: set[_Key] = set()
-        """Since :meth:`forget` was last called."""
 
-    def observe(
-        self, chain: tuple[str, ...], num_sessions: int, predicted_us: float, pace: Pace
-    ) -> None:
+    def observe(self, chain: _Chain, num_sessions: int, predicted_us: float, pace: Pace) -> None:
         """Takes rounds since the last call."""
-        self._observed.add((chain, num_sessions))
         measured = pace.total_us / pace.num_rounds / predicted_us
         # What the parts of a round leave out is no multiple of them: they have changed, and are
         # about to be known.
         ratio = min(max(measured, 1 / _MOST), _MOST)
-        own = self._own.setdefault((chain, num_sessions), _Estimate(variance=_OWN_VARIANCE))
-        machine = _Estimate()
-        if len(chain) > 1:
-            machine = self._machine.setdefault(num_sessions, _Estimate(variance=_MACHINE_VARIANCE))
-            machine.variance += _MACHINE_STEP
-        own.variance += _OWN_STEP
-        error = log(ratio) - machine.value - own.value
-        total = machine.variance + own.variance + _ROUND_VARIANCE / pace.num_rounds
-        machine.correct(error, machine.variance / total)
-        own.correct(error, own.variance / total)
+        self._filter(num_sessions).observe(chain, log(ratio), pace.num_rounds)
 
     def forget(self, members: set[str]) -> None:
         """Of chains not observed since the last call, while others were at their load, what was
         observed counts for less; for much less with one of ``members``, of whom nothing is known
         any more. To be called once a second."""
-        loads = {num_sessions for _, num_sessions in self._observed}
-        for (chain, num_sessions), own in self._own.items():
-            if num_sessions in loads and (chain, num_sessions) not in self._observed:
-                share = FADED if members.isdisjoint(chain) else FORGOTTEN
-                own.fade(share, _OWN_VARIANCE)
-        self._observed.clear()
+        for known in self._filters.values():
+            # Every chain with drafters shows what the machine does.
+            shown = known.observed | {_MACHINE for chain in known.observed if len(chain) > 1}
+            for chain in known.chains if known.observed else ():
+                if chain not in shown:
+                    known.fade(chain, FADED if members.isdisjoint(chain) else FORGOTTEN)
+            known.observed.clear()
 
     def on_change(self, member: str, factor: float) -> None:
         """The member's times have changed by this factor. While they are longer so are its chains'
         rounds, by what the prediction has yet to learn: when it is as fast again, what was known
         before holds again."""
         if factor > 1:
-            own = {key: replace(known) for key, known in self._own.items() if member in key[0]}
+            own = tuple(known for known in self.state() if member in known.chain)
             self._aside.setdefault(member, own)
         elif factor < 1:
-            self._own |= self._aside.pop(member, {})
+            self.restore(self._aside.pop(member, ()))
 
-    def ratio(self, chain: tuple[str, ...], num_sessions: int) -> float:
-        """Measured over predicted. Of a chain that was never used, what the machine does to all."""
-        known: list[_Estimate | None] = [self._own.get((chain, num_sessions))]
-        if len(chain) > 1:
-            known.append(self._machine.get(num_sessions))
-        return exp(sum(estimate.value for estimate in known if estimate is not None))
+    def ratio(self, chain: _Chain, num_sessions: int) -> float:
+        """Measured over predicted."""
+        known = self._filters.get(num_sessions)
+        return 1.0 if known is None else exp(known.log_ratio(chain))
 
     def state(self) -> tuple[PaceState, ...]:
-        """Everything known."""
-        machine = {((), num_sessions): known for num_sessions, known in self._machine.items()}
+        """Everything known, but how estimates depend on each other."""
         return tuple(
-            PaceState(*key, known.value, known.variance)
-            for key, known in (*machine.items(), *self._own.items())
+            PaceState(chain, num_sessions, *known.known(chain))
+            for num_sessions, known in self._filters.items()
+            for chain in known.chains
         )
 
     def restore(self, state: Iterable[PaceState]) -> None:
         """Takes what an earlier table knew in place of what is here of the same."""
         for chain, num_sessions, log_ratio, variance in state:
-            known = _Estimate(log_ratio, variance)
-            if chain:
-                self._own[chain, num_sessions] = known
-            else:
-                self._machine[num_sessions] = known
+            self._filter(num_sessions).put(chain, log_ratio, variance)
+
+    def _filter(self, num_sessions: int) -> _Filter:
+        return self._filters.setdefault(num_sessions, _Filter())

@@ -93,14 +93,15 @@ class Rounds:
         forwards_us = np.interp(num, LENGTHS, forwards_us)
         hop_us = costs.hop_us(draft, verifier)
         waits_us, tokens, drafting_us = blocks.times_us + hop_us, _at(curve, num), blocks.devices_us
+        own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
+        share = 0.0 if own_text is None else own_text.share
         if way.ahead:
-            saved = _saved(curve, blocks, forwards_us, hop_us)
+            # Behind a round from the own text the drafter begins anew.
+            saved = (1 - share) * _saved(curve, blocks, forwards_us, hop_us)
             waits_us = waits_us - saved * (waits_us + forwards_us)
             # What was drafted behind a proposal that is rejected is drafted again.
             drafting_us = drafting_us * (2 - (_at(curve, num + 1) - tokens))
-        own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
         if own_text is not None:
-            share = own_text.share
             by_length = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
             waits_us, tokens = (1 - share) * waits_us, np.interp(num, LENGTHS, by_length)
             drafting_us = (1 - share) * drafting_us
