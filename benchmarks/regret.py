@@ -1,6 +1,7 @@
 """The router's choice against the best static chain and knobs of a full sweep, per task.
 
     python -m benchmarks.regret --split dev --passes 7 --json
+    python -m benchmarks.regret --split eval --tasks humaneval,mt_bench --temperature 0.8 --json
 
 For each task every chain is swept over its draft lengths, in lock-step and drafting ahead, by
 successive halving: all arms on few prompts, the better half on more. The best ones then run
@@ -27,6 +28,7 @@ from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import Plan, SamplingParams
+from specrouter_dist.pools.loading import Pool
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import pair_chains
@@ -40,6 +42,8 @@ _PROMPTS_PER_HEAT = (2, 3)
 """Of the halving; each heat leaves half of the arms."""
 _FINALISTS = 3
 _UNKNOWN_US = 1e4
+_MOST_PROMPTS = 200
+"""Of a task, that are looked through."""
 
 
 def static_plans(chains: Sequence[tuple[str, ...]], *, ahead: bool) -> Iterator[Plan]:
@@ -132,18 +136,30 @@ def compare(race: Race, finalists: Sequence[Plan], alone: Plan, passes: int) -> 
     }
 
 
+def fitting_prompts(
+    pool: Pool, arguments: argparse.Namespace, room: int
+) -> dict[str, list[TokenArray]]:
+    """The first prompts of each task that have at most ``room`` tokens."""
+    tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
+    tasks = arguments.tasks.split(",") if arguments.tasks else ()
+    prompts: dict[str, list[TokenArray]] = {}
+    for prompt in read_prompts(arguments.data, arguments.split, _MOST_PROMPTS, tasks):
+        of_task = prompts.setdefault(prompt.task, [])
+        if len(of_task) < arguments.per_task and len(ids := tokenizer.encode(prompt.text)) <= room:
+            of_task.append(ids)
+    return {task: of_task for task, of_task in prompts.items() if of_task}
+
+
 def run(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object]:
     """A row per task, and one for the mixture."""
-    pool, _ = open_pool(arguments.pool, dtype=None)
+    pool, report = open_pool(arguments.pool, dtype=None)
     target = pool.config.target.name
-    tokenizer = Tokenizer.load(pool.directories[target])
     chains = sorted({*pair_chains(pool)}, key=len)
     plans = list(static_plans(chains, ahead=arguments.backend == "ray"))
     alone = next(plan for plan in plans if plan.chain == (target,))
     sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)
-    prompts: dict[str, list[TokenArray]] = {}
-    for prompt in read_prompts(arguments.data, arguments.split, arguments.per_task):
-        prompts.setdefault(prompt.task, []).append(tokenizer.encode(prompt.text))
+    room = report.member(target).context_tokens - arguments.max_tokens
+    prompts = fitting_prompts(pool, arguments, room)
     rows: dict[str, object] = {}
     champions: dict[Plan, None] = {}
     for task, ids in tqdm(prompts.items(), desc="tasks"):
@@ -160,6 +176,7 @@ def run(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object
 def main() -> None:
     """Parses the arguments, measures, prints."""
     parser = comparison_arguments(__doc__)
+    parser.add_argument("--tasks", help="by comma; of dev, or suites of eval; else all")
     parser.add_argument("--per-task", type=int, default=4)
     parser.add_argument("--passes", type=int, default=7)
     parser.add_argument("--temperature", type=float, default=0.0)
