@@ -23,6 +23,8 @@ from specrouter_dist.routing.state import (
 )
 from specrouter_dist.routing.traffic import Traffic
 
+_UNSAVED_PLANS = 1000
+"""More than can have been handed out since a snapshot was written: workers ignore lower numbers."""
 VERSION = 3
 MAX_BYTES = 64 * 1024 * 1024
 """About 200,000 pairs, each from one source and for one kind of request."""
@@ -85,7 +87,8 @@ def restore(router: Router, data: bytes, *, pool_hash: str, life: str, now_s: fl
         raise SnapshotError(f"of pool {snapshot.pool_hash[:12]!r}, not of {pool_hash[:12]!r}")
     then_s = min(now_s, snapshot.at_s)
     router.agreement.restore(snapshot.agreement, snapshot.scores, then_s)
-    router.resume(snapshot.number if snapshot.life == life else 0, snapshot.kinds, now_s)
+    number = snapshot.number + _UNSAVED_PLANS if snapshot.life == life else 0
+    router.resume(number, snapshot.kinds, now_s)
     if snapshot.life == life:
         router.latency.restore(snapshot.latency)
         router.paces.restore(snapshot.paces)
