@@ -87,6 +87,7 @@ class Generation:
             sampling=sampling.model_copy(update={"stop_token_ids": tuple(sorted(stop_ids))}),
             plan=plan,
             output=array(TOKEN_TYPECODE),
+            task=request.task,
         )
         self._started = clock()
         self._first: float | None = None
