@@ -60,18 +60,16 @@ class Blocks:
     """Proposals that it then has, on average."""
     devices_us: Floats
     """Time of all devices that went into it."""
-    most_tokens: Floats
-    """Proposals that a verify takes if more than was waited for has come."""
 
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
         """By a drafter, which draws a block in so much time."""
-        return cls(times_us[None], LENGTHS[None], times_us[None], LENGTHS[None])
+        return cls(times_us[None], LENGTHS[None], times_us[None])
 
     @classmethod
     def joined(cls, ways: Sequence[Self]) -> Self:
         """All ways of these."""
-        names = ("times_us", "num_tokens", "devices_us", "most_tokens")
+        names = ("times_us", "num_tokens", "devices_us")
         return cls(*(np.concatenate([getattr(way, name) for way in ways]) for name in names))
 
 
@@ -101,15 +99,8 @@ class Rounds:
             # Behind a round from the own text the drafter begins anew.
             saved = (1 - share) * _saved(curve, blocks, forwards_us, hop_us)
             waits_us = waits_us - saved * (waits_us + forwards_us)
-            stands = _at(curve, num + 1) - tokens
             # What was drafted behind a proposal that is rejected is drafted again.
-            drafting_us = drafting_us * (2 - stands)
-            # Behind a block that stands, with the bonus token, upstream has gone on all the time.
-            came = np.maximum(num, forwards_us * num / blocks.times_us)
-            more = np.minimum(came, np.maximum(num, blocks.most_tokens))
-            tokens = tokens + stands * (_at(curve, more) - tokens)
-            more_us = np.interp(more, LENGTHS, costs.verifying_us(verifier, draft))
-            forwards_us = forwards_us + stands * (more_us - forwards_us)
+            drafting_us = drafting_us * (2 - (_at(curve, num + 1) - tokens))
         if own_text is not None:
             by_length = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
             waits_us, tokens = (1 - share) * waits_us, np.interp(num, LENGTHS, by_length)
@@ -144,13 +135,8 @@ class Rounds:
             left = zip(yields, reversed(num_rounds), strict=False)
             num_rounds.append(1.0 + sum(chance * rounds for chance, rounds in left))
         counts = np.array(num_rounds)
-        return Blocks(
-            counts[None] * self.times_us[at],
-            counts[None] * self.num_tokens[at],
-            counts[None] * self.devices_us[at],
-            # Behind its last block it may have gone on by as much as one of its own rounds takes.
-            LENGTHS[None] + LENGTHS[at[1]],
-        )
+        per_round = (self.times_us[at], self.num_tokens[at], self.devices_us[at])
+        return Blocks(*(counts[None] * each for each in per_round))
 
 
 def _saved(curve: Curve, blocks: Blocks, forwards_us: Floats, hop_us: float) -> Floats:

@@ -1,7 +1,6 @@
 """What the rounds of a verifier cost: blocks that are drawn, and blocks that are whole rounds."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,18 +115,6 @@ def test_drafting_ahead_costs_device_time(costs: Costs) -> None:
     waits, ahead = (Rounds.of(costs, "small", "target", blocks, Way(ahead)) for ahead in (0, 1))
     assert (ahead.times_us < waits.times_us)[0, 3]
     assert (ahead.devices_us > waits.devices_us).all()
-
-
-def test_behind_a_block_that_stands_all_that_has_come_meanwhile_is_verified(costs: Costs) -> None:
-    below = Rounds.of(
-        costs, "small", "medium", Blocks.drawn(costs.drafting_us("small")), Way()
-    ).blocks((0, 5))
-    capped = replace(below, most_tokens=below.num_tokens)
-    free, held = (
-        Rounds.of(costs, "medium", "target", blocks, Way(ahead=True)) for blocks in (below, capped)
-    )
-    assert (free.num_tokens >= held.num_tokens).all()
-    assert free.num_tokens[0, 0] > 1.05 * held.num_tokens[0, 0]
 
 
 def test_edges_between_devices_may_draft_ahead_each_for_itself(costs: Costs) -> None:
