@@ -94,13 +94,18 @@ class LatencyTable:
             hops = {pair: hop.level for pair, hop in self._hops.items() if member in pair}
             self._aside.setdefault(member, hops)
         elif factor < 1:
-            for pair, level in self._aside.pop(member, {}).items():
-                self._hops[pair] = DecayedMean(self._hop_prior_us, level)
+            self._take_back(member)
+
+    def _take_back(self, member: str) -> None:
+        for pair, level in self._aside.pop(member, {}).items():
+            self._hops[pair] = DecayedMean(self._hop_prior_us, level)
 
     def forget(self) -> set[str]:
         """Of members not observed since the last call, what was observed counts for less: one that
         was slow is tried again. To be called once a second; returns these members."""
         unknown = self._forwards.keys() - self._observed
+        for member in unknown:
+            self._take_back(member)
         for surfaces in (self._forwards, self._drafting):
             for member in surfaces.keys() & unknown:
                 surfaces[member].drift(FORGOTTEN)

@@ -117,6 +117,8 @@ class PaceTable:
         """Of chains not observed since the last call, while others were at their load, what was
         observed counts for less; for much less with one of ``members``, of whom nothing is known
         any more. To be called once a second."""
+        for member in members:
+            self.restore(self._aside.pop(member, ()))
         for known in self._filters.values():
             # Every chain with drafters shows what the machine does.
             shown = known.observed | {_MACHINE for chain in known.observed if len(chain) > 1}

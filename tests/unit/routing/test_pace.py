@@ -90,3 +90,15 @@ def test_what_a_slow_member_did_to_its_chain_is_forgotten_when_it_is_fast_again(
     assert [known for known in table.state() if known.chain == OTHER] == [
         known for known in before if known.chain == OTHER
     ]
+
+
+def test_nor_is_it_held_against_a_member_of_whom_nothing_is_known_any_more(
+    table: PaceTable,
+) -> None:
+    observe(table, OTHER, 1.0)
+    before = table.ratio(OTHER, 1)
+    table.on_change("medium", 5.0)
+    observe(table, OTHER, 1.5)
+    slow = table.ratio(OTHER, 1)
+    table.forget({"medium"})
+    assert before < table.ratio(OTHER, 1) < slow
