@@ -19,7 +19,7 @@ from specrouter_dist.routing.state import (
 )
 from specrouter_dist.routing.surface import Surface
 
-FORGOTTEN = 0.2
+FORGOTTEN = 0.3
 """Share of what was observed of a member that is forgotten in a second in which it neither works
 nor is probed."""
 FADED = 0.01

@@ -120,11 +120,18 @@ class Router:
                 self._record(pair, survival, Source.REPLAYED, now_s)
         for laws in observations.laws:
             self._compare(laws, now_s)
+        self._forget(now_s)
 
     def _count_prepared(self, observations: Observations) -> None:
         for key, counts in self._plausible(observations.outcomes):
             wide = key._replace(traffic=Traffic(key.traffic.regime))
             self.prepared.setdefault(wide, OutcomeCounts()).add(counts)
+
+    def _forget(self, now_s: float) -> None:
+        # The clock may be set back.
+        if not 0.0 <= now_s - self._forgot_s < _FORGET_EVERY_S:
+            self._forgot_s = now_s
+            self.paces.forget(self.latency.forget())
 
     def _plausible(self, measured: Mapping[_Key, _Measured]) -> Iterator[tuple[_Key, _Measured]]:
         for key, value in measured.items():
@@ -209,10 +216,6 @@ class Router:
 
     def decide(self, now_s: float) -> PlanTable | None:
         """A new table if for some kind and load a better choice is known than the present."""
-        # The clock may be set back.
-        if not 0.0 <= now_s - self._forgot_s < _FORGET_EVERY_S:
-            self._forgot_s = now_s
-            self.paces.forget(self.latency.forget())
         present = {kind: self.table.of(kind) for kind in self._kinds}
         cells = self._cells_of_this_turn(now_s)
         self._turn += 1
