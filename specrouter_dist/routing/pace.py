@@ -29,6 +29,9 @@ _MACHINE_STEP = 0.005
 """By which that grows with every observation: other work comes and goes."""
 _OWN_VARIANCE = 0.02
 """Of what is a chain's own, before anything was observed of it."""
+_OWN_STEP = 0.00002
+"""By which that grows with every observation: without it a chain used for long would never be found
+to have changed."""
 
 _Chain = tuple[str, ...]
 _MACHINE: _Chain = ()
@@ -47,9 +50,11 @@ class _Filter:
     def observe(self, chain: _Chain, log_ratio: float, num_rounds: int) -> None:
         """Corrects what the chain's rounds depend on."""
         self.observed.add(chain)
+        row = self._row(chain)
         self._covariance[0, 0] += _MACHINE_STEP
-        depends = np.zeros(len(self._mean) + (chain not in self._rows))
-        depends[self._row(chain)] = 1.0
+        self._covariance[row, row] += _OWN_STEP
+        depends = np.zeros(len(self._mean))
+        depends[row] = 1.0
         # The target alone has no part in what the machine does to drafting.
         depends[0] = len(chain) > 1
         shared = self._covariance @ depends

@@ -102,3 +102,10 @@ def test_nor_is_it_held_against_a_member_of_whom_nothing_is_known_any_more(
     slow = table.ratio(OTHER, 1)
     table.forget({"medium"})
     assert before < table.ratio(OTHER, 1) < slow
+
+
+def test_a_chain_used_for_long_is_still_found_to_have_changed(table: PaceTable) -> None:
+    observe(table, ALONE, 1.0, times=10_000)
+    assert min(known.variance for known in table.state()) > 1e-5, "snapshots refuse less than 1e-6"
+    observe(table, ALONE, 1.3, times=100)
+    assert table.ratio(ALONE, 1) == pytest.approx(1.3, rel=0.02)
