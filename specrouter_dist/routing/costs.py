@@ -56,8 +56,12 @@ class OwnTextRounds:
     """Of the rounds: those from the own text."""
     tokens: Floats
     """That these yield, shape [MAX_DRAFT_TOKENS]."""
-    drafted_tokens: Floats
-    """That the others yield, shape [MAX_DRAFT_TOKENS]."""
+    drafted: Curve
+    """Agreement in the others."""
+
+    def tokens_of(self, num_proposals: Floats) -> Floats:
+        """That rounds from the own text yield with so many proposals."""
+        return np.asarray(np.interp(num_proposals, LENGTHS, self.tokens))
 
 
 @dataclass(slots=True)
@@ -75,7 +79,7 @@ class Costs:
     latency: LatencyTable
     agreement: AgreementTable
     _drafting: dict[str, Floats] = field(default_factory=dict)
-    _verifying: dict[tuple[str, str | None], Floats] = field(default_factory=dict)
+    _verifying: dict[str, Floats] = field(default_factory=dict)
     _curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
     _own_texts: "dict[tuple[str, int], OwnTextRounds | None]" = field(default_factory=dict)
 
@@ -96,16 +100,17 @@ class Costs:
             found = self._drafting[drafter] = self._measure_drafting(drafter)
         return found
 
-    def verifying_us(self, verifier: str, beside: str | None = None) -> Floats:
-        """Time of a forward over the block and one more row, shape [MAX_DRAFT_TOKENS].
-
-        ``beside``: while that drafter drafts the next block.
-        """
-        found = self._verifying.get((verifier, beside))
+    def verifying_us(self, verifier: str) -> Floats:
+        """Time of a forward over the block and one more row, shape [MAX_DRAFT_TOKENS]."""
+        found = self._verifying.get(verifier)
         if found is None:
-            times = [self._forward_us(verifier, length + 1, beside) for length in LENGTHS]
-            found = self._verifying[verifier, beside] = np.array(times)
+            times = [self._forward_us(verifier, length + 1) for length in LENGTHS]
+            found = self._verifying[verifier] = np.array(times)
         return found
+
+    def slowdown(self, draft: str, verifier: str) -> float:
+        """By how many times a verify is slower while the next block is drafted."""
+        return self.latency.slowdown(draft, verifier)
 
     def hop_us(self, draft: str, verifier: str) -> float:
         """What a round pays for crossing between the two, there and back."""
@@ -146,7 +151,7 @@ class Costs:
         return OwnTextRounds(
             1.0 - curve.empty,
             _by_length(when_matched),
-            _by_length(self.curve(drafted, self.target)),
+            self.curve(drafted, self.target),
         )
 
     def can_overlap(self, draft: str, verifier: str) -> bool:
@@ -167,8 +172,8 @@ class Costs:
         times = [self.latency.drafting_us(drafter, int(n), num_sessions) for n in LENGTHS]
         return np.array(times, dtype=np.float64)
 
-    def _forward_us(self, member: str, num_rows: float, beside: str | None = None) -> float:
-        time_us = self.latency.forward_us(member, num_rows, self.regime.num_sessions, beside=beside)
+    def _forward_us(self, member: str, num_rows: float) -> float:
+        time_us = self.latency.forward_us(member, num_rows, self.regime.num_sessions)
         assert time_us is not None, f"the times of {member} are unknown"
         return time_us
 

@@ -141,20 +141,21 @@ class LatencyTable:
         num_rows: float,
         num_sessions: int = 1,
         *,
-        beside: str | None = None,
         context_tokens: float | None = None,
     ) -> float | None:
         """Time of a forward of ``num_rows`` for each of ``num_sessions``, in microseconds.
 
-        ``beside``: while that drafter drafts the next block. ``context_tokens``: mean over the
-        sessions; None: the typical. Returns None if the member is unknown.
+        ``context_tokens``: mean over the sessions; None: the typical. Returns None if the member
+        is unknown.
         """
         surface = self._forwards.get(member)
         context = self.context_tokens if context_tokens is None else context_tokens
-        alone_us = surface.at(num_rows, num_sessions, context) if surface else None
-        if alone_us is None or beside is None or (beside, member) not in self._slowdowns:
-            return alone_us
-        return alone_us * self._slowdowns[beside, member].value
+        return surface.at(num_rows, num_sessions, context) if surface else None
+
+    def slowdown(self, beside: str, member: str) -> float:
+        """By how many times the member's steps are slower while that drafter drafts."""
+        slowdown = self._slowdowns.get((beside, member))
+        return 1.0 if slowdown is None else slowdown.value
 
     def drafting_us(
         self,

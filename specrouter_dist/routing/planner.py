@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,13 @@ from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
-from specrouter_dist.routing.rounds import Blocks, Rounds, Way, ways
+from specrouter_dist.routing.rounds import (
+    Rounds,
+    burst_and_window,
+    possible_aheads,
+    possible_matches,
+)
+from specrouter_dist.routing.runs import Blocks, Taking
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
@@ -43,8 +50,8 @@ class Candidate:
     """Per edge, the drafter's first."""
     predicted_us: float
     """Time per token of each request's stream."""
-    aheads: tuple[bool, ...] = ()
-    """Per edge: the next block is drafted during the verify."""
+    aheads: tuple[int, ...] = ()
+    """Per edge: blocks that are taken at once where they were drafted ahead; 0: in lock-step."""
     match_tokens: int = 0
     """The target continues its own text where so many tokens match; 0: never."""
     devices_us: float = 0.0
@@ -103,8 +110,9 @@ class Planner:
         blocks = Blocks.drawn(costs.drafting_us(plan.chain[0])) if plan.edges else None
         for knobs, (draft, verifier) in zip(plan.edges, pairwise(plan.chain), strict=True):
             assert blocks is not None
-            way, at = Way(knobs.drafts_ahead, knobs.match_tokens), (0, knobs.patience - 1)
-            rounds = Rounds.of(costs, draft, verifier, blocks, way)
+            at = 0, 0, max(1, knobs.patience) - 1
+            taking = Taking(*(np.full((1, 1, 1), float(k)) for k in (knobs.burst, knobs.window)))
+            rounds = Rounds.of(costs, (draft, verifier), blocks, taking, knobs.match_tokens)
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
             devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
             blocks = rounds.blocks(at)
@@ -187,15 +195,23 @@ class _Ways:
         return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
 
 
+class _Edge(NamedTuple):
+    """Knobs of one edge."""
+
+    length: int
+    ahead: int
+    match_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
     """The levels of a chain up to a verifier, with knobs."""
 
     rounds: Rounds
-    at: tuple[int, int]
-    """Of these rounds: how upstream is run, and which length is waited for."""
-    edges: tuple[tuple[int, Way], ...]
-    """Length of the blocks and way of drafting, the drafter's first."""
+    at: tuple[int, int, int]
+    """Of these rounds: what is drafted ahead, how upstream is run, which length is waited for."""
+    edges: tuple[_Edge, ...]
+    """The drafter's first."""
 
 
 def _with_best_knobs(costs: Costs, chain: Sequence[str]) -> Candidate:
@@ -205,36 +221,39 @@ def _with_best_knobs(costs: Costs, chain: Sequence[str]) -> Candidate:
         alone_us = costs.alone_us(chain[0])
         return Candidate(tuple(chain), (), alone_us, devices_us=alone_us / num_sessions)
     settings: list[_Setting] = []
-    for draft, verifier in pairwise(chain):
-        settings = _extended(costs, draft, verifier, settings)
+    for pair in pairwise(chain):
+        settings = _extended(costs, pair, settings)
     best = settings[0]
-    lengths, used = zip(*best.edges, strict=True)
+    lengths, aheads, matches = zip(*best.edges, strict=True)
     return Candidate(
         tuple(chain),
         lengths,
         float(best.rounds.taus_us[best.at]),
-        tuple(way.ahead for way in used),
-        used[-1].match_tokens,
+        aheads,
+        matches[-1],
         float(best.rounds.token_devices_us(num_sessions)[best.at]),
     )
 
 
-def _extended(costs: Costs, draft: str, verifier: str, below: Sequence[_Setting]) -> list[_Setting]:
-    """The best few settings of the levels ``below`` with ``verifier`` on top, best first.
+def _extended(costs: Costs, pair: tuple[str, str], below: Sequence[_Setting]) -> list[_Setting]:
+    """The best few settings of the levels ``below`` with a verifier on top, best first.
 
     Several are kept: the fastest is not always what the next level makes the most of.
     """
-    blocks = Blocks.drawn(costs.drafting_us(draft))
+    blocks, overshoot = Blocks.drawn(costs.drafting_us(pair[0])), np.zeros((1, 1))
     if below:
         blocks = Blocks.joined([setting.rounds.blocks(setting.at) for setting in below])
+        overshoot = np.array([[float(setting.edges[-1].length)] for setting in below])
     edges = [setting.edges for setting in below] or [()]
-    possible = list(ways(costs, draft, verifier))
-    rounds = [Rounds.of(costs, draft, verifier, blocks, way) for way in possible]
+    aheads, matches = possible_aheads(costs, *pair), possible_matches(costs, *pair)
+    taking = Taking(*burst_and_window(LENGTHS, np.array(aheads)[:, None, None], overshoot))
+    rounds = [Rounds.of(costs, pair, blocks, taking, match) for match in matches]
     prices_us = np.stack([each.prices_us(costs.regime) for each in rounds])
     best = np.argsort(prices_us, axis=None, kind="stable")[:_KEPT_SETTINGS]
     found = zip(*(of.tolist() for of in np.unravel_index(best, prices_us.shape)), strict=True)
     return [
-        _Setting(rounds[w], (row, at), (*edges[row], (at + 1, possible[w]))) for w, row, at in found
+        _Setting(rounds[m], (a, row, at), (*edges[row], _Edge(at + 1, aheads[a], matches[m])))
+        for m, a, row, at in found
     ]
 
 
@@ -250,13 +269,13 @@ def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
     """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
     edges: list[EdgeKnobs] = []
     overshoot = 0
-    aheads = candidate.aheads or (False,) * len(candidate.num_draft_tokens)
+    aheads = candidate.aheads or (0,) * len(candidate.num_draft_tokens)
     for length, ahead in zip(candidate.num_draft_tokens, aheads, strict=True):
-        burst = length + overshoot
+        burst, window = (int(n) for n in burst_and_window(length, ahead, overshoot))
         is_last = len(edges) == len(aheads) - 1
         edges.append(
             EdgeKnobs(
-                window=burst + (length + 1) * ahead,
+                window=window,
                 burst=burst,
                 patience=length,
                 patience_ms=_patience_ms(candidate, length),

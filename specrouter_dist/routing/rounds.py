@@ -3,79 +3,61 @@
 A round of a stage that verifies blocks of ``g`` proposals takes ``block(g) + v(g + 1) + hop`` and
 yields ``E(g)`` tokens, with ``v(n)`` the time of a forward of n rows. A drafter draws as many
 tokens as it is asked for; a stage that verifies itself hands down whole rounds: where one token is
-waited for, the four that its round has settled come too.
+waited for, the four that its round has settled come too. Between two devices upstream goes on
+during the verify as far as its window reaches (routing/runs.py); the verify may be slower
+meanwhile.
 
-With drafting ahead the next block is drafted during the verify, on the chance that all of this one
-and the bonus token are what upstream went on with. What that saves is a table of the simulator's
-(routing/async_cost.py); the verify may be slower meanwhile.
-
-Arrays are over ways in which upstream may be run and the length waited for, shape
-``[ways, MAX_DRAFT_TOKENS]``.
+Arrays are over how far upstream drafts ahead, ways in which it may be run, and the length waited
+for, shape ``[aheads, ways, MAX_DRAFT_TOKENS]``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from specrouter_dist.routing.agreement import Curve
-from specrouter_dist.routing.async_cost import AsyncCost
-from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
+from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, OwnTextRounds, Regime
 from specrouter_dist.routing.replay import OWN_TEXT_MATCHES
-from specrouter_dist.routing.state import MAX_POSITIONS
+from specrouter_dist.routing.runs import Blocks, Round, Taking, Verify, mean_round
 
-_DRAFTING_AHEAD = AsyncCost.load(len(LENGTHS))
-_COUNTS = np.arange(MAX_POSITIONS + 1)
-_TYPICAL = 3
-"""Index of the length at which the times of a block and of a verify are compared."""
-
-
-class Way(NamedTuple):
-    """How a verifier is drafted for."""
-
-    ahead: bool = False
-    """The next block is drafted during the verify."""
-    match_tokens: int = 0
-    """The verifier continues its own text where so many tokens match; 0: never."""
+_AHEADS = (0, 1, 2, 4)
+"""Blocks that a stage takes at once where upstream has drafted them ahead; 0: it drafts in
+lock-step. What upstream has made during a verify is free; a long wait for it is not."""
+_Tokens = TypeVar("_Tokens", int, Floats)
 
 
-def ways(costs: Costs, draft: str, verifier: str) -> Iterator[Way]:
-    """Those that are possible between the two."""
-    aheads = (False, True) if costs.can_overlap(draft, verifier) else (False,)
-    matches = [0]
-    if verifier == costs.target and draft not in costs.lookups:
-        matches += [m for m in OWN_TEXT_MATCHES if costs.own_text(draft, m)]
-    return (Way(ahead, match) for match, ahead in product(matches, aheads))
+def possible_aheads(costs: Costs, draft: str, verifier: str) -> tuple[int, ...]:
+    """How many blocks may be drafted ahead between the two."""
+    return _AHEADS if costs.can_overlap(draft, verifier) else _AHEADS[:1]
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """What a stage hands down."""
+def possible_matches(costs: Costs, draft: str, verifier: str) -> list[int]:
+    """From how many matching tokens on the verifier may continue its own text; 0: never."""
+    if verifier != costs.target or draft in costs.lookups:
+        return [0]
+    return [0, *(m for m in OWN_TEXT_MATCHES if costs.own_text(draft, m))]
 
-    times_us: Floats
-    """Until a block is there."""
-    num_tokens: Floats
-    """Proposals that it then has, on average."""
-    devices_us: Floats
-    """Time of all devices that went into it."""
 
-    @classmethod
-    def drawn(cls, times_us: Floats) -> Self:
-        """By a drafter, which draws a block in so much time."""
-        return cls(times_us[None], LENGTHS[None], times_us[None])
+def burst_and_window(
+    patience: _Tokens, ahead: _Tokens, overshoot: _Tokens
+) -> tuple[_Tokens, _Tokens]:
+    """What a stage takes at most in one verify, and how far its upstream drafts.
 
-    @classmethod
-    def joined(cls, ways: Sequence[Self]) -> Self:
-        """All ways of these."""
-        names = ("times_us", "num_tokens", "devices_us")
-        return cls(*(np.concatenate([getattr(way, name) for way in ways]) for name in names))
+    Args:
+        patience: tokens of a block.
+        ahead: blocks that are drafted ahead.
+        overshoot: tokens by which upstream may exceed a block: its rounds are not cut.
+    """
+    burst = patience * np.maximum(1, ahead) + overshoot
+    return burst, burst + (patience + 1) * np.minimum(1, ahead)
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Of one verifier with one drafter."""
+    """Of one verifier with one drafter, in the mean."""
 
     curve: Curve
     num_proposals: Floats
@@ -86,26 +68,47 @@ class Rounds:
     """Time of all devices that goes into a round."""
 
     @classmethod
-    def of(cls, costs: Costs, draft: str, verifier: str, blocks: Blocks, way: Way) -> Self:
-        """With the blocks that ``draft`` hands down."""
-        curve, num = costs.curve(draft, verifier), blocks.num_tokens
-        forwards_us = costs.verifying_us(verifier, draft if way.ahead else None)
-        forwards_us = np.interp(num, LENGTHS, forwards_us)
-        hop_us = costs.hop_us(draft, verifier)
-        waits_us, tokens, drafting_us = blocks.times_us + hop_us, _at(curve, num), blocks.devices_us
-        own_text = costs.own_text(draft, way.match_tokens) if way.match_tokens else None
-        share = 0.0 if own_text is None else own_text.share
-        if way.ahead:
+    def of(
+        cls,
+        costs: Costs,
+        pair: tuple[str, str],
+        blocks: Blocks,
+        taking: Taking,
+        match_tokens: int = 0,
+    ) -> Self:
+        """Of a drafter and its verifier, with the blocks that the drafter hands down.
+
+        Args:
+            match_tokens: from so many on the verifier continues its own text; 0: never.
+        """
+        own = costs.own_text(pair[0], match_tokens) if match_tokens else None
+        curve = costs.curve(*pair)
+        slower = np.where(taking.is_ahead, costs.slowdown(*pair), 1.0)
+        verify = Verify.of(
+            costs.hop_us(*pair),
+            costs.verifying_us(pair[1]),
+            slower,
+            curve if own is None else own.drafted,
+        )
+        if costs.can_overlap(*pair):
             # Behind a round from the own text the drafter begins anew.
-            saved = (1 - share) * _saved(curve, blocks, forwards_us, hop_us)
-            waits_us = waits_us - saved * (waits_us + forwards_us)
-            # What was drafted behind a proposal that is rejected is drafted again.
-            drafting_us = drafting_us * (2 - (_at(curve, num + 1) - tokens))
-        if own_text is not None:
-            by_length = share * own_text.tokens + (1 - share) * own_text.drafted_tokens
-            waits_us, tokens = (1 - share) * waits_us, np.interp(num, LENGTHS, by_length)
-            drafting_us = (1 - share) * drafting_us
-        return cls(curve, num, waits_us + forwards_us, tokens, drafting_us + forwards_us)
+            goes_on = 1.0 if own is None else 1.0 - own.share
+            mean = mean_round(blocks, taking, verify, goes_on)
+        else:
+            num = blocks.num_tokens
+            time_us = blocks.times_us + verify.hop_us + verify.time_us(num)
+            mean = Round(time_us, verify.sum_alike(num), num)
+        num = mean.num_proposals
+        # What was drafted behind a proposal that is rejected is drafted again.
+        again = taking.is_ahead * (1 - verify.alike(num + 1))
+        drafting_us = blocks.devices_us * num / blocks.num_tokens * (1 + again)
+        means = num, mean.time_us, mean.num_tokens, drafting_us + verify.time_us(num)
+        if own is not None:
+            own_us = verify.time_us(taking.burst)
+            others = taking.burst, own_us, own.tokens_of(taking.burst), own_us
+            means = tuple((1 - own.share) * a + own.share * b for a, b in zip(means, others))
+        *means, _ = np.broadcast_arrays(*means, taking.burst)
+        return cls(curve, *means)
 
     @property
     def taus_us(self) -> Floats:
@@ -122,8 +125,8 @@ class Rounds:
         """What is minimised, per token."""
         return regime.price_us(self.taus_us, self.token_devices_us(regime.num_sessions))
 
-    def blocks(self, at: tuple[int, int]) -> Blocks:
-        """What the verifier hands down in one way, ``at`` upstream's and its own length.
+    def blocks(self, at: tuple[int, int, int]) -> Blocks:
+        """What the verifier hands down in one way: drafted ahead, upstream run and waited so.
 
         The number of rounds until ``n`` tokens are there is a renewal process whose steps are the
         tokens of a round; by Wald's identity a block has rounds times tokens per round.
@@ -134,24 +137,9 @@ class Rounds:
             # That of n tokens: one round, and then that of n - 1, n - 2, ... with their chances.
             left = zip(yields, reversed(num_rounds), strict=False)
             num_rounds.append(1.0 + sum(chance * rounds for chance, rounds in left))
-        counts = np.array(num_rounds)
-        per_round = (self.times_us[at], self.num_tokens[at], self.devices_us[at])
-        return Blocks(*(counts[None] * each for each in per_round))
-
-
-def _saved(curve: Curve, blocks: Blocks, forwards_us: Floats, hop_us: float) -> Floats:
-    """Share of a round that drafting ahead saves; below 0 it costs."""
-    verify_us = forwards_us[:, _TYPICAL]
-    draft_us = blocks.times_us[:, _TYPICAL] / blocks.num_tokens[:, _TYPICAL]
-    ratios = _DRAFTING_AHEAD.at(curve.mean, draft_us / verify_us, hop_us / verify_us)
-    by_way = zip(blocks.num_tokens, ratios, strict=True)
-    saved: Floats = 1 - np.array([np.interp(num, LENGTHS, ratio) for num, ratio in by_way])
-    return saved
-
-
-def _at(curve: Curve, num_proposals: Floats) -> Floats:
-    """Tokens of a round, linear between whole numbers of proposals."""
-    return np.asarray(np.interp(num_proposals, _COUNTS, curve.token_array))
+        return Blocks.of_rounds(
+            np.array(num_rounds), self.times_us[at], self.num_tokens[at], self.devices_us[at]
+        )
 
 
 def _yields(curve: Curve, num_proposals: float) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.routing.costs import Regime
-from specrouter_dist.routing.planner import Planner, to_plan
+from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.measuring import new_router, teach
 from specrouter_dist.simulation.oracle import Oracle
@@ -23,6 +23,8 @@ from specrouter_dist.simulation.profile import Profile
 from specrouter_dist.simulation.steady import token_us
 
 _LENGTHS = (1, 2, 4, 7, 12)
+_AHEADS = ((0, 0), (1, 1), (1, 4), (3, 1), (3, 4))
+"""So many of the last edges draft ahead, and how many blocks."""
 _ROUNDS = ((200, 12), (800, 6), (3000, 3))
 """Tokens of a run, and how many plans are kept for the next, longer one."""
 _NUM_REFINED = 3
@@ -30,6 +32,7 @@ _NUM_REFINED = 3
 _FINAL_TOKENS = 16_000
 _TRUTH_TOKENS = 30_000
 _PATIENCE_MS = 1e6
+_UNKNOWN_US = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,29 +146,27 @@ def all_plans(names: Sequence[str]) -> Iterator[Plan]:
         for between in combinations(names[:-1], count):
             chain = (*between, names[-1])
             for lengths in product(_LENGTHS, repeat=count):
-                for num_ahead in sorted({0, min(1, count), count}):
-                    yield plan_of(chain, lengths, num_ahead)
+                for num_ahead, ahead in _AHEADS[: 1 + 2 * count]:
+                    num_lock_step = max(0, count - num_ahead)
+                    aheads = (0,) * num_lock_step + (ahead,) * (count - num_lock_step)
+                    yield plan_of(chain, lengths, aheads)
 
 
-def plan_of(chain: Sequence[str], lengths: Sequence[int], num_ahead: int) -> Plan:
-    """Blocks of ``lengths``; the ``num_ahead`` last edges draft the next block ahead."""
-    edges, overshoot = [], 0
-    for i, length in enumerate(lengths):
-        burst = length + overshoot
-        ahead = length + 1 if i >= len(lengths) - num_ahead else 0
-        knobs = EdgeKnobs(
-            window=burst + ahead, burst=burst, patience=length, patience_ms=_PATIENCE_MS
-        )
-        edges.append(knobs)
-        overshoot = length
-    return Plan(chain=tuple(chain), edges=tuple(edges))
+def plan_of(chain: Sequence[str], lengths: Sequence[int], aheads: Sequence[int]) -> Plan:
+    """Blocks of ``lengths``, so many of which are drafted ahead."""
+    plan = to_plan(Candidate(tuple(chain), tuple(lengths), _UNKNOWN_US, tuple(aheads)), 0, 1)
+    edges = (edge.model_copy(update={"patience_ms": _PATIENCE_MS}) for edge in plan.edges)
+    return plan.model_copy(update={"edges": tuple(edges)})
 
 
 def neighbours(plan: Plan) -> Iterator[Plan]:
-    """The plan with one block a little shorter or longer."""
-    lengths = [edge.patience for edge in plan.edges]
-    num_ahead = sum(edge.drafts_ahead for edge in plan.edges)
-    for i, step in product(range(len(lengths)), (-2, -1, 1, 2)):
-        changed = [length + step * (i == j) for j, length in enumerate(lengths)]
-        if changed[i] >= 1:
-            yield plan_of(plan.chain, changed, num_ahead)
+    """The plan with one block a little shorter or longer, or with more or less taken at once or
+    drafted ahead."""
+    steps = (-4, -2, -1, 1, 2, 4)
+    for at, name, step in product(range(len(plan.edges)), ("patience", "burst", "window"), steps):
+        knobs = plan.edges[at].model_dump()
+        knobs[name] += step
+        if not 1 <= knobs["patience"] <= knobs["burst"] <= knobs["window"]:
+            continue
+        edges = (*plan.edges[:at], EdgeKnobs(**knobs), *plan.edges[at + 1 :])
+        yield plan.model_copy(update={"edges": edges})

@@ -1,0 +1,231 @@
+"""Rounds with an upstream that drafts ahead, from one rejection to the next.
+
+The first round of such a run waits until upstream has heard of the rejection, has ended what it
+was making, and has made a block anew. Each round behind it begins with what upstream has made
+during the verify before: at once where that is as much as is waited for, and with up to a burst of
+it. With ``s(n)`` the chance that n proposals and upstream's next token, the bonus, all stand, round
+k + 1 of a run follows on round k with chance ``s(n_k)``; time and tokens of a round are the sums
+over a run, by the renewal theorem.
+
+The simulator's times of two levels lie within some per cent of this (tests/unit/simulation/test_runs.py).
+All arrays are of one shape, or of one that numpy makes the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from specrouter_dist.routing.agreement import Curve
+from specrouter_dist.routing.costs import LENGTHS, Floats
+
+_ROUNDS = 4
+"""Of a run, that are told apart; the last two of them stand for all that follow."""
+_ROUNDING = 1e-9
+_MOST_POSITIONS = 132
+"""Of a run's first rounds, blocks and bonus tokens."""
+_POSITIONS = np.arange(_MOST_POSITIONS + 1)
+_AGREEMENTS = (0.01, 0.999)
+"""Least and most per position: nothing is certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """What upstream hands down to a stage, by the length of the block that is waited for."""
+
+    times_us: Floats
+    """Until a block is there."""
+    num_tokens: Floats
+    """Proposals that it then has, on average."""
+    devices_us: Floats
+    """Time of all devices that went into it."""
+    unit_us: Floats
+    """In which upstream makes what it hands down at a time from then on,"""
+    unit_tokens: Floats
+    """and how much that is."""
+    grain_tokens: Floats
+    """What it makes at least, where the window leaves no room for a whole unit."""
+
+    @classmethod
+    def drawn(cls, times_us: Floats) -> Self:
+        """By a drafter, which draws a block in so much time, and parts of one."""
+        drawn, lengths = times_us[None], LENGTHS[None]
+        return cls(drawn, lengths, drawn, drawn, lengths, np.ones_like(lengths))
+
+    @classmethod
+    def of_rounds(
+        cls, num_rounds: Floats, time_us: float, num_tokens: float, devices_us: float
+    ) -> Self:
+        """By a stage that needs so many rounds for each length; with the means of its rounds."""
+        counts, one = num_rounds[None], np.ones((1, len(num_rounds)))
+        rounds = (each * counts for each in (time_us, num_tokens, devices_us))
+        return cls(*rounds, time_us * one, num_tokens * one, num_tokens * one)
+
+    @classmethod
+    def joined(cls, ways: Sequence[Self]) -> Self:
+        """All ways of these."""
+        names = cls.__slots__
+        return cls(*(np.concatenate([getattr(way, name) for way in ways]) for name in names))
+
+    def making_us(self, num_tokens: Floats) -> Floats:
+        """Time for so many tokens more."""
+        grain_us = self.unit_us * self.grain_tokens / self.unit_tokens
+        time_us: Floats = np.ceil(num_tokens / self.grain_tokens - _ROUNDING) * grain_us
+        return time_us
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """How a stage takes proposals, by the length of the block that it waits for."""
+
+    burst: Floats
+    """So many it takes at most."""
+    window: Floats
+    """So far upstream drafts beyond the stage's own tokens."""
+
+    @property
+    def is_ahead(self) -> npt.NDArray[np.bool_]:
+        """Whether upstream drafts the next block during a verify."""
+        is_ahead: npt.NDArray[np.bool_] = self.window > self.burst
+        return is_ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """What a verify costs and yields."""
+
+    hop_us: float
+    """Between upstream and the stage, there and back."""
+    times_us: Floats
+    """By the number of proposals, from 1 on, as in ``LENGTHS``."""
+    slower: Floats
+    """By so many times, in each way that the stage takes proposals."""
+    survival: Floats
+    """Chance that the first so many tokens of upstream all stand, from 0 on, which is 1,"""
+    survivals: Floats
+    """and the sum of these."""
+
+    @classmethod
+    def of(cls, hop_us: float, times_us: Floats, slower: Floats, curve: Curve) -> Self:
+        """With the agreement of the two; beyond what is known of it, as at its last position."""
+        conditional = np.full(_MOST_POSITIONS, curve.conditional[-1])
+        conditional[: len(curve.conditional)] = curve.conditional
+        survival = np.ones(_MOST_POSITIONS + 1)
+        np.cumprod(np.clip(conditional, *_AGREEMENTS), out=survival[1:])
+        survival[1:] *= 1 - curve.empty
+        return cls(hop_us, times_us, slower, survival, np.cumsum(survival))
+
+    def time_us(self, num_proposals: Floats) -> Floats:
+        """Of a forward."""
+        return self.slower * np.interp(num_proposals, LENGTHS, self.times_us)
+
+    def alike(self, num_tokens: Floats) -> Floats:
+        """Chance that so many tokens of upstream stand."""
+        return np.asarray(np.interp(num_tokens, _POSITIONS, self.survival))
+
+    def sum_alike(self, num_tokens: Floats) -> Floats:
+        """Of the chances of 0, 1, ... and so many tokens: what a round of so many yields."""
+        return np.asarray(np.interp(num_tokens, _POSITIONS, self.survivals))
+
+
+class Round(NamedTuple):
+    """Means over the rounds of a stage."""
+
+    time_us: Floats
+    num_tokens: Floats
+    """That it yields."""
+    num_proposals: Floats
+
+
+class _Made(NamedTuple):
+    """What upstream has made some time after its last block left."""
+
+    num_tokens: Floats
+    more_tokens: Floats
+    """With what it is at."""
+    rest_us: Floats
+    """Until that is there; 0 when the window is full."""
+    is_full: npt.NDArray[np.bool_]
+    behind_us: Floats
+    """How long it has been at it."""
+
+
+def mean_round(blocks: Blocks, taking: Taking, verify: Verify, goes_on: float) -> Round:
+    """The mean round of a stage whose upstream goes on during verifies.
+
+    Args:
+        goes_on: share of the rounds behind which upstream can go on if all has stood.
+    """
+    run = _Run(verify, goes_on)
+    num = np.minimum(blocks.num_tokens, taking.burst)
+    left = blocks.num_tokens - num
+    verify_us = verify.time_us(num)
+    fresh = _made(blocks, verify_us + verify.hop_us, taking.window - blocks.num_tokens)
+    run.add(verify.hop_us + fresh.rest_us + blocks.times_us + verify_us, num)
+    behind_us: Floats | float = 0.0
+    for _ in range(_ROUNDS - 1):
+        made = _made(blocks, behind_us + verify_us, taking.window - num - left)
+        # One of them is the bonus token.
+        ready = np.maximum(left + made.num_tokens - 1, 0)
+        soon = np.maximum(left + made.more_tokens - 1, 0)
+        is_ready = ready >= LENGTHS
+        missing_us = blocks.making_us(np.maximum(LENGTHS - soon, 0))
+        wait_us = np.where(made.is_full, verify.hop_us, made.rest_us) + missing_us
+        have = np.where(is_ready, ready, np.maximum(soon, LENGTHS))
+        num = np.minimum(have, taking.burst)
+        left, verify_us = have - num, verify.time_us(num)
+        behind_us = is_ready * made.behind_us
+        run.add(~is_ready * wait_us + verify_us, num)
+    return run.mean()
+
+
+def _made(blocks: Blocks, elapsed_us: Floats, room: Floats) -> _Made:
+    """``room``: for so many tokens there is a window."""
+    full_us = blocks.making_us(np.maximum(room, 0.0))
+    is_full = elapsed_us >= full_us
+    units = np.floor(elapsed_us / blocks.unit_us + _ROUNDING)
+    num_tokens = np.where(is_full, room, np.minimum(units * blocks.unit_tokens, room))
+    more_tokens = np.minimum(num_tokens + blocks.unit_tokens, room)
+    is_at_it = ~is_full
+    rest_us = is_at_it * (np.minimum((units + 1) * blocks.unit_us, full_us) - elapsed_us)
+    behind_us = is_at_it * (elapsed_us - units * blocks.unit_us)
+    return _Made(num_tokens, more_tokens, rest_us, is_full, behind_us)
+
+
+class _Run:
+    """Rounds from one rejection to the next, each as often as it comes to it."""
+
+    def __init__(self, verify: Verify, goes_on: float) -> None:
+        self._verify = verify
+        self._goes_on = goes_on
+        self._chances: list[Floats] = [np.ones(())]
+        """That it comes to each of the rounds and one more."""
+        self._rounds: list[tuple[Floats, Floats, Floats]] = []
+        """Their times, tokens and proposals."""
+        self._behind: Floats = np.zeros(())
+        """So many tokens of upstream have stood: where text is easy it goes on to be easy."""
+        self._total = verify.sum_alike(self._behind)
+
+    def add(self, time_us: Floats, num_proposals: Floats) -> None:
+        """The next round."""
+        # The first token of a round is the verifier's own answer to the rejection, or the bonus.
+        end = self._behind + num_proposals
+        total, alike = self._verify.sum_alike(end), self._verify.alike(end + 1)
+        before = self._verify.alike(self._behind)
+        self._rounds.append((time_us, 1 + (total - self._total) / before, num_proposals))
+        self._chances.append(self._chances[-1] * self._goes_on * alike / before)
+        self._behind, self._total = end + 1, total + alike
+
+    def mean(self) -> Round:
+        """Its last two rounds alternate for as long as all stands."""
+        *chances, before, _, after = self._chances
+        again = 1 - after / before
+        weights = [*chances, before / again, self._chances[-2] / again]
+        count = sum(weights)
+        totals = (
+            sum(weight * each for weight, each in zip(weights, quantity, strict=True))
+            for quantity in zip(*self._rounds, strict=True)
+        )
+        return Round(*(total / count for total in totals))
