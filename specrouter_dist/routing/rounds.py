@@ -11,10 +11,9 @@ Arrays are over how far upstream drafts ahead, ways in which it may be run, and 
 for, shape ``[aheads, ways, MAX_DRAFT_TOKENS]``.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
-from typing import NamedTuple, Self, TypeVar
+from itertools import pairwise
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -66,6 +65,8 @@ class Rounds:
     """That a round yields."""
     devices_us: Floats
     """Time of all devices that goes into a round."""
+    held: Floats
+    """See :class:`Blocks`."""
 
     @classmethod
     def of(
@@ -82,33 +83,27 @@ class Rounds:
             match_tokens: from so many on the verifier continues its own text; 0: never.
         """
         own = costs.own_text(pair[0], match_tokens) if match_tokens else None
-        curve = costs.curve(*pair)
-        slower = np.where(taking.is_ahead, costs.slowdown(*pair), 1.0)
+        curve, slower = costs.curve(*pair), np.where(taking.is_ahead, costs.slowdown(*pair), 1.0)
         verify = Verify.of(
             costs.hop_us(*pair),
             costs.verifying_us(pair[1]),
             slower,
             curve if own is None else own.drafted,
         )
-        if costs.can_overlap(*pair):
-            # Behind a round from the own text the drafter begins anew.
-            goes_on = 1.0 if own is None else 1.0 - own.share
-            mean = mean_round(blocks, taking, verify, goes_on)
-        else:
-            num = blocks.num_tokens
-            time_us = blocks.times_us + verify.hop_us + verify.time_us(num)
-            mean = Round(time_us, verify.sum_alike(num), num)
-        num = mean.num_proposals
+        mean = _mean_round(costs, pair, blocks, taking, verify, own)
+        num, verify_us = mean.num_proposals, verify.time_us(mean.num_proposals)
         # What was drafted behind a proposal that is rejected is drafted again.
         again = taking.is_ahead * (1 - verify.alike(num + 1))
-        drafting_us = blocks.devices_us * num / blocks.num_tokens * (1 + again)
-        means = num, mean.time_us, mean.num_tokens, drafting_us + verify.time_us(num)
+        devices_us = verify_us + blocks.devices_us * num / blocks.num_tokens * (1 + again)
+        held = _held(blocks, mean.time_us, verify_us)
+        means: tuple[Floats, ...] = (num, mean.time_us, mean.num_tokens, devices_us)
         if own is not None:
             own_us = verify.time_us(taking.burst)
-            others = taking.burst, own_us, own.tokens_of(taking.burst), own_us
-            means = tuple((1 - own.share) * a + own.share * b for a, b in zip(means, others))
-        *means, _ = np.broadcast_arrays(*means, taking.burst)
-        return cls(curve, *means)
+            others = (taking.burst, own_us, own.tokens_of(taking.burst), own_us)
+            both = zip(means, others, strict=True)
+            means = tuple((1 - own.share) * each + own.share * other for each, other in both)
+        arrays = np.broadcast_arrays(*means, held, taking.burst)
+        return cls(curve, *arrays[:-1])
 
     @property
     def taus_us(self) -> Floats:
@@ -138,8 +133,37 @@ class Rounds:
             left = zip(yields, reversed(num_rounds), strict=False)
             num_rounds.append(1.0 + sum(chance * rounds for chance, rounds in left))
         return Blocks.of_rounds(
-            np.array(num_rounds), self.times_us[at], self.num_tokens[at], self.devices_us[at]
+            np.array(num_rounds),
+            self.times_us[at],
+            self.num_tokens[at],
+            self.devices_us[at],
+            self.held[at],
         )
+
+
+def _mean_round(
+    costs: Costs,
+    pair: tuple[str, str],
+    blocks: Blocks,
+    taking: Taking,
+    verify: Verify,
+    own: OwnTextRounds | None,
+) -> Round:
+    """Of those whose proposals come from the drafter."""
+    if costs.can_overlap(*pair):
+        # Behind a round from the own text the drafter begins anew.
+        return mean_round(blocks, taking, verify, 1.0 if own is None else 1.0 - own.share)
+    num = blocks.num_tokens
+    time_us = blocks.times_us + verify.hop_us + verify.time_us(num)
+    return Round(time_us, verify.sum_alike(num), num)
+
+
+def _held(blocks: Blocks, round_us: Floats, verify_us: Floats) -> Floats:
+    """Of a stage's rounds: a forward goes on, and while it waits what upstream is at."""
+    wait_us = np.maximum(round_us - verify_us, 0.0)
+    upstream_us = np.minimum(blocks.unit_us * blocks.held, wait_us)
+    held: Floats = (verify_us**2 + wait_us * upstream_us) / round_us**2
+    return held
 
 
 def _yields(curve: Curve, num_proposals: float) -> list[float]:
