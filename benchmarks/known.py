@@ -12,10 +12,10 @@ import msgpack
 
 from specrouter_dist.actors.memory import WRITE_EVERY_S
 from specrouter_dist.actors.state_file import STATE_DIR_VARIABLE
-from specrouter_dist.config import Plan
+from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
 from specrouter_dist.routing.costs import Regime
-from specrouter_dist.routing.planner import Candidate, Planner, to_plan
+from specrouter_dist.routing.planner import Planner
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import restore
 from specrouter_dist.routing.traffic import GREEDY
@@ -24,7 +24,6 @@ from specrouter_dist.serving.results import PlanUse
 AS_GOOD = 1.03
 """Plans no slower than this times the best count as as good."""
 _WRITTEN_WITHIN_S = 4 * WRITE_EVERY_S
-_UNKNOWN_US = 1e4
 
 
 @contextmanager
@@ -44,10 +43,14 @@ def own_state() -> Iterator[Path]:
 
 def plan_of(use: PlanUse) -> Plan:
     """The plan that a request says it went with."""
-    way = Candidate(
-        use.chain, use.num_draft_tokens, _UNKNOWN_US, use.drafts_ahead, use.match_tokens
-    )
-    return to_plan(way, 0, 1)
+    knobs = zip(use.num_draft_tokens, use.burst_tokens, use.drafts_ahead, strict=True)
+    edges = [
+        EdgeKnobs(patience=length, burst=burst, window=burst + (length + 1) * ahead)
+        for length, burst, ahead in knobs
+    ]
+    if edges:
+        edges[-1] = edges[-1].model_copy(update={"match_tokens": use.match_tokens})
+    return Plan(chain=use.chain, edges=tuple(edges))
 
 
 def snapshot_file(folder: Path) -> Path:

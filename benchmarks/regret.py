@@ -38,6 +38,8 @@ from specrouter_dist.text.tokenizer import Tokenizer
 
 _LENGTHS = (2, 3, 4, 5, 6, 8, 12)
 _UPPER_LENGTHS = (2, 4, 6)
+_AHEADS = ((0, 0), (1, 1), (1, 4), (2, 1), (2, 4))
+"""On so many of the last edges drafts are made ahead; and how many blocks are taken at once."""
 _PROMPTS_PER_HEAT = (2, 3)
 """Of the halving; each heat leaves half of the arms."""
 _FINALISTS = 3
@@ -47,14 +49,14 @@ _MOST_PROMPTS = 200
 
 
 def static_plans(chains: Sequence[tuple[str, ...]], *, ahead: bool) -> Iterator[Plan]:
-    """Every chain with every choice of lengths, and with drafting ahead where that can be."""
+    """Every chain with every choice of lengths, and of drafting ahead where that can be."""
     for chain in chains:
         upper = [_UPPER_LENGTHS] * (len(chain) - 2)
         lengths = product(*upper, _LENGTHS) if len(chain) > 1 else [()]
         num_edges = len(chain) - 1
-        ways = sorted({0, min(1, num_edges), num_edges}) if ahead else [0]
-        for choice, num_ahead in product(lengths, ways):
-            aheads = (False,) * (num_edges - num_ahead) + (True,) * num_ahead
+        ways = [(num, most) for num, most in _AHEADS if num <= num_edges and (ahead or not num)]
+        for choice, (num_ahead, most) in product(lengths, ways):
+            aheads = (0,) * (num_edges - num_ahead) + (most,) * num_ahead
             yield to_plan(Candidate(chain, tuple(choice), _UNKNOWN_US, aheads), 0, 1)
 
 
@@ -62,7 +64,10 @@ def describe(plan: Plan | None) -> str:
     """As in the table."""
     if plan is None:
         return "auto"
-    lengths = [f"{edge.patience}{' ahead' if edge.drafts_ahead else ''}" for edge in plan.edges]
+    lengths = [
+        f"{edge.patience} to {edge.burst} ahead" if edge.drafts_ahead else str(edge.patience)
+        for edge in plan.edges
+    ]
     chain = " -> ".join(plan.chain)
     return f"{chain} [{', '.join(lengths)}]" if lengths else chain
 

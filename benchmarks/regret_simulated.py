@@ -17,11 +17,10 @@ from specrouter_dist.simulation.search import Regret, find_regret, random_profil
 
 
 def shown(plan: Plan) -> str:
-    """Chain and draft lengths; ``+`` where the upstream drafts ahead."""
+    """Chain, and per edge the length, the burst and the window."""
     text = plan.chain[0]
     for name, edge in zip(plan.chain[1:], plan.edges, strict=True):
-        ahead = "+" if edge.drafts_ahead else ""
-        text += f" -{edge.patience}{ahead}-> {name}"
+        text += f" -{edge.patience}/{edge.burst}/{edge.window}-> {name}"
     return text
 
 

@@ -112,8 +112,10 @@ def _pair(pair: Plain) -> str:
 
 
 def _way(way: Plain) -> str:
-    edges = zip(way["num_draft_tokens"], way["drafts_ahead"], strict=True)
-    lengths = ", ".join(f"{length}{' ahead' if ahead else ''}" for length, ahead in edges)
+    edges = zip(way["num_draft_tokens"], way["burst_tokens"], way["drafts_ahead"], strict=True)
+    lengths = ", ".join(
+        f"{length} to {burst} ahead" if ahead else str(length) for length, burst, ahead in edges
+    )
     return f"{_chain(way['chain'])} [{lengths}]" if lengths else _chain(way["chain"])
 
 

@@ -139,6 +139,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
     return {
         "chain": list(plan.chain),
         "num_draft_tokens": [edge.patience for edge in plan.edges],
+        "burst_tokens": [edge.burst for edge in plan.edges],
         "drafts_ahead": [edge.drafts_ahead for edge in plan.edges],
         "match_tokens": plan.edges[-1].match_tokens if plan.edges else 0,
     }
@@ -153,7 +154,8 @@ def as_plain(way: Candidate) -> dict[str, Any]:
     return {
         "chain": list(way.chain),
         "num_draft_tokens": list(way.num_draft_tokens),
-        "drafts_ahead": list(way.aheads),
+        "burst_tokens": [burst for _, burst, _ in way.takings()],
+        "drafts_ahead": [ahead > 0 for ahead in way.aheads],
         "match_tokens": way.match_tokens,
         "predicted_ms_per_token": way.predicted_us / 1e3,
         "device_ms_per_token": way.devices_us / 1e3,

@@ -57,6 +57,15 @@ class Candidate:
     devices_us: float = 0.0
     """Time of all devices per token."""
 
+    def takings(self) -> Iterator[tuple[int, int, int]]:
+        """Per edge the length, what is taken at most in one verify, and the window."""
+        overshoot = 0
+        aheads = self.aheads or (0,) * len(self.num_draft_tokens)
+        for length, ahead in zip(self.num_draft_tokens, aheads, strict=True):
+            burst, window = burst_and_window(length, ahead, overshoot)
+            yield length, int(burst), int(window)
+            overshoot = length
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -267,20 +276,15 @@ def _patience_ms(candidate: Candidate, length: int) -> float:
 
 def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
     """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
-    edges: list[EdgeKnobs] = []
-    overshoot = 0
-    aheads = candidate.aheads or (0,) * len(candidate.num_draft_tokens)
-    for length, ahead in zip(candidate.num_draft_tokens, aheads, strict=True):
-        burst, window = (int(n) for n in burst_and_window(length, ahead, overshoot))
-        is_last = len(edges) == len(aheads) - 1
-        edges.append(
-            EdgeKnobs(
-                window=window,
-                burst=burst,
-                patience=length,
-                patience_ms=_patience_ms(candidate, length),
-                match_tokens=candidate.match_tokens if is_last else 0,
-            )
+    last = len(candidate.chain) - 2
+    edges = tuple(
+        EdgeKnobs(
+            window=window,
+            burst=burst,
+            patience=length,
+            patience_ms=_patience_ms(candidate, length),
+            match_tokens=candidate.match_tokens if at == last else 0,
         )
-        overshoot = length
-    return Plan(number=number, chain=candidate.chain, edges=tuple(edges), threads=threads)
+        for at, (length, burst, window) in enumerate(candidate.takings())
+    )
+    return Plan(number=number, chain=candidate.chain, edges=edges, threads=threads)

@@ -26,7 +26,8 @@ from specrouter_dist.routing.costs import LENGTHS, Floats
 
 _ROUNDS = 4
 """Of a run, that are told apart; the last two of them stand for all that follow."""
-_ROUNDING = 1e-9
+_JITTER = 0.1
+"""Share by which the time of a verify varies."""
 _MOST_POSITIONS = 132
 """Of a run's first rounds, blocks and bonus tokens."""
 _POSITIONS = np.arange(_MOST_POSITIONS + 1)
@@ -64,8 +65,14 @@ class Blocks:
     ) -> Self:
         """By a stage that needs so many rounds for each length; with the means of its rounds."""
         counts, one = num_rounds[None], np.ones((1, len(num_rounds)))
-        rounds = (each * counts for each in (time_us, num_tokens, devices_us))
-        return cls(*rounds, time_us * one, num_tokens * one, held * one)
+        return cls(
+            time_us * counts,
+            num_tokens * counts,
+            devices_us * counts,
+            time_us * one,
+            num_tokens * one,
+            held * one,
+        )
 
     @classmethod
     def joined(cls, ways: Sequence[Self]) -> Self:
@@ -124,7 +131,7 @@ class Verify:
         conditional[: len(curve.conditional)] = curve.conditional
         survival = np.ones(_MOST_POSITIONS + 1)
         np.cumprod(np.clip(conditional, *_AGREEMENTS), out=survival[1:])
-        survival[1:] *= 1 - curve.empty
+        survival[1:] *= max(1 - curve.empty, _AGREEMENTS[0])
         return cls(hop_us, times_us, slower, survival, np.cumsum(survival))
 
     def time_us(self, num_proposals: Floats) -> Floats:
@@ -168,7 +175,7 @@ def mean_round(blocks: Blocks, taking: Taking, verify: Verify, goes_on: float) -
     Args:
         goes_on: share of the rounds behind which upstream can go on if all has stood.
     """
-    run = _Run(verify, goes_on)
+    run = _Run(verify, max(goes_on, _AGREEMENTS[0]))
     num = np.minimum(blocks.num_tokens, taking.burst)
     left = blocks.num_tokens - num
     verify_us = verify.time_us(num)
@@ -195,13 +202,28 @@ def _made(blocks: Blocks, elapsed_us: Floats, room: Floats) -> _Made:
     """``room``: for so many tokens there is a window."""
     full_us = np.maximum(room, 0.0) * blocks.token_us
     is_full = elapsed_us >= full_us
-    units = np.floor(elapsed_us / blocks.unit_us + _ROUNDING)
+    units = _units(elapsed_us / blocks.unit_us)
     num_tokens = np.where(is_full, room, np.minimum(units * blocks.unit_tokens, room))
     more_tokens = np.minimum(num_tokens + blocks.unit_tokens, room)
     is_at_it = ~is_full
     rest_us = is_at_it * (np.minimum((units + 1) * blocks.unit_us, full_us) - elapsed_us)
     behind_us = is_at_it * (elapsed_us - units * blocks.unit_us)
     return _Made(num_tokens, more_tokens, rest_us, is_full, behind_us)
+
+
+def _units(elapsed: Floats) -> Floats:
+    """Whole units in a time, in the mean over times that vary a little: no choice shall rest on
+    the last unit's being there just in time."""
+    early, late = elapsed * (1 - _JITTER), elapsed * (1 + _JITTER)
+    units: Floats = (_sum_of_units(late) - _sum_of_units(early)) / (late - early)
+    return units
+
+
+def _sum_of_units(until: Floats) -> Floats:
+    """The integral of the whole numbers of units up to then."""
+    units = np.floor(until)
+    total: Floats = units * (until - (units + 1) / 2)
+    return total
 
 
 class _Run:

@@ -102,7 +102,9 @@ class PlanUse:
     """Of the target."""
     chain: tuple[str, ...]
     num_draft_tokens: tuple[int, ...]
-    """Per edge, the drafter's first."""
+    """That are waited for, per edge, the drafter's first."""
+    burst_tokens: tuple[int, ...]
+    """Per edge: so many are taken at most."""
     drafts_ahead: tuple[bool, ...]
     """Per edge: the next block is drafted during the verify."""
     match_tokens: int

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 MAX_PLANS = 32
 """The newest of them are told."""
 
-PlainPlan = tuple[int, tuple[str, ...], tuple[int, ...], tuple[bool, ...], int]
-"""The round from which on; chain, lengths of blocks and whether they are drafted ahead, by edge;
-and from how many matching tokens on the target continues its own text."""
+PlainPlan = tuple[int, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[bool, ...], int]
+"""The round from which on; chain, lengths of blocks, what is taken at most and whether blocks are
+drafted ahead, by edge; and from how many matching tokens on the target continues its own text."""
 
 
 class Plans:
@@ -31,6 +31,7 @@ class Plans:
             num_rounds,
             plan.chain,
             tuple(edge.patience for edge in edges),
+            tuple(edge.burst for edge in edges),
             tuple(edge.drafts_ahead for edge in edges),
             edges[-1].match_tokens if edges else 0,
         )

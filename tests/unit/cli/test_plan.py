@@ -92,8 +92,10 @@ def test_the_text_says_what_was_chosen_and_what_that_rests_on(
     chain = " -> ".join(best.chain)
     assert code == 0
     assert out.startswith(f"chain: {chain}\nfor greedy requests, one alone; table 1\n")
-    edges = zip(best.num_draft_tokens, best.aheads, strict=True)
-    lengths = ", ".join(f"{length}{' ahead' * ahead}" for length, ahead in edges)
+    lengths = ", ".join(
+        f"{length} to {burst} ahead" if window > burst else str(length)
+        for length, burst, window in best.takings()
+    )
     assert f"  up to  1: {chain} [{lengths}]" in out
     assert f"{best.predicted_us / 1e3:8.3f} ms per token: {chain}" in out
     assert "verified 100 blocks, 100 s ago; replayed 13 blocks, 100 s ago; " in out

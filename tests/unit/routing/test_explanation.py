@@ -85,10 +85,7 @@ def test_members_have_their_times_and_a_lookup_has_none(router: Router) -> None:
     assert hop["us"] == pytest.approx(router.latency.hop_us("small", "target"))
     (slowdown,) = content["slowdowns"]
     assert (slowdown["beside"], slowdown["member"]) == ("small", "target")
-    alone_us = router.latency.forward_us("target", 5)
-    beside_us = router.latency.forward_us("target", 5, beside="small")
-    assert alone_us is not None
-    assert slowdown["ratio"] * alone_us == pytest.approx(beside_us)
+    assert slowdown["ratio"] == router.latency.slowdown("small", "target") > 1.0
 
 
 def test_evidence_of_both_sources_has_its_size_its_age_and_their_difference() -> None:

@@ -8,7 +8,7 @@ ALONE = Plan(chain=("target",))
 
 
 def chained(length: int, number: int = 0, us: float = 1e4) -> Plan:
-    return to_plan(Candidate(("small", "target"), (length,), us, (True,), 6), number, 1)
+    return to_plan(Candidate(("small", "target"), (length,), us, (2,), 6), number, 1)
 
 
 def test_a_plan_is_noted_with_its_round_and_again_only_when_it_is_another() -> None:
@@ -19,9 +19,9 @@ def test_a_plan_is_noted_with_its_round_and_again_only_when_it_is_another() -> N
     plans.note(chained(3, number=7, us=9e5), 9)
     plans.note(chained(4), 11)
     assert plans.noted == (
-        (0, ("target",), (), (), 0),
-        (4, ("small", "target"), (3,), (True,), 6),
-        (11, ("small", "target"), (4,), (True,), 6),
+        (0, ("target",), (), (), (), 0),
+        (4, ("small", "target"), (3,), (6,), (True,), 6),
+        (11, ("small", "target"), (4,), (8,), (True,), 6),
     )
 
 
