@@ -65,6 +65,8 @@ class Rounds:
     """That a round yields."""
     devices_us: Floats
     """Time of all devices that goes into a round."""
+    first_us: Floats
+    """Time of one that begins with an upstream at rest."""
     held: Floats
     """See :class:`Blocks`."""
 
@@ -102,7 +104,7 @@ class Rounds:
             others = (taking.burst, own_us, own.tokens_of(taking.burst), own_us)
             both = zip(means, others, strict=True)
             means = tuple((1 - own.share) * each + own.share * other for each, other in both)
-        arrays = np.broadcast_arrays(*means, held, taking.burst)
+        arrays = np.broadcast_arrays(*means, mean.first_us, held, taking.burst)
         return cls(curve, *arrays[:-1])
 
     @property
@@ -132,13 +134,8 @@ class Rounds:
             # That of n tokens: one round, and then that of n - 1, n - 2, ... with their chances.
             left = zip(yields, reversed(num_rounds), strict=False)
             num_rounds.append(1.0 + sum(chance * rounds for chance, rounds in left))
-        return Blocks.of_rounds(
-            np.array(num_rounds),
-            self.times_us[at],
-            self.num_tokens[at],
-            self.devices_us[at],
-            self.held[at],
-        )
+        per_round = (self.first_us, self.times_us, self.num_tokens, self.devices_us, self.held)
+        return Blocks.of_rounds(np.array(num_rounds), *(float(each[at]) for each in per_round))
 
 
 def _mean_round(
@@ -155,7 +152,7 @@ def _mean_round(
         return mean_round(blocks, taking, verify, 1.0 if own is None else 1.0 - own.share)
     num = blocks.num_tokens
     time_us = blocks.times_us + verify.hop_us + verify.time_us(num)
-    return Round(time_us, verify.sum_alike(num), num)
+    return Round(time_us, verify.sum_alike(num), num, time_us)
 
 
 def _held(blocks: Blocks, round_us: Floats, verify_us: Floats) -> Floats:

@@ -61,12 +61,19 @@ class Blocks:
 
     @classmethod
     def of_rounds(
-        cls, num_rounds: Floats, time_us: float, num_tokens: float, devices_us: float, held: float
+        cls,
+        num_rounds: Floats,
+        first_us: float,
+        time_us: float,
+        num_tokens: float,
+        devices_us: float,
+        held: float,
     ) -> Self:
-        """By a stage that needs so many rounds for each length; with the means of its rounds."""
+        """By a stage that needs so many rounds for each length; its first begins with an upstream
+        at rest, all others are as rounds are in the mean."""
         counts, one = num_rounds[None], np.ones((1, len(num_rounds)))
         return cls(
-            time_us * counts,
+            first_us + time_us * (counts - 1),
             num_tokens * counts,
             devices_us * counts,
             time_us * one,
@@ -154,6 +161,8 @@ class Round(NamedTuple):
     num_tokens: Floats
     """That it yields."""
     num_proposals: Floats
+    first_us: Floats
+    """Time of one that begins with an upstream at rest."""
 
 
 class _Made(NamedTuple):
@@ -180,7 +189,8 @@ def mean_round(blocks: Blocks, taking: Taking, verify: Verify, goes_on: float) -
     left = blocks.num_tokens - num
     verify_us = verify.time_us(num)
     fresh = _made(blocks, verify_us + verify.hop_us, taking.window - blocks.num_tokens)
-    run.add(verify.hop_us + fresh.rest_us * blocks.held + blocks.times_us + verify_us, num)
+    first_us = verify.hop_us + blocks.times_us + verify_us
+    run.add(first_us + fresh.rest_us * blocks.held, num)
     behind_us: Floats | float = 0.0
     for _ in range(_ROUNDS - 1):
         made = _made(blocks, behind_us + verify_us, taking.window - num - left)
@@ -195,12 +205,12 @@ def mean_round(blocks: Blocks, taking: Taking, verify: Verify, goes_on: float) -
         left, verify_us = have - num, verify.time_us(num)
         behind_us = is_ready * made.behind_us
         run.add(~is_ready * wait_us + verify_us, num)
-    return run.mean()
+    return run.mean(first_us)
 
 
 def _made(blocks: Blocks, elapsed_us: Floats, room: Floats) -> _Made:
     """``room``: for so many tokens there is a window."""
-    full_us = np.maximum(room, 0.0) * blocks.token_us
+    full_us = blocks.more_us(np.maximum(room, 0.0))
     is_full = elapsed_us >= full_us
     units = _units(elapsed_us / blocks.unit_us)
     num_tokens = np.where(is_full, room, np.minimum(units * blocks.unit_tokens, room))
@@ -250,7 +260,7 @@ class _Run:
         self._chances.append(self._chances[-1] * self._goes_on * alike / before)
         self._behind, self._total = end + 1, total + alike
 
-    def mean(self) -> Round:
+    def mean(self, first_us: Floats) -> Round:
         """Its last two rounds alternate for as long as all stands."""
         *chances, before, _, after = self._chances
         again = 1 - after / before
@@ -260,4 +270,4 @@ class _Run:
             sum(weight * each for weight, each in zip(weights, quantity, strict=True))
             for quantity in zip(*self._rounds, strict=True)
         )
-        return Round(*(total / count for total in totals))
+        return Round(*(total / count for total in totals), first_us)
