@@ -17,7 +17,7 @@ import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
-from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
+from specrouter_dist.routing.costs import LENGTHS, Costs, Drafts, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.rounds import (
@@ -161,8 +161,7 @@ class _Ways:
 
     def __init__(self, costs: Costs, drafts: Sequence[str]) -> None:
         self._costs = costs
-        self._drafts = drafts
-        self._rows = {draft: row for row, draft in enumerate(drafts)}
+        self._drafts = Drafts.of(drafts)
         self._chains: list[tuple[str, ...]] = []
         most = len(drafts) * _KEPT_WAYS
         self._last = np.empty(most, dtype=np.intp)
@@ -185,7 +184,7 @@ class _Ways:
     def _append(self, chain: tuple[str, ...], blocks_us: Floats) -> None:
         at = len(self._chains)
         self._chains.append(chain)
-        self._last[at] = self._rows[chain[-1]]
+        self._last[at] = self._drafts.rows[chain[-1]]
         self._blocks_us[at] = blocks_us
 
     def _extend(self, verifier: str, count: int) -> list[tuple[float, tuple[str, ...]]]:
@@ -194,11 +193,9 @@ class _Ways:
         if not num_ways:
             return []
         last = self._last[:num_ways]
-        drafts = self._drafts[: last.max() + 1]
-        hops_us = np.array([self._costs.hop_us(draft, verifier) for draft in drafts])
-        fixed_us = hops_us[:, None] + self._costs.verifying_us(verifier)
-        rounds_us = self._blocks_us[:num_ways] + fixed_us[last]
-        taus_us = (rounds_us / self._costs.tokens(drafts, verifier)[last]).min(axis=1)
+        hops_us = self._costs.hops_us(self._drafts, verifier)[last, None]
+        rounds_us = self._blocks_us[:num_ways] + (hops_us + self._costs.verifying_us(verifier))
+        taus_us = (rounds_us / self._costs.tokens(self._drafts, verifier)[last]).min(axis=1)
         order = np.argsort(taus_us, kind="stable")[:count]
         order = order[taus_us[order] <= _MOST_UNDERRATED * taus_us[order[0]]]
         return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
