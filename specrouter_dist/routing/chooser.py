@@ -72,7 +72,8 @@ class Chooser:
             scaled = replace(regime, scale=scale)
             ways = self._planner.candidates(scaled)
             best = _worth_it(ways, scaled)
-            same = self._planner.evaluate(usual.chain, scaled)
+            same = next((way for way in ways if way.chain == usual.chain), None)
+            same = same or self._planner.evaluate(usual.chain, scaled)
             assert same is not None, "the usual chain is a candidate"
             is_as_good = _price_us(same, scaled) * (1 - _HYSTERESIS) < _price_us(best, scaled)
             stays = is_as_good and len(best.chain) > 1
