@@ -107,16 +107,16 @@ class Router:
                 self._cadence.hurry()
         for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)
-        for pair, survival in self._plausible(observations.pairs):
+        chained = list(self._plausible(observations.pairs))
+        for pair, _ in chained:
             self._see(pair.traffic, now_s)
-            self._record(pair, survival, Source.CHAINED, now_s)
+        self._record(chained, Source.CHAINED, now_s)
         for key, pace in self._plausible(observations.paces):
             self._pace(key, pace, now_s)
         self._count_prepared(observations)
         for reading in observations.readings:
             self._see(reading.traffic, now_s)
-            for pair, survival in self._replays.add(reading):
-                self._record(pair, survival, Source.REPLAYED, now_s)
+            self._record(list(self._replays.add(reading)), Source.REPLAYED, now_s)
         for laws in observations.laws:
             self._compare(laws, now_s)
         self._forget(now_s)
@@ -140,13 +140,18 @@ class Router:
             else:
                 self.num_refused += 1
 
-    def _record(self, pair: PairKey, survival: Survival, source: Source, now_s: float) -> None:
-        if source is Source.CHAINED:
-            curve = self.agreement.curve(pair)
-            note_blocks(self.journal.agreements, pair, curve, survival, now_s)
-        if (alike := self.agreement.expected(pair)) is not None:
-            note_blocks(self.journal.similarities, pair, alike, survival, now_s)
-        self.agreement.record(pair, survival, source, now_s)
+    def _record(
+        self, judged: Sequence[tuple[PairKey, Survival]], source: Source, now_s: float
+    ) -> None:
+        """What was expected is noted of all pairs before anything is learned of one."""
+        for pair, survival in judged:
+            if source is Source.CHAINED:
+                curve = self.agreement.curve(pair)
+                note_blocks(self.journal.agreements, pair, curve, survival, now_s)
+            if (alike := self.agreement.expected(pair)) is not None:
+                note_blocks(self.journal.similarities, pair, alike, survival, now_s)
+        for pair, survival in judged:
+            self.agreement.record(pair, survival, source, now_s)
 
     def _compare(self, reading: LawReading, now_s: float) -> None:
         if not self._comparisons.is_plausible(reading):
