@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
 """How often workers are asked and, where they have measured something, decisions made."""
+_QUIET_PERIOD_S = 1.0
+"""How often workers are asked that had nothing to tell: every call takes CPU time of both."""
 _CALL_TIMEOUT_S = 5.0
 
 _Answer = tuple[Address, tuple[Observations, ...]]
@@ -117,8 +119,10 @@ class RouterActor:
             changed = False
             for task in done:
                 name = pending.pop(task)
-                changed |= self._heard(name, task.result())
-                pending[asyncio.ensure_future(self._ask(name, after_s=PERIOD_S))] = name
+                answer = task.result()
+                changed |= self._heard(name, answer)
+                after_s = _QUIET_PERIOD_S if _is_quiet(answer) else PERIOD_S
+                pending[asyncio.ensure_future(self._ask(name, after_s))] = name
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
@@ -171,3 +175,8 @@ class RouterActor:
                 await asyncio.wait_for(call, _CALL_TIMEOUT_S)
             except (RayActorError, TimeoutError) as error:
                 logger.warning("%s.%s: %s", name, method, type(error).__name__)
+
+
+def _is_quiet(answer: _Answer | None) -> bool:
+    """The worker is there and has measured nothing."""
+    return answer is not None and not any(observations.has_any for observations in answer[1])

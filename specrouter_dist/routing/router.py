@@ -115,7 +115,9 @@ class Router:
             self._pace(key, pace, now_s)
         self._count_prepared(observations)
         for reading in observations.readings:
-            self._see(reading.traffic, now_s)
+            # Others may read a text long after the request.
+            if reading.member == self.members[-1]:
+                self._see(reading.traffic, now_s)
             self._record(list(self._replays.add(reading)), Source.REPLAYED, now_s)
         for laws in observations.laws:
             self._compare(laws, now_s)
