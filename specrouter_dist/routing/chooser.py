@@ -21,6 +21,9 @@ _LEAST_GAIN = 0.05
 predictions are off by about as much."""
 _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 """Agreement of requests, relative to the usual, that have a plan of their own."""
+_SCALED_CHAINS = 4
+"""Chains that are weighed for these: on random pools of up to six members the best one has always
+been among the first three of the dynamic programme."""
 
 
 class Chooser:
@@ -70,7 +73,7 @@ class Chooser:
         rungs = [self._rung(usual, ways, regime, number)]
         for scale in _SCALES if len(usual.chain) > 1 else ():
             scaled = replace(regime, scale=scale)
-            ways = self._planner.candidates(scaled)
+            ways = self._planner.candidates(scaled, _SCALED_CHAINS)
             best = _worth_it(ways, scaled)
             same = next((way for way in ways if way.chain == usual.chain), None)
             same = same or self._planner.evaluate(usual.chain, scaled)

@@ -31,7 +31,7 @@ from specrouter_dist.routing.runs import Blocks, Taking
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
 _RANKED_CHAINS = 8
-"""Chains whose full cost is computed, the best by the dynamic programme,"""
+"""Most chains whose full cost is computed, the best by the dynamic programme,"""
 _MOST_UNDERRATED = 1.4
 """and by it no slower than the best of them by more than this."""
 _KEPT_SETTINGS = 3
@@ -96,12 +96,13 @@ class Planner:
     agreement: AgreementTable
     paces: PaceTable
 
-    def candidates(self, regime: Regime) -> list[Candidate]:
-        """The best chains and the target alone, best first; none while times are unknown."""
+    def candidates(self, regime: Regime, most: int = _RANKED_CHAINS) -> list[Candidate]:
+        """The ``most`` best chains by the dynamic programme and the target alone, best first by
+        their full cost; none while times are unknown."""
         costs = self._costs(regime)
         if not costs.is_known(costs.target):
             return []
-        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs)]
+        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs, most)]
         return sorted(found, key=lambda way: regime.price_us(way.predicted_us, way.devices_us))
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
@@ -144,7 +145,7 @@ class Planner:
         lookups = frozenset(self.lookups)
         return Costs(regime, self.members[-1], lookups, self.devices, self.latency, self.agreement)
 
-    def _promising_chains(self, costs: Costs) -> Iterator[tuple[str, ...]]:
+    def _promising_chains(self, costs: Costs, most: int) -> Iterator[tuple[str, ...]]:
         """The dynamic programme: the best ways to the target's stream, and the target alone."""
         known = [m for m in self.members[:-1] if costs.is_known(m)]
         # A verifier slower than what it drafts for cannot pay; order by speed.
@@ -153,7 +154,7 @@ class Planner:
         for member in known:
             ways.add(member)
         yield (costs.target,)
-        yield from ways.best(costs.target, _RANKED_CHAINS)
+        yield from ways.best(costs.target, most)
 
 
 class _Ways:

@@ -138,7 +138,7 @@ class Laws:
         if (top_p < 1.0).any():
             before = np.cumsum(least, axis=-1) - least
             kept = np.where(before < top_p[..., None], weights, 0.0)
-            whole = (least.sum(axis=-1) < top_p) | (top_p >= 1.0)
+            whole = least.sum(axis=-1) < top_p
             cut = kept / kept.sum(axis=-1, keepdims=True)
             least, most = (np.where(whole[..., None], law, cut) for law in (least, most))
             tails = np.where(whole, tails, 0.0)

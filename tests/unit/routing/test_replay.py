@@ -11,6 +11,7 @@ from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
 from specrouter_dist.routing.replay import Replays, Text, replay, replay_beside, replay_lookup
 from specrouter_dist.routing.traffic import GREEDY
+from specrouter_dist.speculation.matching import Matcher
 
 LOOKUP = LookupMember(kind="lookup", min_match_tokens=2)
 
@@ -58,6 +59,16 @@ def test_a_lookup_is_replayed_on_the_text() -> None:
     assert survival.num_blocks == 3
     assert survival.num_empty == 2
     assert survival.accepted[:3] == [1, 1, 0]
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(1, 3), st.data())
+def test_a_text_proposes_what_a_stream_of_that_length_would(
+    output: list[int], least: int, data: st.DataObject
+) -> None:
+    position = data.draw(st.integers(0, len(output) - 1))
+    so_far = Matcher([1, 2, *output[:position]], min_match_tokens=least, max_match_tokens=5)
+    text = Text(reading("target", output, [1, 2]))
+    assert text.proposed(position, 4, least, 5) == so_far.continuation(4)
 
 
 class TestOwnText:
