@@ -28,9 +28,11 @@ from specrouter_dist.routing.traffic import Traffic
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
-"""How often workers are asked and, where they have measured something, decisions made."""
-_QUIET_PERIOD_S = 1.0
-"""How often workers are asked that had nothing to tell: every call takes CPU time of both."""
+"""How often decisions are made, at most, and workers asked that did not answer."""
+_CALM_PERIOD_S = 1.0
+_DOUBT_PERIOD_S = 0.25
+"""How often workers are asked, since every call takes CPU time of both: once a second; soon again
+where a time is far from what was known, since only what is measured twice is a change."""
 _CALL_TIMEOUT_S = 5.0
 
 _Answer = tuple[Address, tuple[Observations, ...]]
@@ -121,8 +123,7 @@ class RouterActor:
                 name = pending.pop(task)
                 answer = task.result()
                 changed |= self._heard(name, answer)
-                after_s = _QUIET_PERIOD_S if _is_quiet(answer) else PERIOD_S
-                pending[asyncio.ensure_future(self._ask(name, after_s))] = name
+                pending[asyncio.ensure_future(self._ask(name, self._pause_s(name, answer)))] = name
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
@@ -168,6 +169,14 @@ class RouterActor:
                 self._memory.has_news |= observations.has_any
         return self._addresses.get(name) != before
 
+    def _pause_s(self, name: str, answer: _Answer | None) -> float:
+        """How long after this answer the worker is asked again."""
+        if answer is None:
+            return PERIOD_S
+        has_news = any(observations.has_any for observations in answer[1])
+        is_in_doubt = has_news and self._router.latency.is_in_doubt(name)
+        return _DOUBT_PERIOD_S if is_in_doubt else _CALM_PERIOD_S
+
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]
         for name, call in zip(names, calls, strict=True):
@@ -175,8 +184,3 @@ class RouterActor:
                 await asyncio.wait_for(call, _CALL_TIMEOUT_S)
             except (RayActorError, TimeoutError) as error:
                 logger.warning("%s.%s: %s", name, method, type(error).__name__)
-
-
-def _is_quiet(answer: _Answer | None) -> bool:
-    """The worker is there and has measured nothing."""
-    return answer is not None and not any(observations.has_any for observations in answer[1])

@@ -88,6 +88,11 @@ class LatencyTable:
             slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
         return 1.0
 
+    def is_in_doubt(self, member: str) -> bool:
+        """Whether what was observed last of the member is a hiccup or the beginning of a change."""
+        known = (surfaces.get(member) for surfaces in (self._forwards, self._drafting))
+        return any(surface.is_in_doubt for surface in known if surface)
+
     def _on_change(self, member: str, factor: float) -> None:
         """While a member is slower its hops look longer: when it is as fast again, what was known
         before holds again."""

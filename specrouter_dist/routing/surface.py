@@ -169,6 +169,11 @@ class Surface:
             return None
         return self._slopes_us.at(size, num_sessions) * self._nearest(num_sessions).value
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """What was observed last is a hiccup or the beginning of a change."""
+        return any(ratio.is_in_doubt for ratio in self._ratios.values())
+
     def drift(self, share: float) -> None:
         """Nothing was observed: so much of what was is forgotten."""
         for ratio in self._ratios.values():

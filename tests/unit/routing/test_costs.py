@@ -9,6 +9,7 @@ from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import GREEDY
 from tests.unit.routing.learned import TIMES_US, learned_router, profile
 
+ALONE = Regime(GREEDY)
 DRAFTS = Drafts.of(("lookup", "small", "medium"))
 
 
@@ -17,7 +18,7 @@ def router() -> Router:
     return learned_router()
 
 
-def costs(router: Router, regime: Regime = Regime(GREEDY)) -> Costs:
+def costs(router: Router, regime: Regime = ALONE) -> Costs:
     lookups = frozenset({"lookup"})
     devices = {name: name for name in TIMES_US}
     return Costs(regime, "target", lookups, devices, router.latency, router.agreement)
