@@ -34,11 +34,8 @@ def test_times_of_all_lengths_are_those_of_each(router: Router, num_sessions: in
     of, latency = costs(router, Regime(GREEDY, num_sessions)), router.latency
     drawn = [latency.drafting_us("small", int(n), num_sessions) for n in LENGTHS]
     assert of.drafting_us("small").tolist() == drawn
-    for beside in (None, "small"):
-        verified = [
-            latency.forward_us("target", n + 1, num_sessions, beside=beside) for n in LENGTHS
-        ]
-        assert of.verifying_us("target", beside).tolist() == verified
+    verified = [latency.forward_us("target", n + 1, num_sessions) for n in LENGTHS]
+    assert of.verifying_us("target").tolist() == verified
 
 
 def test_times_of_all_lengths_follow_a_new_profile(router: Router) -> None:
