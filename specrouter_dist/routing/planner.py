@@ -30,7 +30,7 @@ from specrouter_dist.routing.runs import Blocks, Taking
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
-_RANKED_CHAINS = 8
+_RANKED_CHAINS = 6
 """Most chains whose full cost is computed, the best by the dynamic programme,"""
 _MOST_UNDERRATED = 1.4
 """and by it no slower than the best of them by more than this."""
