@@ -28,7 +28,11 @@ from specrouter_dist.routing.traffic import Traffic
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
-"""How often workers are asked and, where they have measured something, decisions made."""
+"""How often decisions are made, at most, and workers asked that did not answer."""
+_CALM_PERIOD_S = 1.0
+_DOUBT_PERIOD_S = 0.25
+"""How often workers are asked, since every call takes CPU time of both: once a second; soon again
+where a time is far from what was known, since only what is measured twice is a change."""
 _CALL_TIMEOUT_S = 5.0
 
 _Answer = tuple[Address, tuple[Observations, ...]]
@@ -117,8 +121,9 @@ class RouterActor:
             changed = False
             for task in done:
                 name = pending.pop(task)
-                changed |= self._heard(name, task.result())
-                pending[asyncio.ensure_future(self._ask(name, after_s=PERIOD_S))] = name
+                answer = task.result()
+                changed |= self._heard(name, answer)
+                pending[asyncio.ensure_future(self._ask(name, self._pause_s(name, answer)))] = name
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
@@ -163,6 +168,14 @@ class RouterActor:
                 self._learned |= observations.has_any
                 self._memory.has_news |= observations.has_any
         return self._addresses.get(name) != before
+
+    def _pause_s(self, name: str, answer: _Answer | None) -> float:
+        """How long after this answer the worker is asked again."""
+        if answer is None:
+            return PERIOD_S
+        has_news = any(observations.has_any for observations in answer[1])
+        is_in_doubt = has_news and self._router.latency.is_in_doubt(name)
+        return _DOUBT_PERIOD_S if is_in_doubt else _CALM_PERIOD_S
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]

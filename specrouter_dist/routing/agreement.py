@@ -101,6 +101,9 @@ class Curve:
 UNKNOWN = Curve.geometric(PRIOR_AGREEMENT)
 """Of pairs of which nothing is known."""
 
+KnownTokens = tuple[list[str], npt.NDArray[np.float64]]
+"""Drafters, and :attr:`Curve.tokens` of each, shape [num_drafters, MAX_POSITIONS + 1]."""
+
 
 class AgreementTable:
     """Survival of ordered pairs, by kind of request."""
@@ -109,6 +112,7 @@ class AgreementTable:
         self._evidence: dict[tuple[PairKey, Source], Evidence] = {}
         self._curves: dict[tuple[str, str], dict[Traffic, Curve]] = {}
         self._drafts: dict[str, set[str]] = {}
+        self._tokens: dict[str, dict[tuple[frozenset[str], Traffic], KnownTokens]] = {}
         self._places: dict[Origin, float] = {}
         self.scores = Scores()
 
@@ -134,6 +138,7 @@ class AgreementTable:
         self._drafts.setdefault(key.verifier, set()).add(key.draft)
         # Narrower kinds may rest on this.
         self._curves.pop((key.draft, key.verifier), None)
+        self._tokens.pop(key.verifier, None)
         self._places = {}
 
     def curve(self, key: PairKey) -> Curve:
@@ -147,6 +152,18 @@ class AgreementTable:
     def knows(self, draft: str, verifier: str) -> bool:
         """Whether there is any evidence of the pair; without it the curve is that of all such."""
         return draft in self._drafts.get(verifier, ())
+
+    def known_tokens(self, drafts: frozenset[str], verifier: str, traffic: Traffic) -> KnownTokens:
+        """Those of ``drafts`` of which there is evidence with this verifier, and the tokens that
+        rounds with them yield. Kept until more is learned of the verifier's pairs."""
+        kept = self._tokens.setdefault(verifier, {})
+        found = kept.get((drafts, traffic))
+        if found is None:
+            known = [draft for draft in self._drafts.get(verifier, ()) if draft in drafts]
+            curves = [self.curve(PairKey(draft, verifier, traffic)) for draft in known]
+            tokens = np.array([curve.token_array for curve in curves])
+            found = kept[drafts, traffic] = known, tokens.reshape(len(known), MAX_POSITIONS + 1)
+        return found
 
     def _refine(self, key: PairKey) -> Curve:
         curve = UNKNOWN

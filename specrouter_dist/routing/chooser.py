@@ -21,6 +21,9 @@ _LEAST_GAIN = 0.05
 predictions are off by about as much."""
 _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 """Agreement of requests, relative to the usual, that have a plan of their own."""
+_SCALED_CHAINS = 5
+"""Chains that are weighed for these. On random pools of 3 to 16 members the best of eight has been
+among them every time; on such of 64 members at most 0.9 % was lost."""
 
 
 class Chooser:
@@ -70,9 +73,10 @@ class Chooser:
         rungs = [self._rung(usual, ways, regime, number)]
         for scale in _SCALES if len(usual.chain) > 1 else ():
             scaled = replace(regime, scale=scale)
-            ways = self._planner.candidates(scaled)
+            ways = self._planner.candidates(scaled, _SCALED_CHAINS)
             best = _worth_it(ways, scaled)
-            same = self._planner.evaluate(usual.chain, scaled)
+            same = next((way for way in ways if way.chain == usual.chain), None)
+            same = same or self._planner.evaluate(usual.chain, scaled)
             assert same is not None, "the usual chain is a candidate"
             is_as_good = _price_us(same, scaled) * (1 - _HYSTERESIS) < _price_us(best, scaled)
             stays = is_as_good and len(best.chain) > 1

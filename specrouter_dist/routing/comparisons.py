@@ -39,6 +39,8 @@ _SHAPES = {
     "warm-truncated": _Shape(0.8, _USUAL_TOP_P),
     "hot-truncated": _Shape(1.0, _USUAL_TOP_P),
 }
+_WAYS = tuple(np.array(values) for values in zip(*_SHAPES.values(), strict=True))
+"""Temperatures and top-p of these."""
 
 
 class Origin(StrEnum):
@@ -66,13 +68,15 @@ class Comparison(NamedTuple):
     origin: Origin
 
     @classmethod
-    def of(cls, lower: Floats, upper: Floats, origin: Origin) -> "Comparison":
-        """Of the bounds of the distance at each position."""
+    def each(cls, lower: Floats, upper: Floats, origin: Origin) -> "list[Comparison]":
+        """Of the bounds of the distance at each position, ``[num_comparisons, num_positions]``."""
         middle = 1.0 - (lower + upper) / 2.0
         least, most = (1.0 - upper) / (1.0 + upper), 1.0 - lower
-        return cls(
-            float(middle.mean()), float(least.mean()), float(most.mean()), len(lower), origin
-        )
+        means = [each.mean(axis=-1).tolist() for each in (middle, least, most)]
+        count = lower.shape[-1]
+        return [
+            cls(score, low, high, count, origin) for score, low, high in zip(*means, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ class _Read:
     """What one member said of one text."""
 
     rows: SparseRows
-    laws: dict[str, Laws]
+    laws: Laws
+    """In the ways of ``_SHAPES``."""
 
 
 class Comparisons:
@@ -106,8 +111,7 @@ class Comparisons:
         if reading.member in read:
             return
         rows, origin = reading.rows, Origin.of(reading.traffic)
-        laws = {regime: Laws.make(rows, *shape) for regime, shape in _SHAPES.items()}
-        came = read[reading.member] = _Read(rows, laws)
+        came = read[reading.member] = _Read(rows, Laws.make(rows, *_WAYS))
         while len(self._requests) > _MAX_REQUESTS:
             self._requests.popitem(last=False)
         for member, before in read.items():
@@ -123,9 +127,8 @@ class Comparisons:
 
 def _compare(one: _Read, other: _Read, origin: Origin) -> Iterator[tuple[str, Comparison]]:
     matched = Matched(one.rows, other.rows)
-    differ = 1.0 - matched.picks_agree.astype(np.float64)
     # Where nothing is drawn, laws are their likeliest ids.
-    yield GREEDY.regime, Comparison.of(differ, differ, origin)
-    for regime in _SHAPES:
-        bounds = matched.tv_bounds(one.laws[regime], other.laws[regime])
-        yield regime, Comparison.of(*bounds, origin)
+    differ = 1.0 - matched.picks_agree.astype(np.float64)
+    bounds = matched.tv_bounds(one.laws, other.laws)
+    lower, upper = (np.vstack((differ, bound)) for bound in bounds)
+    yield from zip((GREEDY.regime, *_SHAPES), Comparison.each(lower, upper, origin), strict=True)

@@ -5,7 +5,7 @@ Arrays over ``num_proposals = 1..MAX_DRAFT_TOKENS``, made once per decision.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,10 @@ _Number = TypeVar("_Number", float, Floats)
 
 MAX_DRAFT_TOKENS = 16
 """Longest block considered."""
-LENGTHS = np.arange(1, MAX_DRAFT_TOKENS + 1, dtype=np.float64)
+_BLOCKS = range(1, MAX_DRAFT_TOKENS + 1)
+_ROWS = range(2, MAX_DRAFT_TOKENS + 2)
+"""Of a forward over such a block and one more."""
+LENGTHS = np.array(_BLOCKS, dtype=np.float64)
 _MOST_DEVICE_WEIGHT = 0.1
 """What device time weighs against latency where many requests share the devices."""
 _LOOKUP_US = 30.0
@@ -64,6 +67,19 @@ class OwnTextRounds:
         return np.asarray(np.interp(num_proposals, LENGTHS, self.tokens))
 
 
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Members that may draft, as the rows of arrays."""
+
+    rows: dict[str, int]
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Self:
+        """In this order; all lookups are among them."""
+        return cls({name: row for row, name in enumerate(names)}, frozenset(names))
+
+
 @dataclass(slots=True)
 class Costs:
     """Times and agreement as arrays.
@@ -81,6 +97,8 @@ class Costs:
     _drafting: dict[str, Floats] = field(default_factory=dict)
     _verifying: dict[str, Floats] = field(default_factory=dict)
     _curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
+    _hops: dict[str, list[tuple[str, float]]] | None = None
+    """Observed ones, by verifier."""
     _own_texts: "dict[tuple[str, int], OwnTextRounds | None]" = field(default_factory=dict)
 
     def is_known(self, member: str) -> bool:
@@ -91,7 +109,9 @@ class Costs:
 
     def alone_us(self, member: str) -> float:
         """Time per token of a member that decodes by itself."""
-        return self._forward_us(member, 1.0)
+        time_us = self.latency.forward_us(member, 1.0, self.regime.num_sessions)
+        assert time_us is not None, f"the times of {member} are unknown"
+        return time_us
 
     def drafting_us(self, drafter: str) -> Floats:
         """Time of a block that the drafter draws by itself, shape [MAX_DRAFT_TOKENS]."""
@@ -104,8 +124,9 @@ class Costs:
         """Time of a forward over the block and one more row, shape [MAX_DRAFT_TOKENS]."""
         found = self._verifying.get(verifier)
         if found is None:
-            times = [self._forward_us(verifier, length + 1) for length in LENGTHS]
-            found = self._verifying[verifier] = np.array(times)
+            times = self.latency.forwards_us(verifier, _ROWS, self.regime.num_sessions)
+            assert times is not None, f"the times of {verifier} are unknown"
+            found = self._verifying[verifier] = times
         return found
 
     def slowdown(self, draft: str, verifier: str) -> float:
@@ -126,13 +147,27 @@ class Costs:
             self._curves[draft, verifier] = found
         return found
 
-    def tokens(self, drafts: Sequence[str], verifier: str) -> Floats:
+    def tokens(self, drafts: Drafts, verifier: str) -> Floats:
         """Tokens that rounds yield, shape [num_drafts, MAX_DRAFT_TOKENS]."""
         scale = self.regime.scale if verifier == self.target else 1.0
-        found = np.tile(_by_length(UNKNOWN.scaled(scale)), (len(drafts), 1))
-        for row, draft in enumerate(drafts):
-            if self.agreement.knows(draft, verifier):
-                found[row] = _by_length(self.curve(draft, verifier))
+        known, tokens = self.agreement.known_tokens(drafts.names, verifier, self.regime.traffic)
+        found = np.empty((len(drafts.rows), MAX_DRAFT_TOKENS))
+        found[:] = _by_length(UNKNOWN.scaled(scale).token_array)
+        if known:
+            if scale != 1.0:
+                tokens = np.array([self.curve(draft, verifier).token_array for draft in known])
+            found[[drafts.rows[draft] for draft in known]] = _by_length(tokens)
+        return found
+
+    def hops_us(self, drafts: Drafts, verifier: str) -> Floats:
+        """What rounds pay for crossing, there and back, shape [num_drafts]."""
+        if self._hops is None:
+            self._hops = self._hops_by_verifier()
+        found = np.full(len(drafts.rows), self.latency.hop_prior_us)
+        found[[drafts.rows[lookup] for lookup in self.lookups]] = 0.0
+        for draft, hop_us in self._hops.get(verifier, ()):
+            if draft in drafts.rows:
+                found[drafts.rows[draft]] = hop_us
         return found
 
     def own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
@@ -150,7 +185,7 @@ class Costs:
         when_matched = Curve.make(curve.conditional, curve.mean, 0.0)
         return OwnTextRounds(
             1.0 - curve.empty,
-            _by_length(when_matched),
+            _by_length(when_matched.token_array),
             self.curve(drafted, self.target),
         )
 
@@ -165,19 +200,22 @@ class Costs:
             and self.devices[draft] != self.devices[verifier]
         )
 
+    def _hops_by_verifier(self) -> dict[str, list[tuple[str, float]]]:
+        found: dict[str, list[tuple[str, float]]] = {}
+        for (draft, verifier), hop_us in self.latency.observed_hops_us().items():
+            if draft not in self.lookups:
+                found.setdefault(verifier, []).append((draft, hop_us))
+        return found
+
     def _measure_drafting(self, drafter: str) -> Floats:
         num_sessions = self.regime.num_sessions
         if drafter in self.lookups:
             return np.full(MAX_DRAFT_TOKENS, _LOOKUP_US * num_sessions)
-        times = [self.latency.drafting_us(drafter, int(n), num_sessions) for n in LENGTHS]
-        return np.array(times, dtype=np.float64)
-
-    def _forward_us(self, member: str, num_rows: float) -> float:
-        time_us = self.latency.forward_us(member, num_rows, self.regime.num_sessions)
-        assert time_us is not None, f"the times of {member} are unknown"
-        return time_us
+        times = self.latency.blocks_us(drafter, _BLOCKS, num_sessions)
+        assert times is not None, f"the times of {drafter} are unknown"
+        return times
 
 
-def _by_length(curve: Curve) -> Floats:
-    """Tokens that rounds yield, shape [MAX_DRAFT_TOKENS]."""
-    return curve.token_array[1 : MAX_DRAFT_TOKENS + 1]
+def _by_length(tokens: Floats) -> Floats:
+    """Of :attr:`Curve.tokens` those of blocks that are considered, [..., MAX_DRAFT_TOKENS]."""
+    return tokens[..., 1 : MAX_DRAFT_TOKENS + 1]

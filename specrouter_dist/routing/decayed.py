@@ -26,6 +26,11 @@ class DecayedMean:
         """Where it stands."""
         return Level(self.value, self._weight)
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """The newest mean was far from what is known: the next one tells whether that is so."""
+        return self._far is not None
+
     def drift(self, share: float) -> None:
         """Nothing was observed: the estimate goes so much of the way back to the prior. Without
         this a choice once disqualified would never be tried again."""

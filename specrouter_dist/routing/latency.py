@@ -17,7 +17,7 @@ from specrouter_dist.routing.state import (
     SlowdownState,
     SurfaceState,
 )
-from specrouter_dist.routing.surface import Surface
+from specrouter_dist.routing.surface import Floats, Surface
 
 FORGOTTEN = 0.3
 """Share of what was observed of a member that is forgotten in a second in which it neither works
@@ -50,7 +50,8 @@ class LatencyTable:
         self._observed: set[str | tuple[str, str]] = set()
         """Members and pairs observed since :meth:`forget` was last called."""
         self._context_tokens = DecayedMean(SHORTEST_CONTEXT)
-        self._hop_prior_us = hop_us
+        self.hop_prior_us = hop_us
+        """What a round pays for crossing between two members until it has been observed."""
         self._hops: dict[tuple[str, str], DecayedMean] = {}
         self._aside: dict[str, dict[tuple[str, str], Level]] = {}
         """Hops of members that have become slower, as they were before."""
@@ -87,6 +88,11 @@ class LatencyTable:
             slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
         return 1.0
 
+    def is_in_doubt(self, member: str) -> bool:
+        """Whether what was observed last of the member is a hiccup or the beginning of a change."""
+        known = (surfaces.get(member) for surfaces in (self._forwards, self._drafting))
+        return any(surface.is_in_doubt for surface in known if surface)
+
     def _on_change(self, member: str, factor: float) -> None:
         """While a member is slower its hops look longer: when it is as fast again, what was known
         before holds again."""
@@ -98,7 +104,7 @@ class LatencyTable:
 
     def _take_back(self, member: str) -> None:
         for pair, level in self._aside.pop(member, {}).items():
-            self._hops[pair] = DecayedMean(self._hop_prior_us, level)
+            self._hops[pair] = DecayedMean(self.hop_prior_us, level)
 
     def forget(self) -> set[str]:
         """Of members not observed since the last call, what was observed counts for less: one that
@@ -122,13 +128,17 @@ class LatencyTable:
         if block_us is not None and times.count:
             pair = key.draft, key.verifier
             self._observed.add(pair)
-            hop = self._hops.setdefault(pair, DecayedMean(self._hop_prior_us))
+            hop = self._hops.setdefault(pair, DecayedMean(self.hop_prior_us))
             hop.observe(max(0.0, times.total_us / times.count - block_us), times.count)
 
     def hop_us(self, draft: str, verifier: str) -> float:
         """What a round pays for crossing between the two, there and back."""
         hop = self._hops.get((draft, verifier))
-        return self._hop_prior_us if hop is None else hop.value
+        return self.hop_prior_us if hop is None else hop.value
+
+    def observed_hops_us(self) -> dict[tuple[str, str], float]:
+        """The same of all pairs of which it has been observed."""
+        return {pair: hop.value for pair, hop in self._hops.items()}
 
     @property
     def context_tokens(self) -> float:
@@ -171,6 +181,16 @@ class LatencyTable:
         context = self.context_tokens if context_tokens is None else context_tokens
         return surface.at(num_tokens, num_sessions, context) if surface else None
 
+    def forwards_us(self, member: str, sizes: range, num_sessions: int) -> Floats | None:
+        """:meth:`forward_us` at each of these sizes, at the typical context."""
+        surface = self._forwards.get(member)
+        return surface.over(sizes, num_sessions, self.context_tokens) if surface else None
+
+    def blocks_us(self, member: str, lengths: range, num_sessions: int) -> Floats | None:
+        """:meth:`drafting_us` of each of these lengths, at the typical context."""
+        surface = self._drafting.get(member)
+        return surface.over(lengths, num_sessions, self.context_tokens) if surface else None
+
     def per_context_token_us(self, member: str) -> float | None:
         """What each further token of context adds to a forward of one row; None if the member is
         unknown."""
@@ -196,7 +216,7 @@ class LatencyTable:
         for beside, member, ratio in state.slowdowns:
             self._slowdowns[beside, member] = DecayedMean(1.0, ratio)
         for draft, verifier, level in state.hops:
-            self._hops[draft, verifier] = DecayedMean(self._hop_prior_us, level)
+            self._hops[draft, verifier] = DecayedMean(self.hop_prior_us, level)
         self._context_tokens = DecayedMean(SHORTEST_CONTEXT, state.context_tokens)
 
     def _surfaces(self, key: ForwardKey, size: float) -> list[tuple[Surface, float]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
-from specrouter_dist.routing.costs import LENGTHS, Costs, Floats, Regime
+from specrouter_dist.routing.costs import LENGTHS, Costs, Drafts, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.rounds import (
@@ -30,8 +30,8 @@ from specrouter_dist.routing.runs import Blocks, Taking
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
-_RANKED_CHAINS = 8
-"""Chains whose full cost is computed, the best by the dynamic programme,"""
+_RANKED_CHAINS = 6
+"""Most chains whose full cost is computed, the best by the dynamic programme,"""
 _MOST_UNDERRATED = 1.4
 """and by it no slower than the best of them by more than this."""
 _KEPT_SETTINGS = 3
@@ -96,12 +96,13 @@ class Planner:
     agreement: AgreementTable
     paces: PaceTable
 
-    def candidates(self, regime: Regime) -> list[Candidate]:
-        """The best chains and the target alone, best first; none while times are unknown."""
+    def candidates(self, regime: Regime, most: int = _RANKED_CHAINS) -> list[Candidate]:
+        """The ``most`` best chains by the dynamic programme and the target alone, best first by
+        their full cost; none while times are unknown."""
         costs = self._costs(regime)
         if not costs.is_known(costs.target):
             return []
-        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs)]
+        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs, most)]
         return sorted(found, key=lambda way: regime.price_us(way.predicted_us, way.devices_us))
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
@@ -144,7 +145,7 @@ class Planner:
         lookups = frozenset(self.lookups)
         return Costs(regime, self.members[-1], lookups, self.devices, self.latency, self.agreement)
 
-    def _promising_chains(self, costs: Costs) -> Iterator[tuple[str, ...]]:
+    def _promising_chains(self, costs: Costs, most: int) -> Iterator[tuple[str, ...]]:
         """The dynamic programme: the best ways to the target's stream, and the target alone."""
         known = [m for m in self.members[:-1] if costs.is_known(m)]
         # A verifier slower than what it drafts for cannot pay; order by speed.
@@ -153,7 +154,7 @@ class Planner:
         for member in known:
             ways.add(member)
         yield (costs.target,)
-        yield from ways.best(costs.target, _RANKED_CHAINS)
+        yield from ways.best(costs.target, most)
 
 
 class _Ways:
@@ -161,8 +162,7 @@ class _Ways:
 
     def __init__(self, costs: Costs, drafts: Sequence[str]) -> None:
         self._costs = costs
-        self._drafts = drafts
-        self._rows = {draft: row for row, draft in enumerate(drafts)}
+        self._drafts = Drafts.of(drafts)
         self._chains: list[tuple[str, ...]] = []
         most = len(drafts) * _KEPT_WAYS
         self._last = np.empty(most, dtype=np.intp)
@@ -185,7 +185,7 @@ class _Ways:
     def _append(self, chain: tuple[str, ...], blocks_us: Floats) -> None:
         at = len(self._chains)
         self._chains.append(chain)
-        self._last[at] = self._rows[chain[-1]]
+        self._last[at] = self._drafts.rows[chain[-1]]
         self._blocks_us[at] = blocks_us
 
     def _extend(self, verifier: str, count: int) -> list[tuple[float, tuple[str, ...]]]:
@@ -194,11 +194,9 @@ class _Ways:
         if not num_ways:
             return []
         last = self._last[:num_ways]
-        drafts = self._drafts[: last.max() + 1]
-        hops_us = np.array([self._costs.hop_us(draft, verifier) for draft in drafts])
-        fixed_us = hops_us[:, None] + self._costs.verifying_us(verifier)
-        rounds_us = self._blocks_us[:num_ways] + fixed_us[last]
-        taus_us = (rounds_us / self._costs.tokens(drafts, verifier)[last]).min(axis=1)
+        hops_us = self._costs.hops_us(self._drafts, verifier)[last, None]
+        rounds_us = self._blocks_us[:num_ways] + (hops_us + self._costs.verifying_us(verifier))
+        taus_us = (rounds_us / self._costs.tokens(self._drafts, verifier)[last]).min(axis=1)
         order = np.argsort(taus_us, kind="stable")[:count]
         order = order[taus_us[order] <= _MOST_UNDERRATED * taus_us[order[0]]]
         return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]

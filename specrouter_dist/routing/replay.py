@@ -17,8 +17,8 @@ from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
 from specrouter_dist.speculation.matching import Matcher
 from specrouter_dist.speculation.messages import TokenArray
-from specrouter_dist.speculation.own_text import OwnText
-from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
+from specrouter_dist.speculation.own_text import LONGEST_MATCH_TOKENS
+from specrouter_dist.speculation.tokens import common_prefix
 
 _MAX_REQUESTS = 64
 """Requests whose readings are waited for; the oldest is given up."""
@@ -29,9 +29,28 @@ _BLOCK_TOKENS = 8
 stretches, rounds of longer blocks begin more often behind a rejection, and so in a hard one."""
 
 
+class Text:
+    """What a request's text would have proposed by itself; each index is made once."""
+
+    def __init__(self, output: Reading) -> None:
+        self._num_prompt = len(output.prompt)
+        self._tokens = output.prompt + output.picks
+        self._matchers: dict[tuple[int, int], Matcher] = {}
+        self.picks = output.picks
+        """The output."""
+
+    def proposed(self, position: int, num_wanted: int, least: int, most: int) -> TokenArray:
+        """At a position of the output, where ``least`` tokens match; ``most`` are compared."""
+        matcher = self._matchers.get((least, most))
+        if matcher is None:
+            matcher = Matcher(self._tokens, min_match_tokens=least, max_match_tokens=most)
+            self._matchers[least, most] = matcher
+        return matcher.continuation_at(self._num_prompt + position, num_wanted)
+
+
 @dataclass(slots=True)
 class _Request:
-    output: Reading | None = None
+    text: Text | None = None
     picks: dict[str, TokenArray] = field(default_factory=dict)
 
 
@@ -54,7 +73,7 @@ class Replays:
         if reading.member in request.picks:
             return
         if reading.member == self._target:
-            request.output = reading
+            request.text = Text(reading)
         request.picks[reading.member] = reading.picks
         while len(self._requests) > _MAX_REQUESTS:
             self._requests.popitem(last=False)
@@ -69,26 +88,26 @@ class Replays:
         self, reading: Reading, request: _Request
     ) -> Iterator[tuple[PairKey, Survival]]:
         """The text is needed too, so the verifiers wait for the target's reading."""
-        if request.output is None:
+        if request.text is None:
             return
         came_now = [reading.member] if reading.member != self._target else list(request.picks)
         for name, lookup in self._lookups.items():
             for verifier in came_now:
                 key = PairKey(name, verifier, reading.traffic)
-                yield key, replay_lookup(lookup, request.output, request.picks[verifier])
+                yield key, replay_lookup(lookup, request.text, request.picks[verifier])
 
     def _replay_own_text(
         self, reading: Reading, request: _Request
     ) -> Iterator[tuple[PairKey, Survival]]:
         """The target beside whose drafters its own text is continued."""
-        if request.output is None:
+        if request.text is None:
             return
         is_output = reading.member == self._target
         for draft in request.picks if is_output else (reading.member,):
             if draft == self._target:
                 continue
             for match_tokens in OWN_TEXT_MATCHES:
-                beside = replay_beside(request.picks[draft], request.output, match_tokens)
+                beside = replay_beside(request.picks[draft], request.text, match_tokens)
                 names = own_text_names(draft, match_tokens)
                 for name, survival in zip(names, beside, strict=True):
                     yield PairKey(name, self._target, reading.traffic), survival
@@ -105,51 +124,42 @@ def replay(drafted: TokenArray, verified: TokenArray) -> Survival:
     """The rounds that a drafter and a verifier with these picks, by position, would have made."""
     survival, start, end = Survival(), 0, min(len(drafted), len(verified))
     while start < end:
-        block = drafted[start : min(start + _BLOCK_TOKENS, end)]
-        num_accepted = common_prefix(block, verified[start:end])
+        stop = min(start + _BLOCK_TOKENS, end)
+        block = drafted[start:stop]
+        num_accepted = common_prefix(block, verified[start:stop])
         survival.add(len(block), num_accepted)
         start += num_accepted + 1
     return survival
 
 
-def replay_lookup(config: LookupMember, output: Reading, verified: TokenArray) -> Survival:
+def replay_lookup(config: LookupMember, text: Text, verified: TokenArray) -> Survival:
     """The same for a proposer from the text, on the output's path."""
-    matcher = Matcher(
-        output.prompt,
-        min_match_tokens=config.min_match_tokens,
-        max_match_tokens=config.max_match_tokens,
-    )
-    survival, start = Survival(), 0
-    while start < len(verified):
-        block = matcher.continuation(min(_BLOCK_TOKENS, len(verified) - start))
-        num_accepted = common_prefix(block, verified[start:])
+    least, most = config.min_match_tokens, config.max_match_tokens
+    survival, start, end = Survival(), 0, min(len(verified), len(text.picks))
+    while start < end:
+        block = text.proposed(start, min(_BLOCK_TOKENS, end - start), least, most)
+        num_accepted = common_prefix(block, verified[start : start + len(block)])
         survival.add(len(block), num_accepted)
-        end = start + num_accepted + 1
-        matcher.append(output.picks[start:end])
-        start = end
+        start += num_accepted + 1
     return survival
 
 
-def replay_beside(
-    drafted: TokenArray, output: Reading, match_tokens: int
-) -> tuple[Survival, Survival]:
+def replay_beside(drafted: TokenArray, text: Text, match_tokens: int) -> tuple[Survival, Survival]:
     """Rounds of a target that continues its own text where it can, and else asks a drafter.
 
     Returns:
         rounds from the own text, among which the drafter's count as empty; the drafter's.
     """
-    own = OwnText(match_tokens)
-    text, verified = TokenBuffer(output.prompt), output.picks
+    verified, longest = text.picks, max(match_tokens, LONGEST_MATCH_TOKENS)
     matched, others = Survival(), Survival()
     start, end = 0, min(len(drafted), len(verified))
     while start < end:
         num_wanted = min(_BLOCK_TOKENS, end - start)
-        block = own.continuation(text, num_wanted)
+        block = text.proposed(start, num_wanted, match_tokens, longest)
         used = block or drafted[start : start + num_wanted]
-        num_accepted = common_prefix(used, verified[start:end])
+        num_accepted = common_prefix(used, verified[start : start + num_wanted])
         matched.add(len(block), num_accepted if block else 0)
         if not block:
             others.add(len(used), num_accepted)
-        text.append(verified[start : start + num_accepted + 1])
         start += num_accepted + 1
     return matched, others

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from specrouter_dist.config import LookupMember, Plan
 from specrouter_dist.routing.agreement import AgreementTable
+from specrouter_dist.routing.cadence import Cadence
 from specrouter_dist.routing.chooser import Chooser
 from specrouter_dist.routing.comparisons import Comparisons
 from specrouter_dist.routing.costs import Regime
@@ -33,8 +34,8 @@ from specrouter_dist.routing.traffic import ROOTS, Traffic
 _FORGET_EVERY_S = 1.0
 _FRESH_S = 10.0
 """Kinds and loads seen since then are decided about in every turn."""
-_CALM_S = 2.0
-"""Time between decisions while nothing changes."""
+_OTHERS_EVERY = 3
+"""Of so many turns one weighs a kind and a load that were not seen lately, too."""
 _MOST_KINDS = 32
 """Kinds of requests with plans of their own; the one not seen for longest gives way."""
 _KEPT_CANDIDATES = 6
@@ -87,9 +88,7 @@ class Router:
         self._forgot_s = -_FORGET_EVERY_S
         self._seen_s: dict[tuple[Traffic, int], float] = {}
         """When each kind was last seen at each of the loads."""
-        self._has_changed = True
-        """A member has become faster or slower since the last decision."""
-        self._decided_s = 0.0
+        self._cadence = Cadence()
         self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
         """Seen so far, the most recent last; the best candidates of each load, as last weighed."""
         self.members = (*lookups, *models)
@@ -105,19 +104,21 @@ class Router:
                 self.latency.profile(forward, times)
             elif (factor := self.latency.observe(forward, times)) != 1.0:
                 self.paces.on_change(forward.member, factor)
-                self._has_changed = True
+                self._cadence.hurry()
         for wait, times in self._plausible(observations.waits):
             self.latency.observe_wait(wait, times)
-        for pair, survival in self._plausible(observations.pairs):
+        chained = list(self._plausible(observations.pairs))
+        for pair, _ in chained:
             self._see(pair.traffic, now_s)
-            self._record(pair, survival, Source.CHAINED, now_s)
+        self._record(chained, Source.CHAINED, now_s)
         for key, pace in self._plausible(observations.paces):
             self._pace(key, pace, now_s)
         self._count_prepared(observations)
         for reading in observations.readings:
-            self._see(reading.traffic, now_s)
-            for pair, survival in self._replays.add(reading):
-                self._record(pair, survival, Source.REPLAYED, now_s)
+            # Others may read a text long after the request.
+            if reading.member == self.members[-1]:
+                self._see(reading.traffic, now_s)
+            self._record(list(self._replays.add(reading)), Source.REPLAYED, now_s)
         for laws in observations.laws:
             self._compare(laws, now_s)
         self._forget(now_s)
@@ -141,13 +142,18 @@ class Router:
             else:
                 self.num_refused += 1
 
-    def _record(self, pair: PairKey, survival: Survival, source: Source, now_s: float) -> None:
-        if source is Source.CHAINED:
-            curve = self.agreement.curve(pair)
-            note_blocks(self.journal.agreements, pair, curve, survival, now_s)
-        if (alike := self.agreement.expected(pair)) is not None:
-            note_blocks(self.journal.similarities, pair, alike, survival, now_s)
-        self.agreement.record(pair, survival, source, now_s)
+    def _record(
+        self, judged: Sequence[tuple[PairKey, Survival]], source: Source, now_s: float
+    ) -> None:
+        """What was expected is noted of all pairs before anything is learned of one."""
+        for pair, survival in judged:
+            if source is Source.CHAINED:
+                curve = self.agreement.curve(pair)
+                note_blocks(self.journal.agreements, pair, curve, survival, now_s)
+            if (alike := self.agreement.expected(pair)) is not None:
+                note_blocks(self.journal.similarities, pair, alike, survival, now_s)
+        for pair, survival in judged:
+            self.agreement.record(pair, survival, source, now_s)
 
     def _compare(self, reading: LawReading, now_s: float) -> None:
         if not self._comparisons.is_plausible(reading):
@@ -167,7 +173,10 @@ class Router:
 
     def _see(self, traffic: Traffic, now_s: float, load: int = 0) -> None:
         """Kinds that are seen have plans of their own. ``load`` is an index of ``LOADS``."""
-        self._seen_s.update(((kind, load), now_s) for kind in traffic.lineage())
+        cells = [(kind, load) for kind in traffic.lineage()]
+        if not all(self._is_fresh(cell, now_s) for cell in cells):
+            self._cadence.hurry()
+        self._seen_s.update((cell, now_s) for cell in cells)
         if traffic not in ROOTS:
             self._kinds[traffic] = self._kinds.pop(traffic, {})
         while len(self._kinds) > _MOST_KINDS:
@@ -208,23 +217,21 @@ class Router:
         return to_plan(candidate, self.number, self._threads)
 
     def is_due(self, now_s: float) -> bool:
-        """Whether to decide now: not often while all is as it was, since it costs a core's time."""
-        is_urgent = self._has_changed or self._chooser.waiting
-        elapsed_s = now_s - self._decided_s
-        # The clock may be set back.
-        return bool(is_urgent) or not 0.0 <= elapsed_s < _CALM_S
+        """Whether to decide now: not often while all is as it was."""
+        return bool(self._chooser.waiting) or self._cadence.is_due(now_s)
 
     def decide(self, now_s: float) -> PlanTable | None:
         """A new table if for some kind and load a better choice is known than the present."""
         present = {kind: self.table.of(kind) for kind in self._kinds}
         cells = self._cells_of_this_turn(now_s)
         self._turn += 1
-        self._decided_s, self._has_changed = now_s, False
         found = {
             (kind, at): ladder
             for kind, at in cells
             if (ladder := self._choose(present[kind][at], kind, LOADS[at], now_s)) is not None
         }
+        has_changed = any(self._is_fresh(cell, now_s) for cell in found)
+        self._cadence.decided(now_s, has_changed=has_changed)
         if not found:
             return None
         self.number += 1
@@ -240,12 +247,15 @@ class Router:
         return self.table
 
     def _cells_of_this_turn(self, now_s: float) -> list[tuple[Traffic, int]]:
-        """What was seen lately, of all others one after the other: a decision must stay cheap."""
+        """What was seen lately, of all others now and then one: a decision must stay cheap."""
         all_cells = list(product(self._kinds, range(len(LOADS))))
         if not self._turn:
             return all_cells
-        fresh = (cell for cell in all_cells if self._is_fresh(cell, now_s))
-        return list(dict.fromkeys((*fresh, all_cells[self._turn % len(all_cells)])))
+        cells = [cell for cell in all_cells if self._is_fresh(cell, now_s)]
+        others, is_late = divmod(self._turn, _OTHERS_EVERY)
+        if not is_late:
+            cells.append(all_cells[others % len(all_cells)])
+        return list(dict.fromkeys(cells))
 
     def _is_fresh(self, cell: tuple[Traffic, int], now_s: float) -> bool:
         kind, load = cell

@@ -109,38 +109,43 @@ class SparseRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Laws:
-    """What sparse rows allow of the laws that are drawn from."""
+    """What sparse rows allow of the laws that are drawn from, in one way or in several: ``...``
+    stands for nothing, or for ``num_ways``."""
 
     least: Floats
-    """``[num_rows, num_ids]``: probabilities of the listed ids if the others have all they may."""
+    """``[..., num_rows, num_ids]``: probabilities of the listed ids if the others have all they
+    may."""
     most: Floats
     """The same if the others have as little as they may."""
     tails: Floats
-    """``[num_rows]``: most mass of all others."""
+    """``[..., num_rows]``: most mass of all others."""
 
     @classmethod
-    def make(cls, rows: SparseRows, temperature: float, top_p: float = 1.0) -> Self:
-        """After ``temperature``, above 0, and ``top_p``. Where the ids that top-p keeps are not
-        all listed, nothing is cut."""
-        power = 1.0 / temperature
+    def make(
+        cls, rows: SparseRows, temperature: float | Floats, top_p: float | Floats = 1.0
+    ) -> Self:
+        """After ``temperature``, above 0, and ``top_p``, each one or ``[num_ways]``. Where the ids
+        that top-p keeps are not all listed, nothing is cut."""
+        power = 1.0 / np.asarray(temperature)[..., None]
         logprobs = rows.logprobs.astype(np.float64)
-        weights: Floats = np.exp(power * (logprobs - logprobs[:, :1]))
+        weights: Floats = np.exp(power[..., None] * (logprobs - logprobs[:, :1]))
         low, high = _tempered_tails(rows, power)
-        listed = weights.sum(axis=1)
-        least = weights / (listed + high)[:, None]
-        most = weights / (listed + low)[:, None]
+        listed = weights.sum(axis=-1)
+        least = weights / (listed + high)[..., None]
+        most = weights / (listed + low)[..., None]
         tails = high / (listed + high)
-        if top_p < 1.0:
-            before = np.cumsum(least, axis=1) - least
-            kept = np.where(before < top_p, weights, 0.0)
-            whole = least.sum(axis=1) < top_p
-            cut = kept / kept.sum(axis=1, keepdims=True)
-            least, most = (np.where(whole[:, None], law, cut) for law in (least, most))
+        top_p = np.asarray(top_p)[..., None]
+        if (top_p < 1.0).any():
+            before = np.cumsum(least, axis=-1) - least
+            kept = np.where(before < top_p[..., None], weights, 0.0)
+            whole = least.sum(axis=-1) < top_p
+            cut = kept / kept.sum(axis=-1, keepdims=True)
+            least, most = (np.where(whole[..., None], law, cut) for law in (least, most))
             tails = np.where(whole, tails, 0.0)
         return cls(least, most, tails)
 
 
-def _tempered_tails(rows: SparseRows, power: float) -> tuple[Floats, Floats]:
+def _tempered_tails(rows: SparseRows, power: Floats) -> tuple[Floats, Floats]:
     """Least and greatest sum of ``p ** power`` over the ids not listed, the likeliest id's being 1.
 
     Their sum is known, and that none is above the least listed one. The two extremes of a convex
@@ -148,7 +153,7 @@ def _tempered_tails(rows: SparseRows, power: float) -> tuple[Floats, Floats]:
     """
     num_others = rows.vocab_size - rows.ids.shape[1]
     if num_others == 0:
-        nothing = np.zeros(len(rows))
+        nothing = np.zeros(np.broadcast_shapes(power.shape, (len(rows),)))
         return nothing, nothing
     logprobs = rows.logprobs.astype(np.float64)
     least = np.exp(np.maximum(logprobs[:, -1] - logprobs[:, 0], _LEAST_LOG))
@@ -171,6 +176,7 @@ class Matched:
         same = one.ids[:, :, None] == other.ids[:, None, :]
         self._place: Ids = same.argmax(axis=2)
         """Of each id of ``one`` among those of ``other``, if it is there."""
+        self._row: Ids = np.arange(len(one))[:, None]
         self._shared = same.any(axis=2)
         self._shared_other = same.any(axis=1)
         self.picks_agree = one.ids[:, 0] == other.ids[:, 0]
@@ -194,7 +200,7 @@ class Matched:
         At temperature 1 some pair of laws meets each end; with both tails 0 they are equal.
 
         Returns:
-            lower and upper bounds ``[num_rows]``, ``0 <= lower <= upper <= 1``.
+            lower and upper bounds ``[..., num_rows]``, ``0 <= lower <= upper <= 1``.
         """
         upper = 1.0 - self._shared_overlap(one.least, other.least)
         x = np.minimum(other.tails, _capped(one.most, ~self._shared, other.most))
@@ -205,12 +211,12 @@ class Matched:
         return np.minimum(np.clip(1.0 - overlap, 0.0, 1.0), upper), upper
 
     def _shared_overlap(self, one: Floats, other: Floats) -> Floats:
-        there = np.take_along_axis(other, self._place, 1)
-        overlap: Floats = np.where(self._shared, np.minimum(one, there), 0.0).sum(axis=1)
+        there = other[..., self._row, self._place]
+        overlap: Floats = np.where(self._shared, np.minimum(one, there), 0.0).sum(axis=-1)
         return overlap
 
 
 def _capped(law: Floats, alone: npt.NDArray[np.bool_], other: Floats) -> Floats:
     """Mass of the ids that stand ``alone``, none counted for more than ``other``'s least."""
-    mass: Floats = np.where(alone, np.minimum(law, other[:, -1:]), 0.0).sum(axis=1)
+    mass: Floats = np.where(alone, np.minimum(law, other[..., -1:]), 0.0).sum(axis=-1)
     return mass

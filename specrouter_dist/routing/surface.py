@@ -11,9 +11,14 @@ import bisect
 from collections.abc import Iterable
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
+
 from specrouter_dist.routing.decayed import DecayedMean
 from specrouter_dist.routing.observations import ForwardTimes
 from specrouter_dist.routing.state import BatchState
+
+Floats = npt.NDArray[np.float64]
 
 _MOST_INTERPOLATED = 1024
 
@@ -56,9 +61,11 @@ class _Curves:
         self._known: list[int] = []
         # Found once: the planner asks for the same sizes again and again.
         self._interpolated: dict[tuple[float, int], float] = {}
+        self._rows: dict[tuple[range, int], Floats] = {}
 
     def put(self, size: int, num_sessions: int, value: float) -> None:
         self._interpolated.clear()
+        self._rows.clear()
         self._curves.setdefault(num_sessions, _Curve()).put(size, value)
         self._known = sorted(self._curves)
 
@@ -70,6 +77,16 @@ class _Curves:
                 self._interpolated.clear()
             found = self._interpolate(size, num_sessions) if self._known else 0.0
             self._interpolated[size, num_sessions] = found
+        return found
+
+    def over(self, sizes: range, num_sessions: int) -> Floats:
+        """The same at each of these sizes."""
+        found = self._rows.get((sizes, num_sessions))
+        if found is None:
+            if len(self._rows) >= _MOST_INTERPOLATED:
+                self._rows.clear()
+            found = np.array([self.at(size, num_sessions) for size in sizes])
+            self._rows[sizes, num_sessions] = found
         return found
 
     def _interpolate(self, size: float, num_sessions: int) -> float:
@@ -137,11 +154,25 @@ class Surface:
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
         return profiled_us * self._nearest(num_sessions).value
 
+    def over(self, sizes: range, num_sessions: int, context_tokens: float) -> Floats | None:
+        """Times at each of these sizes in microseconds; None without a profile."""
+        if not self._points_us:
+            return None
+        slopes_us = self._slopes_us.over(sizes, num_sessions)
+        more_us = self._beyond_shortest(context_tokens) * slopes_us
+        profiled_us = self._times_us.over(sizes, num_sessions) + more_us
+        return profiled_us * self._nearest(num_sessions).value
+
     def slope_us(self, size: float, num_sessions: int) -> float | None:
         """What each further token of context, of every session, adds; None without a profile."""
         if not self._points_us:
             return None
         return self._slopes_us.at(size, num_sessions) * self._nearest(num_sessions).value
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """What was observed last is a hiccup or the beginning of a change."""
+        return any(ratio.is_in_doubt for ratio in self._ratios.values())
 
     def drift(self, share: float) -> None:
         """Nothing was observed: so much of what was is forgotten."""
@@ -175,6 +206,8 @@ class Surface:
         return found
 
     def _profiled_us(self, size: float, num_sessions: int, context_tokens: float) -> float:
-        more_tokens = max(0.0, context_tokens - self._shortest_tokens)
-        slope_us = self._slopes_us.at(size, num_sessions)
-        return self._times_us.at(size, num_sessions) + more_tokens * slope_us
+        more_us = self._beyond_shortest(context_tokens) * self._slopes_us.at(size, num_sessions)
+        return self._times_us.at(size, num_sessions) + more_us
+
+    def _beyond_shortest(self, context_tokens: float) -> float:
+        return max(0.0, context_tokens - self._shortest_tokens)

@@ -46,10 +46,10 @@ class NgramIndex:
         del self._older[length + 1 :]
         self._stream.truncate(length)
 
-    def older_places(self) -> list[int]:
-        """Where the stream's last n-gram ended before, newest first."""
+    def older_places(self, end: int) -> list[int]:
+        """Where the n-gram that ends at ``end`` ended before, newest first."""
         places: list[int] = []
-        place = self._older[len(self._stream)]
+        place = self._older[end]
         while place and len(places) < MAX_CANDIDATES:
             places.append(place)
             place = self._older[place]
@@ -102,12 +102,15 @@ class Matcher:
 
     def continuation(self, num_wanted: int) -> TokenArray:
         """What followed the longest match; of equally long ones the newest long enough."""
+        return self.continuation_at(len(self.stream), num_wanted)
+
+    def continuation_at(self, length: int, num_wanted: int) -> TokenArray:
+        """The same when the stream was so long."""
         if num_wanted < 1:
             return array(TOKEN_TYPECODE)
-        length = len(self.stream)
         best_place, best = 0, (self._min_match, 0)
-        for place in self._index.older_places():
-            match = self._match(place, at_least=best[0])
+        for place in self._index.older_places(length):
+            match = self._match(place, length, at_least=best[0])
             found = match, min(num_wanted, length - place)
             if found > best:
                 best_place, best = place, found
@@ -115,9 +118,9 @@ class Matcher:
                     break
         return self.stream.slice(best_place, best_place + best[1])
 
-    def _match(self, place: int, at_least: int) -> int:
-        """How many tokens before ``place`` equal the stream's last ones; 0 if too few."""
-        tokens, length = self.stream, len(self.stream)
+    def _match(self, place: int, length: int, at_least: int) -> int:
+        """How many tokens before ``place`` equal those before ``length``; 0 if too few."""
+        tokens = self.stream
         match, longest = at_least, min(self._max_match, place)
         suffix = tokens.slice(length - match, length)
         if match > longest or tokens.slice(place - match, place) != suffix:

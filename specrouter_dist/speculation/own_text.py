@@ -10,7 +10,7 @@ from specrouter_dist.speculation.matching import Matcher
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.tokens import TokenBuffer
 
-_LONGEST_MATCH_TOKENS = 16
+LONGEST_MATCH_TOKENS = 16
 
 
 class OwnText:
@@ -50,7 +50,7 @@ class OwnText:
             self._matcher = Matcher(
                 stream.slice(0, length),
                 min_match_tokens=self._match_tokens,
-                max_match_tokens=max(self._match_tokens, _LONGEST_MATCH_TOKENS),
+                max_match_tokens=max(self._match_tokens, LONGEST_MATCH_TOKENS),
             )
         else:
             if self._num_followed < len(self._matcher.stream):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
-from specrouter_dist.routing.replay import Replays, replay, replay_beside, replay_lookup
+from specrouter_dist.routing.replay import Replays, Text, replay, replay_beside, replay_lookup
 from specrouter_dist.routing.traffic import GREEDY
+from specrouter_dist.speculation.matching import Matcher
 
 LOOKUP = LookupMember(kind="lookup", min_match_tokens=2)
 
@@ -52,32 +53,43 @@ def test_a_replay_counts_what_a_lock_step_pair_would(agrees: list[bool]) -> None
 
 def test_a_lookup_is_replayed_on_the_text() -> None:
     prompt, output = [1, 2, 3, 4, 1, 2], [3, 4, 7, 8, 9]
-    survival = replay_lookup(LOOKUP, reading("target", output, prompt), ids(output))
+    text = Text(reading("target", output, prompt))
+    survival = replay_lookup(LOOKUP, text, ids(output))
     # "1 2" was followed by "3 4 1 2": two stand. "7 8" is new, so is what follows.
     assert survival.num_blocks == 3
     assert survival.num_empty == 2
     assert survival.accepted[:3] == [1, 1, 0]
 
 
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(1, 3), st.data())
+def test_a_text_proposes_what_a_stream_of_that_length_would(
+    output: list[int], least: int, data: st.DataObject
+) -> None:
+    position = data.draw(st.integers(0, len(output) - 1))
+    so_far = Matcher([1, 2, *output[:position]], min_match_tokens=least, max_match_tokens=5)
+    text = Text(reading("target", output, [1, 2]))
+    assert text.proposed(position, 4, least, 5) == so_far.continuation(4)
+
+
 class TestOwnText:
     prompt = (1, 2, 3, 4, 5)
 
     def test_where_nothing_repeats_the_drafter_makes_all_rounds(self) -> None:
-        output = reading("target", [11, 12, 13, 14], self.prompt)
+        output = Text(reading("target", [11, 12, 13, 14], self.prompt))
         matched, others = replay_beside(ids([11, 12, 9, 14]), output, 2)
         assert (matched.num_blocks, matched.num_empty) == (2, 2)
         assert others == replay(ids([11, 12, 9, 14]), output.picks)
 
     def test_a_repetition_is_continued_whatever_the_drafter_says(self) -> None:
         # "1 2" comes again at once: from there the text itself proposes "3 4 5".
-        output = reading("target", [1, 2, 3, 4, 5, 9], self.prompt)
+        output = Text(reading("target", [1, 2, 3, 4, 5, 9], self.prompt))
         matched, others = replay_beside(ids([1, 0, 0, 0, 0, 0]), output, 2)
         assert (matched.num_blocks, matched.num_empty) == (2, 1)
         assert matched.accepted[:4] == [1, 1, 1, 0]
         assert others.accepted[0] == 1 and others.num_blocks == 1
 
     def test_a_longer_match_is_needed_where_more_is_asked(self) -> None:
-        output = reading("target", [1, 2, 3, 4, 5, 9], self.prompt)
+        output = Text(reading("target", [1, 2, 3, 4, 5, 9], self.prompt))
         matched, _ = replay_beside(ids([0] * 6), output, 4)
         assert matched.num_blocks - matched.num_empty == 1
         assert matched.accepted[0] == 1
@@ -87,7 +99,7 @@ class TestOwnText:
         self, output: list[int], match_tokens: int, data: st.DataObject
     ) -> None:
         drafted = [data.draw(st.integers(0, 4)) for _ in output]
-        text = reading("target", output, self.prompt)
+        text = Text(reading("target", output, self.prompt))
         matched, others = replay_beside(ids(drafted), text, match_tokens)
         assert matched.is_plausible and others.is_plausible
         assert matched.num_empty == others.num_blocks

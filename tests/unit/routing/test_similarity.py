@@ -227,3 +227,15 @@ BAD = {
 def test_what_no_model_says_is_not_plausible(name: str) -> None:
     assert GOOD.is_plausible
     assert not replace(GOOD, **BAD[name]).is_plausible
+
+
+def test_several_ways_of_drawing_are_what_each_is_alone() -> None:
+    rng = np.random.default_rng(3)
+    one, other = (SparseRows.of(rng.dirichlet(np.full(40, 0.2), 5), 30) for _ in range(2))
+    ways = [(0.3, 1.0), (1.0, 1.0), (0.8, 0.9), (1.0, 0.3)]
+    temperatures, top_ps = (np.array(values) for values in zip(*ways, strict=True))
+    laws = [Laws.make(rows, temperatures, top_ps) for rows in (one, other)]
+    lower, upper = Matched(one, other).tv_bounds(*laws)
+    for row, way in enumerate(ways):
+        alone = Matched(one, other).tv_bounds(*(Laws.make(rows, *way) for rows in (one, other)))
+        assert np.stack((lower[row], upper[row])) == pytest.approx(np.stack(alone))
