@@ -22,7 +22,7 @@ from specrouter_dist.speculation.tokens import common_prefix
 
 _MAX_REQUESTS = 64
 """Requests whose readings are waited for; the oldest is given up."""
-OWN_TEXT_MATCHES = (3, 6)
+OWN_TEXT_MATCHES = (3,)
 """Least matches that are considered for continuing the target's own text beside a drafter."""
 _BLOCK_TOKENS = 8
 """Length of the replayed blocks, about that of planned ones: where texts have easy and hard

@@ -15,7 +15,7 @@ block that is waited for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -52,6 +52,16 @@ class Blocks:
     held: Floats
     """Share of what is under way that goes on when upstream hears of a rejection: a forward, not
     the waiting for proposals."""
+    token_us: Floats = field(init=False)
+    """Time per token of a long stream."""
+    last_us: Floats = field(init=False)
+    """What the last unit takes beyond that: it is a whole one."""
+
+    def __post_init__(self) -> None:
+        token_us = self.unit_us / self.unit_tokens
+        last_us = np.maximum(0.0, self.times_us[..., -1:] - LENGTHS[-1] * token_us)
+        object.__setattr__(self, "token_us", token_us)
+        object.__setattr__(self, "last_us", last_us)
 
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
@@ -84,19 +94,12 @@ class Blocks:
     @classmethod
     def joined(cls, ways: Sequence[Self]) -> Self:
         """All ways of these."""
-        names = cls.__slots__
+        names = [each.name for each in fields(cls) if each.init]
         return cls(*(np.concatenate([getattr(way, name) for way in ways]) for name in names))
 
-    @property
-    def token_us(self) -> Floats:
-        """Time per token of a long stream."""
-        token_us: Floats = self.unit_us / self.unit_tokens
-        return token_us
-
     def more_us(self, num_tokens: Floats) -> Floats:
-        """Until so many more are there: the last round, too, is a whole one."""
-        beyond_us = np.maximum(0.0, self.times_us[..., -1:] - LENGTHS[-1] * self.token_us)
-        more_us: Floats = num_tokens * self.token_us + (num_tokens > 0) * beyond_us
+        """Until so many more are there."""
+        more_us: Floats = num_tokens * self.token_us + (num_tokens > 0) * self.last_us
         return more_us
 
 
@@ -248,17 +251,18 @@ class _Run:
         """Their times, tokens and proposals."""
         self._behind: Floats = np.zeros(())
         """So many tokens of upstream have stood: where text is easy it goes on to be easy."""
-        self._total = verify.sum_alike(self._behind)
+        self._alike: Floats = np.ones(())
+        """The chance of that, and the sum of the chances of fewer."""
+        self._total: Floats = np.ones(())
 
     def add(self, time_us: Floats, num_proposals: Floats) -> None:
         """The next round."""
         # The first token of a round is the verifier's own answer to the rejection, or the bonus.
         end = self._behind + num_proposals
         total, alike = self._verify.sum_alike(end), self._verify.alike(end + 1)
-        before = self._verify.alike(self._behind)
-        self._rounds.append((time_us, 1 + (total - self._total) / before, num_proposals))
-        self._chances.append(self._chances[-1] * self._goes_on * alike / before)
-        self._behind, self._total = end + 1, total + alike
+        self._rounds.append((time_us, 1 + (total - self._total) / self._alike, num_proposals))
+        self._chances.append(self._chances[-1] * self._goes_on * (alike / self._alike))
+        self._behind, self._alike, self._total = end + 1, alike, total + alike
 
     def mean(self, first_us: Floats) -> Round:
         """Its last two rounds alternate for as long as all stands."""
@@ -266,8 +270,8 @@ class _Run:
         again = 1 - after / before
         weights = [*chances, before / again, self._chances[-2] / again]
         count = sum(weights)
-        totals = (
-            sum(weight * each for weight, each in zip(weights, quantity, strict=True))
+        time_us, num_tokens, num_proposals = (
+            sum(weight * each for weight, each in zip(weights, quantity, strict=True)) / count
             for quantity in zip(*self._rounds, strict=True)
         )
-        return Round(*(total / count for total in totals), first_us)
+        return Round(time_us, num_tokens, num_proposals, first_us)

@@ -91,6 +91,7 @@ def test_whole_rounds_are_those_of_a_simulation(
         np.full((1, len(LENGTHS)), round_us),
         np.array([of.tokens[1 : len(LENGTHS) + 1]]),
         np.full((1, len(LENGTHS)), round_us),
+        np.full((1, len(LENGTHS)), round_us),
         np.full((1, len(LENGTHS)), 1.0),
     )
     blocks = rounds.blocks((0, at))
