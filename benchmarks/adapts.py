@@ -74,8 +74,16 @@ def measure(
             yield from backend.generate([GenerateRequest(prompt, sampling)], concurrency=1)
 
     def switches() -> switched.Switches:
-        counts = {"settle": arguments.settle, "watched": arguments.watched}
-        return switched.Switches(backend, pool, by_task, sampling, state, **counts)
+        return switched.Switches(
+            backend,
+            pool,
+            by_task,
+            sampling,
+            state,
+            settle=arguments.settle,
+            watched=arguments.watched,
+            tells_tasks=arguments.tell_tasks,
+        )
 
     times = arguments.times
     results: dict[str, object] = {}
@@ -99,6 +107,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--settle", type=int, default=80, help="requests before a switch")
     parser.add_argument("--watched", type=int, default=6, help="requests after a switch")
+    parser.add_argument("--tell-tasks", action="store_true", help="requests name their task")
     parser.add_argument("--watched-s", type=float, default=30.0, help="seconds after a restart")
     add_json_argument(parser)
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.planner import Planner
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import restore
-from specrouter_dist.routing.traffic import GREEDY
+from specrouter_dist.routing.traffic import GREEDY, Traffic
 from specrouter_dist.serving.results import PlanUse
 
 AS_GOOD = 1.03
@@ -75,12 +75,13 @@ def newer_snapshot(folder: Path, since: float) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a router knew when its snapshot was written, for greedy requests that run alone."""
+    """What a router knew when its snapshot was written, for requests that run alone."""
 
     planner: Planner
+    traffic: Traffic
 
     @classmethod
-    def read(cls, pool: Pool, snapshot: bytes) -> "Known":
+    def read(cls, pool: Pool, snapshot: bytes, traffic: Traffic = GREEDY) -> "Known":
         """With the times, whoever's workers they are of."""
         models = [member.name for member in model_members(pool)]
         lookups = {member.name: member for member in lookup_members(pool)}
@@ -97,12 +98,13 @@ class Known:
                 router.latency,
                 router.agreement,
                 router.paces,
-            )
+            ),
+            traffic,
         )
 
     def token_us(self, plan: Plan) -> float:
         """Predicted time per token."""
-        prediction = self.planner.predict(plan, Regime(GREEDY))
+        prediction = self.planner.predict(plan, Regime(self.traffic))
         assert prediction is not None, "a pool that runs has been profiled"
         return prediction.predicted_us
 

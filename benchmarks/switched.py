@@ -3,8 +3,8 @@
 The best plan of a task is what the router settles on when that task runs alone for long; it is
 weighed by what the router knew then. A request's plan is *best* when it is the same chain and
 predicted to be no more than 3 % slower, and *as good* when it is that fast with any chain. Rounds
-count over all requests since the switch. The router is told of no task: it sees only texts. In a
-``conversation`` each prompt of the new task follows a prompt of the old one.
+count over all requests since the switch. Where requests do not name their task the router sees only
+texts. In a ``conversation`` each prompt of the new task follows a prompt of the old one.
 """
 
 import statistics
@@ -21,6 +21,7 @@ from benchmarks.known import Known, newer_snapshot, plan_of
 from benchmarks.regret import describe
 from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.pools.loading import Pool
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult, PlanUse
 from specrouter_dist.speculation.messages import TokenArray
@@ -55,6 +56,7 @@ class Switches:
         state: where the router's snapshots are.
         settle: requests after which a task has settled.
         watched: requests after a switch that are looked at.
+        tells_tasks: requests name their task.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Switches:
         *,
         settle: int,
         watched: int,
+        tells_tasks: bool,
     ) -> None:
         self._backend = backend
         self._pool = pool
@@ -75,32 +78,37 @@ class Switches:
         self._state = state
         self._settle = settle
         self._watched = watched
+        self._tells_tasks = tells_tasks
 
-    def run(self, prompts: Iterator[TokenArray], count: int) -> list[GenerateResult]:
-        """So many requests."""
+    def run(self, task: str, count: int, prompts: Iterator[TokenArray]) -> list[GenerateResult]:
+        """So many requests of a task."""
         results: list[GenerateResult] = []
         for prompt in islice(prompts, count):
-            request = GenerateRequest(prompt, self._sampling)
+            request = GenerateRequest(prompt, self._sampling, task=self._told(task))
             results += self._backend.generate([request], concurrency=1)
         return results
 
     def settle(self, task: str) -> Best:
         """The task alone, for long."""
-        self.run(self._prompts[task], self._settle - _LAST)
+        self.run(task, self._settle - _LAST, self._prompts[task])
         began = time.time()
-        last = self.run(self._prompts[task], _LAST)
+        last = self.run(task, _LAST, self._prompts[task])
         plans = Counter(plan_of(result.metrics.plans[-1]) for result in last)
         snapshot = newer_snapshot(self._state, began)
-        return Best(plans.most_common(1)[0][0], Known.read(self._pool, snapshot))
+        known = Known.read(self._pool, snapshot, Traffic.of(self._sampling, self._told(task)))
+        return Best(plans.most_common(1)[0][0], known)
+
+    def _told(self, task: str) -> str:
+        return task if self._tells_tasks else ""
 
     def switch(self, before: str, to: str, best: Best, *, conversation: bool) -> dict[str, object]:
         """One row: from one task to another."""
-        self.run(self._prompts[before], self._settle)
+        self.run(before, self._settle, self._prompts[before])
         prompts: Iterator[TokenArray] = self._prompts[to]
         if conversation:
             pairs = zip(self._prompts[before], self._prompts[to], strict=False)
             prompts = (old + new for old, new in pairs)
-        results = self.run(prompts, self._watched)
+        results = self.run(to, self._watched, prompts)
         return {
             "from": before,
             "to": to,
