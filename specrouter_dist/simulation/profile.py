@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from specrouter_dist.config import MAX_SEED, Plan, UserModel
 from specrouter_dist.errors import ConfigError, NotFoundError
 from specrouter_dist.pools.yaml_files import read_yaml
+from specrouter_dist.speculation.odds import PRIOR_SHARE
 from specrouter_dist.validation import did_you_mean, one_of, validated
 
 PROFILES_DIRECTORY = Path(__file__).parent / "profiles"
@@ -99,6 +100,9 @@ class Agreement(UserModel):
     burstiness: Share = 0.0
     """0: every position is alike. Above: half of the text is easy and half is hard, and agreement
     there is higher and lower than ``agreement`` by this share of what is possible."""
+    runner_up_agreement: Share = PRIOR_SHARE
+    """Where the picks differ: how often the draft's next best is the verifier's pick. It counts for
+    outcome drafting; what is not stated is what drafters assume before they know."""
 
 
 class Hop(UserModel):

@@ -63,6 +63,8 @@ class Preparations(Generic[SessionT]):
     def answer(self, ready: Iterable[SessionT]) -> Iterator[tuple[SessionT, Verdict | None]]:
         """Extends every stream of ``ready`` whose next tokens are there; of each session, what
         became of its block."""
+        if not self._outcomes:
+            return
         for session in ready:
             outcomes = self._outcomes.get(session)
             if outcomes and (num_tokens := outcomes.answer(session.model_stage)):
