@@ -60,7 +60,9 @@ class Node:
         """The stream grew by ``new``, of ``picks`` from position ``first_pick`` on."""
         if self.model and self.outcomes and picks.runner_ups:
             skipped = len(self.model.tokens) - len(new) - first_pick
-            self.outcomes.note(self.model, draws_of(picks, skipped, len(new)))
+            draws = draws_of(picks, skipped, len(new))
+            assert [draw.token for draw in draws] == list(new)
+            self.outcomes.note(self.model, draws)
 
     def prepare(self) -> bool:
         """One forward for the likely outcomes of a verify; whether there was one to make."""
