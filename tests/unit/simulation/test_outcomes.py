@@ -102,6 +102,27 @@ def test_a_slow_drafter_is_heard_after_the_forward_that_it_is_in() -> None:
     assert results.duration_s * 1e3 == pytest.approx(starts_ms + 10)
 
 
+def test_a_forward_pays_for_every_fork() -> None:
+    plan = prepared(lock_step("small", "target", lengths=(1,)))
+    by_row = [member("small", step={"per_row_ms": 1.0}), member("target")]
+    three = workload(1, prompt_tokens=1, output_tokens=3)
+    results = run(pair(0.0, 1.0, members=by_row, workload=three), plan)
+    assert results.duration_s * 1e3 == pytest.approx(3 * VERIFY_MS)
+    # Beside the prompt: a block, then a token in each of two forks and one more in one of them;
+    # beside the next verify: that answer, and the last token in two forks; then that answer.
+    assert results.work["small"].busy_s * 1e3 == pytest.approx((1 + 2 + 1) + (1 + 2) + 1)
+
+
+@pytest.mark.parametrize("at_ms", range(40, 70, 3))
+def test_nothing_is_prepared_for_a_session_that_is_parked_or_closed(at_ms: float) -> None:
+    lost = {"member": "target", "at_s": at_ms / 1e3, "down_s": 0.1}
+    plan = prepared(lock_step("small", "target", lengths=(6,)))
+    world = World(pair(0.7, 0.6, failures=[lost]).model_copy(update={"plan": plan}))
+    world.run()
+    (small,) = world._replicas["small"]
+    assert not small.preparations._outcomes and not small.preparations._resting
+
+
 def test_on_one_device_verifies_leave_no_time_to_prepare() -> None:
     shared = [member(name, device="gpu") for name in ("small", "target")]
     plan = lock_step("small", "target", lengths=(4,))
