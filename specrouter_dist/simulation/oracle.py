@@ -33,11 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specrouter_dist.simulation.joint_law import fit, groupings
-from specrouter_dist.simulation.profile import Profile
+from specrouter_dist.simulation.profile import DEFAULT_RUNNER_UP_AGREEMENT, Profile
 from specrouter_dist.simulation.texts import Text
 from specrouter_dist.speculation.forks import Draw
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
-from specrouter_dist.speculation.odds import PRIOR_SHARE
 from specrouter_dist.speculation.tokens import extend_hash
 
 _MASK64 = (1 << 64) - 1
@@ -175,7 +174,7 @@ class DrawnText:
         own, verifiers = (
             self.picks(index, position, prefix_hash)[0] for index in (member, verifier)
         )
-        share = self._runner_ups.get((member, verifier), PRIOR_SHARE)
+        share = self._runner_ups.get((member, verifier), DEFAULT_RUNNER_UP_AGREEMENT)
         # Hashed once more than the picks: whether it is right says nothing of what they are.
         is_right = own != verifiers and mix(mix(prefix_hash ^ self._key)) < share * 2.0**64
         return Draw(own, verifiers if is_right else _NOBODYS_TOKEN, _GAP)

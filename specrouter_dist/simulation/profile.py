@@ -12,12 +12,13 @@ from pydantic import Field, PositiveInt, model_validator
 from specrouter_dist.config import MAX_SEED, Plan, UserModel
 from specrouter_dist.errors import ConfigError, NotFoundError
 from specrouter_dist.pools.yaml_files import read_yaml
-from specrouter_dist.speculation.odds import PRIOR_SHARE
 from specrouter_dist.validation import did_you_mean, one_of, validated
 
 PROFILES_DIRECTORY = Path(__file__).parent / "profiles"
 MAX_MEMBERS = 7
 """The joint law of the picks has a probability for each way to group the members."""
+DEFAULT_RUNNER_UP_AGREEMENT = 0.35
+"""Between the pairs of the embedded pool it is 0.28 to 0.39."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -100,9 +101,9 @@ class Agreement(UserModel):
     burstiness: Share = 0.0
     """0: every position is alike. Above: half of the text is easy and half is hard, and agreement
     there is higher and lower than ``agreement`` by this share of what is possible."""
-    runner_up_agreement: Share = PRIOR_SHARE
+    runner_up_agreement: Share = DEFAULT_RUNNER_UP_AGREEMENT
     """Where the picks differ: how often the draft's next best is the verifier's pick. It counts for
-    outcome drafting; what is not stated is what drafters assume before they know."""
+    outcome drafting."""
 
 
 class Hop(UserModel):

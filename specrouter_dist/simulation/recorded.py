@@ -1,9 +1,9 @@
 """A text that was really written, with what every member would have drawn at each position.
 
-The picks are those of readings (worker/reading.py): each is the member's own token after the
-target's text so far, so verifies by the target come out as they do with the models. A stage in
-between that has left the target's text is taken to pick there what it picks on it: as for replays
-(routing/replay.py), what two drafters agree on is what they agree on along the target's text.
+Each pick is the member's own token after the target's text so far, so verifies by the target come
+out as they do with the models. A stage in between that has left the target's text is taken to pick
+there what it picks on it: as for replays (routing/replay.py), what two drafters agree on is what
+they agree on along the target's text.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ _GAP_EDGES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PRIOR_GAPS = (0.06, 0.18, 0.37, 0.75, 1.5, 3.0, 6.0, 12.0)
 """Typical of what lies between the edges."""
 _PRIOR_WEIGHT = 4.0
-PRIOR_SHARE = 0.6
+_PRIOR_SHARE = 0.6
 """Of the tokens that do not stand: the runner-up stands instead."""
 _MOST_WEIGHT = 512.0
 """What is older counts less and less."""
@@ -34,7 +34,7 @@ class Odds:
         self._buckets = []
         for gap in _PRIOR_GAPS:
             lost = _PRIOR_WEIGHT / (1.0 + math.exp(gap))
-            self._buckets.append(_Bucket(_PRIOR_WEIGHT, lost, PRIOR_SHARE * lost))
+            self._buckets.append(_Bucket(_PRIOR_WEIGHT, lost, _PRIOR_SHARE * lost))
 
     def stands(self, gap: float) -> float:
         """The chance that a token stands if all before it do."""
