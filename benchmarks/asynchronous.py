@@ -9,8 +9,7 @@ run (one table for all arms). A time is that of a token behind the first of each
 
 What is compared beside the time explains the gap: ``tokens_per_round`` shows whether the same
 rounds were made, ``forwards_us`` what the forwards took (measured: the engine alone; simulated: the
-engine thread's whole turns), ``gap_us_per_step`` what each step of any member took beyond. The
-simulator knows nothing of outcomes: beside such an arm stands lock-step, simulated.
+engine thread's whole turns), ``gap_us_per_step`` what each step of any member took beyond.
 """
 
 import statistics
@@ -76,11 +75,6 @@ def _prepared(plan: Plan) -> Plan:
     first, *others = plan.edges
     edges = (first.model_copy(update={"outcomes": _OUTCOMES}), *others)
     return plan.model_copy(update={"edges": edges})
-
-
-def prepares(plan: Plan) -> bool:
-    """Whether a drafter does what the simulator does not know."""
-    return any(edge.outcomes for edge in plan.edges)
 
 
 @dataclass(slots=True)
@@ -187,6 +181,11 @@ def simulate(
     return Simulated(runs)
 
 
+def _name(plan: Plan) -> str:
+    is_prepared = any(edge.outcomes for edge in plan.edges)
+    return describe(plan) + (f", {_OUTCOMES} outcomes" if is_prepared else "")
+
+
 def compare(plan: Plan, measured: Measured, simulated: Simulated) -> dict[str, object]:
     """One row."""
     token_us = statistics.median(measured.token_us)
@@ -199,8 +198,7 @@ def compare(plan: Plan, measured: Measured, simulated: Simulated) -> dict[str, o
     )
     gap_us = token_us - simulated.token_us
     return {
-        "arm": describe(plan) + (f", {_OUTCOMES} outcomes" if prepares(plan) else ""),
-        "is_simulated": not prepares(plan),
+        "arm": _name(plan),
         "measured_over_simulated": asdict(
             median_interval([us / simulated.token_us for us in measured.token_us])
         ),
@@ -220,9 +218,8 @@ def compare(plan: Plan, measured: Measured, simulated: Simulated) -> dict[str, o
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Over all arms that the simulator knows."""
-    known = [row for row in rows if row["is_simulated"]]
-    ratios = [row["measured_over_simulated"]["median"] for row in known]
+    """Over all arms."""
+    ratios = [row["measured_over_simulated"]["median"] for row in rows]
     gaps = [abs(ratio - 1) for ratio in ratios]
     return {
         "median_ratio": statistics.median(ratios),

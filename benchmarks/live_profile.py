@@ -88,6 +88,17 @@ def agreement_of(recordings: Iterable[Recording], first: int, second: int) -> tu
     return agreement, min(1.0, shift / room)
 
 
+def runner_up_agreement_of(recordings: Iterable[Recording], first: int, second: int) -> float:
+    """How often the runner-up of the first is the pick of the second, where their picks differ."""
+    are_right = [
+        draw.runner_up == pick
+        for recording in recordings
+        for draw, pick in zip(recording.draws[first], recording.by_member[second], strict=True)
+        if draw.token != pick
+    ]
+    return statistics.fmean(are_right) if are_right else 0.0
+
+
 def make_profile(
     name: str,
     times: Times,
@@ -105,7 +116,13 @@ def make_profile(
     # One for all: an easy stretch of text is easy for every pair.
     burstiness = statistics.fmean(bursty for _, bursty in found) if found else 0.0
     agreements = [
-        {"draft": names[i], "verifier": names[k], "agreement": same, "burstiness": burstiness}
+        {
+            "draft": names[i],
+            "verifier": names[k],
+            "agreement": same,
+            "burstiness": burstiness,
+            "runner_up_agreement": runner_up_agreement_of(recordings, i, k),
+        }
         for (i, k), (same, _) in zip(pairs, found, strict=True)
     ]
     members: list[dict[str, object]] = [
@@ -145,12 +162,12 @@ def for_plan(profile: Profile, times: Times, plan: Plan) -> Profile:
     """The profile as the members of one plan find it.
 
     The first one only drafts, and the router times that by itself; and a step is slower while the
-    next block is drafted beside it.
+    next block, or what may come after this one, is drafted beside it.
     """
     slower = {
         verifier: times.slowdowns.get((draft, verifier), 1.0)
         for (draft, verifier), knobs in zip(pairwise(plan.chain), plan.edges, strict=True)
-        if knobs.drafts_ahead
+        if knobs.drafts_ahead or knobs.outcomes
     }
     members = []
     for member in profile.members:

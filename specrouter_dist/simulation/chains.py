@@ -33,7 +33,8 @@ class _Attach:
     chain: tuple[str, ...]
     """Of the upstream: it is the last."""
     edges: tuple[EdgeKnobs, ...]
-    block_tokens: int | None
+    below: EdgeKnobs
+    """Of the edge to ``downstream``."""
 
 
 class Chains:
@@ -131,7 +132,7 @@ class Chains:
             plan_number=session.plan_number,
             chain=session.wanted[:count],
             edges=session.edges[: count - 1],
-            block_tokens=knobs.patience or None,
+            below=knobs,
         )
         self._send(session.replica, replica, partial(self._on_attach, replica, attach))
 
@@ -167,7 +168,7 @@ class Chains:
             session = None
         session = session or self._open(replica, request, attach.truth.tokens)
         session.stage.attach_downstream(attach.truth, request.end)
-        session.send_blocks_of(attach.block_tokens)
+        session.draft_as_wanted(attach.below)
         session.down, downstream.up = downstream, session
         session.plan_number = -1
         plan = Plan(number=attach.plan_number, chain=attach.chain, edges=attach.edges)
@@ -180,8 +181,8 @@ class Chains:
             return
         if session.closed or plan.number < session.plan_number:
             return
-        knobs = plan.edges[plan.chain.index(session.replica.name)]
-        session.send_blocks_of(knobs.patience or None)
+        session.replica.preparations.drop(session)
+        session.draft_as_wanted(plan.edges[plan.chain.index(session.replica.name)])
         self.want(session, plan)
         session.replica.device.touch(session)
 
@@ -193,6 +194,7 @@ class Chains:
         if session.closed or down is None or down.edge != edge:
             return
         self._release_upstream(session)
+        session.replica.preparations.drop(session)
         session.wanted, session.edges = (), ()
         session.stage.detach_downstream()
         session.down, session.parked_us = None, self._clock.now_us
@@ -205,6 +207,7 @@ class Chains:
         return self._open(replica, request, request.tokens)
 
     def _open(self, replica: Replica, request: Request, tokens: TokenArray) -> Session:
+        replica.preparations.give_way()
         session = Session(request, replica, _stage(replica, request, tokens))
         request.sessions.append(session)
         replica.sessions[request.id] = session
@@ -222,6 +225,7 @@ class Chains:
         session.request.sessions.remove(session)
         del session.replica.sessions[session.request.id]
         session.replica.ready.pop(session, None)
+        session.replica.preparations.drop(session)
 
     def lose(self, replica: Replica) -> list[Session]:
         """The replica dies with all sessions, which are returned; those around them hear of it

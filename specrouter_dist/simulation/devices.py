@@ -8,15 +8,20 @@ from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import (
     ForwardKey,
     Observations,
+    OutcomeKey,
     PairKey,
     WaitKey,
     context_of,
 )
 from specrouter_dist.routing.traffic import GREEDY
-from specrouter_dist.simulation.clock import Clock
+from specrouter_dist.simulation.clock import Action, Clock
+from specrouter_dist.simulation.forks import TextForks, last_draws
 from specrouter_dist.simulation.profile import MemberProfile
 from specrouter_dist.simulation.session import Session
 from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.odds import Odds
+from specrouter_dist.speculation.outcomes import Outcomes, Verdict
+from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.speculation.steps import Step
 
 MAX_DRAFTS = 16
@@ -64,6 +69,7 @@ class Replica:
         self.device = device
         self.alive = True
         self.num_steps = 0
+        """What was fed to prepare for outcomes is none."""
         self.busy_us = 0.0
         """Time spent in its forwards."""
         self.num_attached = 0
@@ -72,7 +78,18 @@ class Replica:
         """By request."""
         self.ready: dict[Session, None] = {}
         """Sessions that something has happened to since they last had nothing to do."""
+        self.preparations = Preparations(self._begin_preparing)
+        self._odds = Odds()
         device.add(self)
+
+    def note(self, session: Session, new: TokenArray) -> None:
+        """The session's stream grew by ``new``; what else might have been drawn counts later."""
+        if session.down is not None and self.preparations.wants_runner_ups(session):
+            self.preparations.note(session, last_draws(session, len(new)))
+
+    def _begin_preparing(self, session: Session) -> Outcomes:
+        end = session.request.end
+        return Outcomes(TextForks(session), self._odds, stop_ids=frozenset(), end=end)
 
     def elapsed_us(self, steps: Sequence[Step]) -> float:
         """Of one ragged forward, then one for each further draft of those sessions that want it."""
@@ -127,12 +144,41 @@ class Device:
                     session.replica.ready[session] = None
         self._turn_due = False
         for replica in self._replicas:
+            if self._answer(replica):
+                return  # It is said before anything is computed.
             batch = self._take_steps(replica)
             if batch:
                 elapsed_us = replica.elapsed_us([step for _, step, _ in batch])
-                self._working = True
-                self._clock.after(elapsed_us, partial(self._finish, replica, batch, elapsed_us))
+                self._compute(
+                    replica, elapsed_us, partial(self._finish, replica, batch, elapsed_us)
+                )
                 return
+        for replica in self._replicas:
+            waiting = replica.preparations.advance()
+            if waiting is not None:
+                waiting.request.device_us += waiting.prepared_us
+                self._compute(replica, waiting.prepared_us, self._take_turn_later)
+                return
+
+    def _compute(self, replica: Replica, elapsed_us: float, then: Action) -> None:
+        """A forward; ``then`` takes what came of it, and the next turn."""
+        self._working = True
+        self._clock.after(elapsed_us, partial(self._end_forward, replica, elapsed_us, then))
+
+    def _end_forward(self, replica: Replica, elapsed_us: float, then: Action) -> None:
+        self._working = False
+        self.busy_us += elapsed_us
+        replica.busy_us += elapsed_us
+        then()
+
+    def _answer(self, replica: Replica) -> bool:
+        """Extends the streams whose next tokens were prepared; whether there was one."""
+        is_any = False
+        for session, verdict in replica.preparations.answer(replica.ready):
+            self._observe_outcome(session, verdict)
+            self.touch(session)
+            is_any = True
+        return is_any
 
     def _take_steps(self, replica: Replica) -> Batch:
         batch: list[tuple[Session, Step, TokenArray]] = []
@@ -141,10 +187,12 @@ class Device:
             step = stage.next_step()
             if step is not None:
                 session.deadline_us = None
+                self._observe_outcome(session, replica.preparations.finish(session))
                 self._observe_wait(session, step)
                 batch.append((session, step, _picks(session, step)))
                 continue
             del replica.ready[session]
+            replica.preparations.rest(session)
             if (wait_ms := stage.wait_ms) is None:
                 session.deadline_us = None
             elif session.deadline_us is None:
@@ -170,9 +218,6 @@ class Device:
         self.touch(session)
 
     def _finish(self, replica: Replica, batch: Batch, elapsed_us: float) -> None:
-        self._working = False
-        self.busy_us += elapsed_us
-        replica.busy_us += elapsed_us
         replica.num_steps += 1
         key = self._key(replica.name, batch)
         if key is not None:
@@ -189,6 +234,7 @@ class Device:
         counts = stage.own_counts if step.from_own_text else stage.counts
         accepted = counts.accepted
         new = stage.on_step_done(picks)
+        session.replica.note(session, new)
         accepted = counts.accepted - accepted
         session.drafter_restarts = accepted < step.num_proposals
         was_judged = len(new) > accepted or accepted == step.num_proposals
@@ -198,6 +244,11 @@ class Device:
         self._audience.on_stepped(session, new)
         if not session.closed:
             self.touch(session)
+
+    def _observe_outcome(self, session: Session, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            key = OutcomeKey(session.replica.name, GREEDY, session.num_outcomes)
+            self.observations.add_outcome(key, verdict.was_rejected, verdict.num_ready)
 
     def _observe_wait(self, session: Session, step: Step) -> None:
         since_us, session.waits_since_us = session.waits_since_us, None

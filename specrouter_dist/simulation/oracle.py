@@ -16,20 +16,26 @@ geometric ones as long as the stretch lasts: heavier than ``a ** k``. Over all p
 agreement is ``a``; among proposals that are judged it is a little lower, because rounds in hard
 stretches are shorter and so more of them begin there.
 
+**Runner-ups.** What a verifier picks is known here, and its drafter must not know it. Where their
+picks differ, the drafter's runner-up is the verifier's pick with the stated probability
+(``runner_up_agreement``), and else a token that nobody picks; where they are equal, always such a
+token. All gaps are alike: a drafter learns how often its tokens stand, not which are doubtful.
+
 A pick is a pure function of (seed, session, member, position, prefix), so a run can be repeated,
 and each member's stream is that of a deterministic model.
 """
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specrouter_dist.simulation.joint_law import fit, groupings
-from specrouter_dist.simulation.profile import Profile
+from specrouter_dist.simulation.profile import DEFAULT_RUNNER_UP_AGREEMENT, Profile
 from specrouter_dist.simulation.texts import Text
+from specrouter_dist.speculation.forks import Draw
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.tokens import extend_hash
 
@@ -39,6 +45,9 @@ _MIX_B = 0x94D049BB133111EB
 _GOLDEN = 0x9E3779B97F4A7C15
 _GROUP_BITS = 3
 _TOKEN_MASK = (1 << (32 - _GROUP_BITS)) - 1
+_NOBODYS_TOKEN = (1 << 32) - 1
+"""There is no group of its number."""
+_GAP = 1.0
 
 
 def mix(key: int) -> int:
@@ -78,6 +87,10 @@ class Oracle:
         self._span_tokens = profile.span_tokens
         # Tokens that differ: a text that repeats itself would be continued from itself.
         self._prompt = array(TOKEN_TYPECODE, range(profile.workload.prompt_tokens))
+        self._runner_ups = {
+            (self.index[a.draft], self.index[a.verifier]): a.runner_up_agreement
+            for a in profile.agreements
+        }
         self._bursty = any(a.burstiness for a in profile.agreements)
         kinds = {" in hard text": -1, " in easy text": 1} if self._bursty else {"": 0}
         self._laws = [
@@ -93,7 +106,7 @@ class Oracle:
         """What the members would write in that session, up to position ``num_tokens``."""
         key = mix(self._seed + session * _GOLDEN & _MASK64)
         stretches = self._stretches(key, num_tokens) if self._bursty else b""
-        return DrawnText(key, self._laws, stretches)
+        return DrawnText(key, self._laws, stretches, self._runner_ups)
 
     def _stretches(self, key: int, num_tokens: int) -> bytes:
         """Per position: 1 easy, 0 hard."""
@@ -115,12 +128,19 @@ def _shifted(profile: Profile, index: dict[str, int], sign: int) -> dict[tuple[i
 class DrawnText:
     """What the members would write in one session."""
 
-    __slots__ = ("_key", "_laws", "_stretches")
+    __slots__ = ("_key", "_laws", "_runner_ups", "_stretches")
 
-    def __init__(self, key: int, laws: Sequence[_Law], stretches: bytes) -> None:
+    def __init__(
+        self,
+        key: int,
+        laws: Sequence[_Law],
+        stretches: bytes,
+        runner_ups: Mapping[tuple[int, int], float],
+    ) -> None:
         self._key = key
         self._laws = laws
         self._stretches = stretches
+        self._runner_ups = runner_ups
 
     def picks(
         self,
@@ -148,3 +168,13 @@ class DrawnText:
             picks.append(token)
             prefix_hash = extend_hash(prefix_hash, proposals[i] if i < num_proposals else token)
         return picks
+
+    def draw(self, member: int, verifier: int, position: int, prefix_hash: int) -> Draw:
+        """See :class:`Text`."""
+        own, verifiers = (
+            self.picks(index, position, prefix_hash)[0] for index in (member, verifier)
+        )
+        share = self._runner_ups.get((member, verifier), DEFAULT_RUNNER_UP_AGREEMENT)
+        # Hashed once more than the picks: whether it is right says nothing of what they are.
+        is_right = own != verifiers and mix(mix(prefix_hash ^ self._key)) < share * 2.0**64
+        return Draw(own, verifiers if is_right else _NOBODYS_TOKEN, _GAP)

@@ -17,6 +17,8 @@ from specrouter_dist.validation import did_you_mean, one_of, validated
 PROFILES_DIRECTORY = Path(__file__).parent / "profiles"
 MAX_MEMBERS = 7
 """The joint law of the picks has a probability for each way to group the members."""
+DEFAULT_RUNNER_UP_AGREEMENT = 0.35
+"""Between the pairs of the embedded pool it is 0.28 to 0.39."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -99,6 +101,9 @@ class Agreement(UserModel):
     burstiness: Share = 0.0
     """0: every position is alike. Above: half of the text is easy and half is hard, and agreement
     there is higher and lower than ``agreement`` by this share of what is possible."""
+    runner_up_agreement: Share = DEFAULT_RUNNER_UP_AGREEMENT
+    """Where the picks differ: how often the draft's next best is the verifier's pick. It counts for
+    outcome drafting."""
 
 
 class Hop(UserModel):

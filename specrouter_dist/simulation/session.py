@@ -64,6 +64,10 @@ class Session:
 
     closed: bool = False
     """The replica holds it no more."""
+    num_outcomes: int = 0
+    """Outcomes of a verify downstream for which this member may prepare its answer."""
+    prepared_us: float = 0.0
+    """What the last forward took that prepared for one."""
     parked_us: float = 0.0
     """When its downstream last let go."""
     deadline_us: float | None = None
@@ -87,14 +91,15 @@ class Session:
 
     @property
     def drafts_ahead(self) -> bool:
-        """Whether the upstream may draft the next block while this one is verified."""
+        """Whether the upstream may draft what follows a block while the block is verified."""
         knobs = self.edges[self.num_attached - 1] if self.num_attached else None
-        return knobs is not None and knobs.drafts_ahead
+        return knobs is not None and (knobs.drafts_ahead or knobs.outcomes > 0)
 
-    def send_blocks_of(self, num_tokens: int | None) -> None:
-        """Downstream waits for so many; a lookup always answers with all it has."""
+    def draft_as_wanted(self, below: EdgeKnobs) -> None:
+        """The edge to downstream has these knobs; a lookup always answers with all it has."""
         if isinstance(self.stage, Stage):
-            self.stage.block_tokens = num_tokens
+            self.stage.block_tokens = below.patience or None
+            self.num_outcomes = below.outcomes
 
     def forget_waiting(self) -> None:
         """The upstream is another one: what was awaited of the last one says nothing of it."""

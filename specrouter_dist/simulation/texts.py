@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from specrouter_dist.speculation.forks import Draw
 from specrouter_dist.speculation.messages import TokenArray
 
 
@@ -28,6 +29,17 @@ class Text(Protocol):
 
         Returns:
             ``len(proposals) + 1 + num_drafts`` tokens.
+        """
+        ...
+
+    def draw(self, member: int, verifier: int, position: int, prefix_hash: int) -> Draw:
+        """The member's token at ``position``, and the one that it would have drawn instead.
+
+        Args:
+            member: index in the profile.
+            verifier: of the one that it drafts for.
+            position: of the token.
+            prefix_hash: of the tokens before it.
         """
         ...
 

@@ -118,7 +118,8 @@ class World:
         if seen.has_any:
             now_s = self._clock.now_us / 1e6
             self._router.observe(seen, now_s)
-            for part in (seen.forwards, seen.pairs, seen.waits, seen.paces, seen.readings):
+            measured = (seen.forwards, seen.pairs, seen.waits, seen.paces, seen.outcomes)
+            for part in (*measured, seen.readings):
                 part.clear()
             table = self._router.decide(now_s) if self._router.is_due(now_s) else None
             if table is not None:

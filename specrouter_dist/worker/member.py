@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.routing.observations import (
     ForwardKey,
     Observations,
+    OutcomeKey,
     PairKey,
     WaitKey,
     context_of,
@@ -19,9 +20,12 @@ from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.odds import Odds
+from specrouter_dist.speculation.outcomes import Outcomes, Verdict
+from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
-from specrouter_dist.worker.preparing import Preparations
+from specrouter_dist.worker.forks import EngineForks, draws_of
 from specrouter_dist.worker.session import Session
 
 MAX_DRAFTS = 16
@@ -73,7 +77,9 @@ class ModelHost:
         self.is_target = is_target
         self.ready: dict[Session, None] = {}
         """Sessions that something has happened to since they last had nothing to do."""
-        self.preparations = Preparations(name, engine)
+        self.preparations = Preparations(self._begin_preparing)
+        self._odds: dict[str, Odds] = {}
+        """By sampling regime."""
         self._threads = 0
         self._num_open = 0
 
@@ -106,6 +112,24 @@ class ModelHost:
         """Frees what was prepared for the session."""
         self.preparations.drop(session)
 
+    def answer(self, observations: Observations, touch: Callable[[Session], None]) -> bool:
+        """Extends every stream whose next tokens were prepared, and touches its session; whether
+        there was one."""
+        is_any = False
+        for session, verdict in self.preparations.answer(self.ready):
+            self._observe_outcome(session, verdict, observations)
+            touch(session)
+            is_any = True
+        return is_any
+
+    def prepare(self) -> bool:
+        """One forward for what a session may have to answer; whether there was one."""
+        started = time.perf_counter()
+        session = self.preparations.advance()
+        if session is not None:
+            session.device_us += (time.perf_counter() - started) * 1e6
+        return session is not None
+
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
         """Starts a step of every session that has one; the others wait or rest."""
         batch = []
@@ -113,7 +137,7 @@ class ModelHost:
             step = session.model_stage.next_step()
             if step is not None:
                 session.deadline = None
-                self.preparations.finish(session, observations)
+                self._observe_outcome(session, self.preparations.finish(session), observations)
                 self._observe_wait(session, step, now, observations)
                 batch.append((session, step))
                 continue
@@ -142,7 +166,7 @@ class ModelHost:
                 step.tokens,
                 step.num_picks,
                 step.num_drafts,
-                self.preparations.num_runner_ups(session),
+                num_runner_ups=int(self.preparations.wants_runner_ups(session)),
             )
             for session, step in batch
         ]
@@ -156,7 +180,10 @@ class ModelHost:
             counts = stage.own_counts if step.from_own_text else stage.counts
             accepted = counts.accepted
             new = stage.on_step_done(picks.tokens)
-            self.preparations.note(session, new, picks)
+            if picks.runner_ups:
+                # A Truth may have been first with some of them.
+                skipped = len(stage.tokens) - len(new) - step.first_pick
+                self.preparations.note(session, draws_of(picks, skipped, len(new)))
             if step.num_picks and step.start < session.prompt_tokens:
                 # The prompt has just been fed: others that begin alike need not wait for the end.
                 self._publish(session, session.prompt_tokens)
@@ -190,6 +217,21 @@ class ModelHost:
         else:
             add(own, 0, 0)
             add(drafted, step.num_proposals, accepted)
+
+    def _begin_preparing(self, session: Session) -> Outcomes:
+        return Outcomes(
+            EngineForks(self.engine, _slot(session)),
+            self._odds.setdefault(session.traffic.regime, Odds()),
+            stop_ids=frozenset(session.sampling.stop_token_ids),
+            end=min(session.end, self.engine.info.context_tokens),
+        )
+
+    def _observe_outcome(
+        self, session: Session, verdict: Verdict | None, observations: Observations
+    ) -> None:
+        if verdict is not None:
+            key = OutcomeKey(self.name, session.traffic, session.num_outcomes)
+            observations.add_outcome(key, verdict.was_rejected, verdict.num_ready)
 
     def _publish(self, session: Session, end: int) -> None:
         """``end``: where what may still be taken back begins."""

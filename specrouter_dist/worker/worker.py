@@ -278,7 +278,7 @@ class Worker:
         whether there was one."""
         now = self._clock()
         for model in self._models:
-            if model.preparations.answer(model.ready, self._observations, self._touch):
+            if model.answer(self._observations, self._touch):
                 return True  # It is said before anything is computed.
             batch = model.take_steps(now, self._observations)
             if not batch:
@@ -294,5 +294,5 @@ class Worker:
             if key is not None:
                 self._observations.add_forward(key, (time.perf_counter() - started) * 1e6)
             return True
-        is_preparing = any(model.preparations.advance() for model in self._models)
+        is_preparing = any(model.prepare() for model in self._models)
         return is_preparing or self._readers.advance(self._observations)

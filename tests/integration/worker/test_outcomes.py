@@ -9,9 +9,10 @@ import pytest
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.routing.observations import Observations, OutcomeKey
 from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.worker.member import ModelHost
 from specrouter_dist.worker.posts import Call
-from specrouter_dist.worker.preparing import Preparations
+from specrouter_dist.worker.session import Session
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -99,7 +100,7 @@ def test_guesses_give_way_to_sessions() -> None:
 
 
 def test_nothing_is_prepared_while_a_step_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts: dict[Preparations, ModelHost] = {}
+    hosts: dict[Preparations[Session], ModelHost] = {}
     made = ModelHost.__init__
 
     def remember(self: ModelHost, *args, **options) -> None:  # type: ignore[no-untyped-def]
@@ -109,7 +110,7 @@ def test_nothing_is_prepared_while_a_step_is_ready(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ModelHost, "__init__", remember)
     advance, ready = Preparations.advance, []
 
-    def watched(self: Preparations) -> bool:
+    def watched(self: Preparations[Session]) -> Session | None:
         ready.append(len(hosts[self].ready))
         return advance(self)
 

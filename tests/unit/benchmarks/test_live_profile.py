@@ -1,5 +1,6 @@
 """A profile of what was measured: it describes the pool that was measured."""
 
+import math
 from array import array
 from pathlib import Path
 from typing import Any
@@ -7,22 +8,30 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.live_profile import Times, agreement_of, for_plan, make_profile
-from specrouter_dist.config import Plan
+from benchmarks.live_profile import (
+    Times,
+    agreement_of,
+    for_plan,
+    make_profile,
+    runner_up_agreement_of,
+)
+from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.simulation.oracle import Oracle
-from specrouter_dist.simulation.profile import load_profile
+from specrouter_dist.simulation.profile import DEFAULT_RUNNER_UP_AGREEMENT, load_profile
 from specrouter_dist.simulation.recorded import Recording
+from specrouter_dist.speculation.forks import Draw
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from specrouter_dist.speculation.tokens import TokenBuffer
 from tests.unit.simulation.profiles import profile
 
 ALONE = Plan(chain=("target",))
+PREPARED = Plan(chain=("small", "target"), edges=(EdgeKnobs(outcomes=4),))
 AHEAD = to_plan(Candidate(("small", "target"), (4,), 1e4, (True,)), 0, 1)
 
 
 def recordings(agreement: float, burstiness: float, count: int = 40) -> list[Recording]:
-    """Texts drawn from the law that a profile states."""
+    """Texts drawn from the law that a profile states; runner-ups are right as often as assumed."""
     oracle = Oracle(profile(agreements={("small", "target"): agreement}, burstiness=burstiness))
     found = []
     for session in range(count):
@@ -30,7 +39,9 @@ def recordings(agreement: float, burstiness: float, count: int = 40) -> list[Rec
         first_hash = TokenBuffer(prompt).hash_at(1)
         target = text.picks(1, 1, first_hash, num_drafts=399)
         small = text.picks(0, 1, first_hash, target[:-1])
-        found.append(Recording(prompt, (small, target)))
+        stream = TokenBuffer([*prompt, *target])
+        draws = [text.draw(0, 1, i, stream.hash_at(i)) for i in range(1, len(stream))]
+        found.append(Recording(prompt, (small, target), {0: draws}))
     return found
 
 
@@ -53,6 +64,11 @@ def test_agreement_and_burstiness_are_found_again(agreement: float, burstiness: 
     same, bursty = agreement_of(recordings(agreement, burstiness), 0, 1)
     assert same == pytest.approx(agreement, abs=0.03)
     assert bursty == pytest.approx(burstiness, abs=0.15)
+
+
+def test_what_runner_ups_are_worth_is_found_again() -> None:
+    found = runner_up_agreement_of(recordings(0.7, 0.5), 0, 1)
+    assert found == pytest.approx(DEFAULT_RUNNER_UP_AGREEMENT, abs=0.03)
 
 
 def test_members_count_only_where_they_were_used() -> None:
@@ -79,9 +95,13 @@ def test_the_profile_can_be_read_and_simulated(tmp_path: Path) -> None:
 
 def test_a_plan_finds_its_drafter_as_timed_drafting_and_its_verifier_slowed_down() -> None:
     times = Times.of([(AHEAD, said())])
-    texts = [Recording(array(TOKEN_TYPECODE, [1]), (array(TOKEN_TYPECODE, [2, 3]),) * 2)]
+    draws = [Draw(2, None, math.inf), Draw(3, None, math.inf)]
+    texts = [
+        Recording(array(TOKEN_TYPECODE, [1]), (array(TOKEN_TYPECODE, [2, 3]),) * 2, {0: draws})
+    ]
     made = make_profile("live", times, texts, {"small": "a", "target": "b"})
     ahead, alone = for_plan(made, times, AHEAD), for_plan(made, times, ALONE)
+    prepared = for_plan(made, times, PREPARED)
     assert ahead.member("small").step.us(1, 1) == pytest.approx(1.1e3)
-    assert ahead.target.step.us(5, 1) == pytest.approx(1.5 * 1.4e4)
+    assert ahead.target.step.us(5, 1) == prepared.target.step.us(5, 1) == pytest.approx(1.5 * 1.4e4)
     assert alone.target.step.us(5, 1) == pytest.approx(1.4e4)

@@ -7,8 +7,9 @@ from specrouter_dist.errors import ConfigError
 from specrouter_dist.simulation.joint_law import fit, groupings
 from specrouter_dist.simulation.measuring import survival
 from specrouter_dist.simulation.oracle import Oracle
+from specrouter_dist.simulation.profile import Profile
 from specrouter_dist.speculation.tokens import TokenBuffer
-from tests.unit.simulation.profiles import FOLLOW, profile
+from tests.unit.simulation.profiles import FOLLOW, fields, profile
 
 NAMES = ("small", "medium", "target")
 TOKENS = 20_000
@@ -59,6 +60,26 @@ def test_a_pair_that_is_not_stated_follows_from_the_others() -> None:
     stated = {pair: alpha for pair, alpha in FOLLOW.items() if pair != ("small", "target")}
     share = agreement(Oracle(profile(NAMES, stated)), "small", "target", "target")
     assert 0.7 + 0.8 - 1 < share < 0.7
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35, 1.0])
+def test_runner_ups_are_right_as_often_as_stated_where_picks_differ(share: float) -> None:
+    content = fields(agreements={("small", "target"): 0.6})
+    content["agreements"][0]["runner_up_agreement"] = share
+    text = Oracle(Profile.model_validate(content)).text(7, TOKENS + 1)
+    start = TokenBuffer([5])
+    stream = TokenBuffer([5, *text.picks(1, 1, start.hash_at(1), (), TOKENS)])
+    draws = [text.draw(0, 1, i, stream.hash_at(i)) for i in range(1, TOKENS)]
+    assert [draw.token for draw in draws] == [
+        text.picks(0, i, stream.hash_at(i))[0] for i in range(1, TOKENS)
+    ]
+    are_right = [
+        draw.runner_up == stream[i] for i, draw in enumerate(draws, 1) if draw.token != stream[i]
+    ]
+    assert float(np.mean(are_right)) == pytest.approx(share, abs=0.02)
+    # Whether a pick stands is not to be seen in what comes with it.
+    assert {draw.runner_up == draw.token for draw in draws} == {False}
+    assert len({draw.gap for draw in draws}) == 1
 
 
 def test_sessions_and_seeds_have_texts_of_their_own(oracle: Oracle) -> None:

@@ -50,6 +50,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"agreements": [{"draft": "small", "verifier": "target", "agreement": 1.5}]},
         "agreements[0].agreement: input should be less than or equal to 1, got 1.5",
     ),
+    (
+        {
+            "agreements": [
+                {
+                    "draft": "small",
+                    "verifier": "target",
+                    "agreement": 0.5,
+                    "runner_up_agreement": 2,
+                }
+            ]
+        },
+        "agreements[0].runner_up_agreement: input should be less than or equal to 1, got 2",
+    ),
     ({"hops": [{"between": ["small", "big"], "hop_us": 1}]}, "hops: no member 'big'; accepted: sm"),
     ({"hops": [{"between": ["small", "small"], "hop_us": 1}]}, "hops: 'between' needs two differ"),
     ({"workload": {"num_requests": 1}}, "workload: exactly one of concurrency and rate_per_s is n"),

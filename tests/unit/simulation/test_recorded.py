@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from specrouter_dist.config import EdgeKnobs, LookupMember, Plan
 from specrouter_dist.simulation.recorded import Recording
 from specrouter_dist.simulation.results import Results
 from specrouter_dist.simulation.world import World
+from specrouter_dist.speculation.forks import Draw
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from tests.unit.simulation.profiles import lock_step, profile, workload
 
+NAMES = ("small", "medium", "target")
 PROMPT = range(100, 108)
 LOOKUP = LookupMember(kind="lookup", min_match_tokens=2)
 
@@ -29,7 +32,7 @@ def run(
 ) -> Results:
     recording = Recording(tokens(prompt), tuple(tokens(picks) for picks in by_member))
     load = workload(1, prompt_tokens=len(prompt), output_tokens=recording.num_output_tokens)
-    names = ("small", "medium", "target")[-len(by_member) :]
+    names = NAMES[-len(by_member) :]
     # Not validated: the plan may name a lookup.
     pool = profile(names, workload=load, **changes).model_copy(update={"plan": plan})
     world = World(pool, recording, {"lookup": LOOKUP})
@@ -64,6 +67,23 @@ def test_a_lookup_proposes_on_the_device_of_its_downstream(hop_us: float) -> Non
     # 1 and 2 match nothing that goes on; then 3 to 6 are found, and 7 is the bonus; then 8.
     assert results.work["target"].num_steps == 4
     assert results.duration_s * 1e3 == pytest.approx(4 * 10.0)
+
+
+@pytest.mark.parametrize(("runner_up", "drafting_ms"), [(5, 0), (77, 4)])
+def test_answers_are_prepared_with_the_recorded_runner_ups(
+    runner_up: int, drafting_ms: float
+) -> None:
+    target = list(range(1, 14))
+    draws = [Draw(t, None, inf) if t != 5 else Draw(99, runner_up, 0.1) for t in target]
+    drafted = tokens([draw.token for draw in draws])
+    recording = Recording(tokens(PROMPT), (drafted, tokens(target), tokens(target)), {0: draws})
+    knobs = EdgeKnobs(window=4, burst=4, patience=4, patience_ms=1e6, outcomes=2)
+    plan = Plan(chain=("small", "target"), edges=(knobs,))
+    load = workload(1, output_tokens=len(target))
+    results = World(profile(NAMES, workload=load, plan=plan), recording).run()
+    # 1 with the prompt; 2 3 4 and the recovered 5; 6 to 9 and 10; 11, 12 and 13.
+    assert results.work["target"].num_steps == 4
+    assert results.duration_s * 1e3 == pytest.approx(4 * 10.0 + drafting_ms)
 
 
 def test_nothing_is_known_beyond_the_recorded_text() -> None:

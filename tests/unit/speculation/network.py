@@ -83,11 +83,12 @@ class Network:
 
     def end_step(self, node: Node) -> bool:
         """Ends the forward in flight; whether there was one."""
-        if node.model is None or node.picks is None:
+        if node.model is None or node.picks is None or node.step is None:
             return False
-        picks, node.picks, node.step = node.picks, None, None
+        picks, first_pick = node.picks, node.step.first_pick
+        node.picks, node.step = None, None
         new = node.model.on_step_done(picks.tokens)
-        node.note(new, picks)
+        node.note(new, picks, first_pick)
         self.oracle.on_growth(node, new)
         return True
 

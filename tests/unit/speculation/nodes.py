@@ -9,10 +9,11 @@ from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.odds import Odds
+from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
-from specrouter_dist.worker.odds import Odds
-from specrouter_dist.worker.outcomes import Outcomes
+from specrouter_dist.worker.forks import EngineForks, draws_of
 from tests.unit.speculation.scenarios import LOOKUP_MATCH, MemberSpec, Scenario, engine_of
 
 
@@ -55,16 +56,19 @@ class Node:
         """How many are wanted beside the picks of the next step."""
         return int(self.num_outcomes > 0 and self.model is not None and self.model.up is None)
 
-    def note(self, new: TokenArray, picks: Picks) -> None:
-        """The stream grew by ``new``, the first of ``picks``."""
+    def note(self, new: TokenArray, picks: Picks, first_pick: int) -> None:
+        """The stream grew by ``new``, of ``picks`` from position ``first_pick`` on."""
         if self.model and self.outcomes and picks.runner_ups:
-            self.outcomes.note(self.model, new, picks)
+            skipped = len(self.model.tokens) - len(new) - first_pick
+            draws = draws_of(picks, skipped, len(new))
+            assert [draw.token for draw in draws] == list(new)
+            self.outcomes.note(self.model, draws)
 
     def prepare(self) -> bool:
         """One forward for the likely outcomes of a verify; whether there was one to make."""
         if self.model is None or not self.outcomes or not self.num_outcomes or self.step:
             return False
-        return self.outcomes.advance(self.model, self.slot, self.num_outcomes)
+        return self.outcomes.advance(self.model, self.num_outcomes)
 
     def answer(self) -> TokenArray:
         """By what the stream grew because the Truth was one of the outcomes."""
@@ -84,7 +88,8 @@ class Node:
         self.num_outcomes = below.outcomes
         end = min(scenario.end, self.spec.context_tokens)
         stop_ids = frozenset(scenario.sampling.stop_token_ids)
-        self.outcomes = Outcomes(self.engine, Odds(), stop_ids=stop_ids, end=end)
+        forks = EngineForks(self.engine, self.slot)
+        self.outcomes = Outcomes(forks, Odds(), stop_ids=stop_ids, end=end)
 
     def drop_outcomes(self) -> None:
         """The slots of all lanes are free again."""

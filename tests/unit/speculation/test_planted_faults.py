@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from specrouter_dist.engine.interface import Picks
 from specrouter_dist.speculation.edges import ProposalQueue, UpstreamEdge
+from specrouter_dist.speculation.forks import Draw
 from specrouter_dist.speculation.matching import NgramIndex
 from specrouter_dist.speculation.messages import Proposals, TokenArray, Truth
+from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.speculation.tokens import TokenBuffer
-from specrouter_dist.worker.outcomes import Outcomes
 from tests.unit.speculation.drivers import run
 from tests.unit.speculation.oracle import Violation
 from tests.unit.speculation.scenarios import Scenario, scenarios
@@ -203,10 +203,10 @@ def believe_that_an_answer_has_been_fed(patch: Patch) -> None:
 
 
 def answer_with_another_outcome(patch: Patch) -> None:
-    def faulty(self: Outcomes, stage: Stage) -> Picks | None:
+    def faulty(self: Outcomes, stage: Stage) -> list[Draw] | None:
         length = len(stage.tokens)
         found = [lane.drafted for lane in self._lanes if lane.length == length]
-        return found[-1] if found and found[-1].tokens else None
+        return found[-1] if found and found[-1] else None
 
     patch.setattr(Outcomes, "_prepared", faulty)
 

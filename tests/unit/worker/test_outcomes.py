@@ -12,9 +12,10 @@ from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import EdgeId, Truth
+from specrouter_dist.speculation.odds import Odds
+from specrouter_dist.speculation.outcomes import Outcomes, Verdict
 from specrouter_dist.speculation.stage import Stage
-from specrouter_dist.worker.odds import Odds
-from specrouter_dist.worker.outcomes import Outcomes, Verdict
+from specrouter_dist.worker.forks import EngineForks, draws_of
 
 PROMPT = [5, 9, 2]
 BLOCK = 4
@@ -66,7 +67,8 @@ class Drafter:
         self.stage.block_tokens = BLOCK
         self.num_outcomes = num_outcomes
         odds = odds or EvenOdds()
-        self.outcomes = Outcomes(self.engine, odds, stop_ids=frozenset(stops), end=end)
+        forks = EngineForks(self.engine, self.slot)
+        self.outcomes = Outcomes(forks, odds, stop_ids=frozenset(stops), end=end)
         self._version = 1
         truth = Truth(EDGE, 1, 0, array("I", PROMPT), len(PROMPT) + BLOCK)
         self.stage.attach_downstream(truth, end)
@@ -82,13 +84,14 @@ class Drafter:
             self.verdicts.append(self.outcomes.finish(self.stage, 0))
             feeding = (self.slot, step.start, step.tokens, step.num_picks, step.num_drafts)
             (picks,) = self.engine.extend([Extension(*feeding, num_runner_ups=1)])
-            self.outcomes.note(self.stage, self.stage.on_step_done(picks.tokens), picks)
+            new = self.stage.on_step_done(picks.tokens)
+            self.outcomes.note(self.stage, draws_of(picks, 0, len(new)))
         self.check()
 
     def prepare(self, num_forwards: int = 100) -> int:
         """So many forwards at most; returns how many."""
         for count in range(num_forwards):
-            if not self.outcomes.advance(self.stage, self.slot, self.num_outcomes):
+            if not self.outcomes.advance(self.stage, self.num_outcomes):
                 return count
             self.check()
         return num_forwards
@@ -272,26 +275,6 @@ def test_a_stream_that_changed_meanwhile_is_prepared_for_anew() -> None:
     assert drafter.engine.num_open == num_open
     drafter.settle([drafter.runner_up(0)])
     assert drafter.answer() == BLOCK
-
-
-class TestOdds:
-    def test_what_was_near_is_doubtful(self) -> None:
-        odds = Odds()
-        chances = [odds.stands(gap) for gap in (0.0, 0.2, 0.7, 3.0, float("inf"))]
-        assert chances == sorted(chances)
-        assert 0.4 < chances[0] < 0.55
-        assert chances[-1] > 0.99
-
-    def test_judgements_outweigh_the_prior_and_old_ones_fade(self) -> None:
-        odds = Odds()
-        for _ in range(2000):
-            odds.learn(3.0, lost=True, replaced=False)
-        assert odds.stands(3.0) < 0.05
-        assert odds.replaced(3.0) < 0.01
-        for _ in range(2000):
-            odds.learn(3.0, lost=True, replaced=True)
-        assert odds.replaced(3.0) > 0.8
-        assert odds.stands(0.2) == Odds().stands(0.2)
 
 
 def test_outcomes_go_with_whole_blocks() -> None:

@@ -13,17 +13,17 @@ scratch space, held from the choice of the outcomes until the session's next ste
 """
 
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from heapq import nlargest
 
-from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.errors import NoRoomError
+from specrouter_dist.speculation.forks import Draw, Feed, Forks
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.odds import Odds
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.tokens import common_prefix, extend_hash
-from specrouter_dist.worker.odds import Odds
 
 _LEAST_CHANCE = 0.05
 """Of an outcome worth preparing."""
@@ -40,14 +40,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draw:
-    """What else might have been drawn at a position of the stream."""
-
-    runner_up: int | None
-    gap: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Pending:
     """A block that downstream has not judged."""
 
@@ -60,62 +52,59 @@ class _Pending:
     tokens: TokenArray
     """The block, and the next token of the stream if there is one."""
     num_block_tokens: int
-    draws: tuple[_Draw, ...]
+    draws: tuple[Draw, ...]
 
 
 @dataclass(slots=True)
 class _Lane:
     """One outcome, and the continuation that is being drafted."""
 
-    slot: int
+    fork: int
     length: int
     """Of the stream in this outcome."""
-    unfed: TokenArray
+    unfed: int
     """Its last token, and then the last one drafted."""
     num_wanted: int
     prefix_hash: int
     """Of the stream."""
-    drafted: Picks
+    drafted: list[Draw] = field(default_factory=list)
 
 
 class Outcomes:
     """The prepared answers of one drafting session.
 
     Args:
-        engine: the member's.
+        forks: of the session's cache.
         odds: how likely its tokens are to stand; learns from this session's blocks.
         stop_ids: nothing follows one of them.
         end: no position at or beyond it is fed.
     """
 
-    def __init__(self, engine: Engine, odds: Odds, *, stop_ids: frozenset[int], end: int) -> None:
-        self._engine = engine
+    def __init__(self, forks: Forks, odds: Odds, *, stop_ids: frozenset[int], end: int) -> None:
+        self._forks = forks
         self._odds = odds
         self._stop_ids = stop_ids
         self._end = end
-        self._draws: dict[int, _Draw] = {}
+        self._draws: dict[int, Draw] = {}
         """By position; of all that is not settled."""
         self._lanes: list[_Lane] = []
         self._pending: _Pending | None = None
 
-    def note(self, stage: Stage, new: TokenArray, picks: Picks) -> None:
-        """The stream grew by ``new``, the first of ``picks``, which come with a runner-up each."""
-        start = len(stage.tokens) - len(new)
-        for i in range(len(new)):
-            runner_up = next(iter(picks.runner_ups[i]), None)
-            self._draws[start + i] = _Draw(runner_up, picks.gaps[i])
+    def note(self, stage: Stage, draws: Sequence[Draw]) -> None:
+        """The stream grew by ``draws``."""
+        self._draws.update(enumerate(draws, len(stage.tokens) - len(draws)))
 
-    def advance(self, stage: Stage, slot: int, num_outcomes: int) -> bool:
+    def advance(self, stage: Stage, num_outcomes: int) -> bool:
         """One forward for the session, which waits for a Truth, if there is something to prepare;
         whether there was one."""
         if not self._is_current(stage):
             self.release()
             if stage.up or (pending := self._look(stage)) is None:
                 return False
-            if self._catch_up(stage, slot):
+            if self._catch_up(stage):
                 return True
             self._pending = pending
-            self._open_lanes(stage, slot, num_outcomes)
+            self._open_lanes(stage, num_outcomes)
         drafting = [lane for lane in self._lanes if self._goes_on(lane)]
         if drafting:
             self._draft(drafting)
@@ -125,7 +114,7 @@ class Outcomes:
         """Extends the stream by what has been drafted for it, if it is one of the outcomes; returns
         by how many tokens.
 
-        The session's own slot has not been fed them, so the stage's cache ends where it did; it
+        The session itself has not been fed them, so the stage's cache ends where it did; it
         catches up later.
         """
         prepared = self._prepared(stage)
@@ -133,14 +122,15 @@ class Outcomes:
         if step is None:
             return 0
         assert prepared is not None
-        new = stage.on_step_done(prepared.tokens[: step.num_drafts + 1])
+        tokens = array(TOKEN_TYPECODE, (draw.token for draw in prepared[: step.num_drafts + 1]))
+        new = stage.on_step_done(tokens)
         stage.kv_len = min(stage.kv_len, step.start)
-        self.note(stage, new, prepared)
+        self.note(stage, prepared[: len(new)])
         return len(new)
 
     def finish(self, stage: Stage, num_ready: int) -> Verdict | None:
         """The stage goes on, by a step or with ``num_ready`` tokens of an answer. The forks are
-        closed, for the session's own slot is fed next.
+        closed, for the session itself is fed next.
 
         Returns:
             what became of the pending block, if downstream has judged it.
@@ -153,7 +143,7 @@ class Outcomes:
     def release(self) -> None:
         """Frees what is held and forgets what was prepared."""
         for lane in self._lanes:
-            self._engine.close(lane.slot)
+            self._forks.close(lane.fork)
         self._lanes, self._pending = [], None
 
     def _is_current(self, stage: Stage) -> bool:
@@ -165,11 +155,11 @@ class Outcomes:
             and pending.stream_hash == stage.tokens.hash_at(length)
         )
 
-    def _catch_up(self, stage: Stage, slot: int) -> bool:
-        """Feeds the session's slot an answer that was sent without it; whether one was."""
+    def _catch_up(self, stage: Stage) -> bool:
+        """Feeds the session an answer that was sent without it; whether one was."""
         start, end = stage.kv_len, len(stage.tokens) - 1
         if start < end:
-            self._engine.extend([Extension(slot, start, stage.tokens.slice(start, end), 0)])
+            self._forks.feed(start, stage.tokens.slice(start, end))
             stage.kv_len = end
         return start < end
 
@@ -207,7 +197,7 @@ class Outcomes:
             # The token after the block is still to be drawn.
             yield reached, position, end_token, pending.num_block_tokens + 1
 
-    def _open_lanes(self, stage: Stage, slot: int, num_outcomes: int) -> None:
+    def _open_lanes(self, stage: Stage, num_outcomes: int) -> None:
         """Forks the cache for the likeliest outcomes that something can follow."""
         assert self._pending is not None
         end_token = stage.tokens[len(stage.tokens) - 1]
@@ -217,53 +207,38 @@ class Outcomes:
             if chance < _LEAST_CHANCE or token in self._stop_ids or length >= self._end:
                 continue
             try:
-                fork = self._engine.fork(slot, position, min(length + num_wanted, self._end))
+                fork = self._forks.fork(position, min(length + num_wanted, self._end))
             except NoRoomError:
                 # Others need the room more than guesses do.
                 return
             prefix_hash = extend_hash(stage.tokens.hash_at(position), token)
-            unfed, nothing = array(TOKEN_TYPECODE, (token,)), Picks(array(TOKEN_TYPECODE))
-            self._lanes.append(_Lane(fork, length, unfed, num_wanted, prefix_hash, nothing))
+            self._lanes.append(_Lane(fork, length, token, num_wanted, prefix_hash))
 
     def _goes_on(self, lane: _Lane) -> bool:
-        drafted = lane.drafted.tokens
+        num_drafted = len(lane.drafted)
         return (
-            len(drafted) < lane.num_wanted
-            and lane.length + len(drafted) < self._end
-            and not (drafted and drafted[-1] in self._stop_ids)
+            num_drafted < lane.num_wanted
+            and lane.length + num_drafted < self._end
+            and not (num_drafted and lane.unfed in self._stop_ids)
         )
 
     def _draft(self, lanes: list[_Lane]) -> None:
         """One more token of each, in one forward: mail waits no longer."""
-        batch = [
-            Extension(
-                lane.slot,
-                lane.length + len(lane.drafted.tokens) - 1,
-                lane.unfed,
-                num_picks=1,
-                num_runner_ups=1,
-            )
-            for lane in lanes
-        ]
-        for lane, picks in zip(lanes, self._engine.extend(batch), strict=True):
-            lane.unfed = picks.tokens
-            lane.drafted += picks
+        feeds = [Feed(lane.fork, lane.length + len(lane.drafted) - 1, lane.unfed) for lane in lanes]
+        for lane, draw in zip(lanes, self._forks.draw(feeds), strict=True):
+            lane.unfed = draw.token
+            lane.drafted.append(draw)
 
-    def _prepared(self, stage: Stage) -> Picks | None:
+    def _prepared(self, stage: Stage) -> list[Draw] | None:
         """What has been drafted for the stream as it is now."""
         length = len(stage.tokens)
         for lane in self._lanes:
             drafted, offset = lane.drafted, length - lane.length
-            if not 0 <= offset < len(drafted.tokens):
+            if not 0 <= offset < len(drafted):
                 continue
-            if reduce(extend_hash, drafted.tokens[:offset], lane.prefix_hash) == (
-                stage.tokens.hash_at(length)
-            ):
-                return Picks(
-                    drafted.tokens[offset:],
-                    runner_ups=drafted.runner_ups[offset:],
-                    gaps=drafted.gaps[offset:],
-                )
+            tokens = (draw.token for draw in drafted[:offset])
+            if reduce(extend_hash, tokens, lane.prefix_hash) == stage.tokens.hash_at(length):
+                return drafted[offset:]
         return None
 
     def _judge(self, stage: Stage, num_ready: int) -> Verdict | None:
