@@ -17,7 +17,7 @@ import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
-from specrouter_dist.routing.costs import LENGTHS, Costs, Drafts, Floats, Regime
+from specrouter_dist.routing.costs import LENGTHS, MAX_DRAFT_TOKENS, Costs, Drafts, Floats, Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.rounds import (
@@ -111,9 +111,11 @@ class Planner:
         return self._evaluate(costs, chain) if self._is_known(costs, chain) else None
 
     def predict(self, plan: Plan, regime: Regime) -> Prediction | None:
-        """What a plan costs with the knobs that it has; None if times are unknown."""
+        """What a plan costs with the knobs that it has; None if times are unknown, or blocks are
+        longer than any that are considered."""
         costs = self._costs(regime)
-        if not self._is_known(costs, plan.chain):
+        is_too_long = any(knobs.patience > MAX_DRAFT_TOKENS for knobs in plan.edges)
+        if is_too_long or not self._is_known(costs, plan.chain):
             return None
         tau_us = round_us = costs.alone_us(costs.target)
         devices_us = tau_us / regime.num_sessions

@@ -5,7 +5,7 @@ from itertools import combinations, product
 
 import pytest
 
-from specrouter_dist.config import LookupMember, Plan
+from specrouter_dist.config import EdgeKnobs, LookupMember, Plan
 from specrouter_dist.routing.agreement import PRIOR_AGREEMENT, AgreementTable
 from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.latency import LatencyTable
@@ -13,6 +13,8 @@ from specrouter_dist.routing.observations import (
     ForwardKey,
     ForwardTimes,
     Observations,
+    Pace,
+    PaceKey,
     PairKey,
     Survival,
     WaitKey,
@@ -257,6 +259,16 @@ class TestPlanner:
 
     def test_the_target_alone_is_always_a_candidate(self) -> None:
         assert ("target",) in {c.chain for c in router(GOOD, "lookup").candidates(GREEDY)}
+
+    @pytest.mark.parametrize("patience", [0, 1, 16, 17, 1024])
+    def test_rounds_of_any_plan_that_a_user_may_state_are_taken(self, patience: int) -> None:
+        made = router(GOOD)
+        edge = EdgeKnobs(patience=patience, burst=1024, window=1024)
+        plan = Plan(chain=("small", "target"), edges=(edge,))
+        pace = Pace(10, 10 * 5000.0)
+        made.observe(Observations(paces={PaceKey(plan, GREEDY, 1): pace}), 0.0)
+        is_predicted = any(("small", "target") == known.chain for known in made.paces.state())
+        assert is_predicted == (patience <= 16)
 
     def test_a_stage_waits_for_its_block_and_takes_what_upstream_overshoots(self) -> None:
         made = router(GOOD)
