@@ -111,20 +111,6 @@ def make_profile(
         devices: where each model runs, in the pool's order.
     """
     names = list(devices)
-    pairs = list(combinations(range(len(names)), 2))
-    found = [agreement_of(recordings, *pair) for pair in pairs]
-    # One for all: an easy stretch of text is easy for every pair.
-    burstiness = statistics.fmean(bursty for _, bursty in found) if found else 0.0
-    agreements = [
-        {
-            "draft": names[i],
-            "verifier": names[k],
-            "agreement": same,
-            "burstiness": burstiness,
-            "runner_up_agreement": runner_up_agreement_of(recordings, i, k),
-        }
-        for (i, k), (same, _) in zip(pairs, found, strict=True)
-    ]
     members: list[dict[str, object]] = [
         {
             "name": member,
@@ -140,7 +126,7 @@ def make_profile(
             "name": name,
             "description": "Times and agreement measured on the pool while it ran.",
             "members": members,
-            "agreements": agreements,
+            "agreements": _agreements(recordings, names),
             "span_tokens": _SPAN_TOKENS,
             "hop_us": statistics.fmean(times.hops.values()) / 2 if times.hops else 0.0,
             "hops": [
@@ -156,6 +142,24 @@ def make_profile(
             },
         }
     )
+
+
+def _agreements(recordings: Sequence[Recording], names: Sequence[str]) -> list[dict[str, object]]:
+    """Of all pairs."""
+    pairs = list(combinations(range(len(names)), 2))
+    found = [agreement_of(recordings, *pair) for pair in pairs]
+    # One for all: an easy stretch of text is easy for every pair.
+    burstiness = statistics.fmean(bursty for _, bursty in found) if found else 0.0
+    return [
+        {
+            "draft": names[i],
+            "verifier": names[k],
+            "agreement": same,
+            "burstiness": burstiness,
+            "runner_up_agreement": runner_up_agreement_of(recordings, i, k),
+        }
+        for (i, k), (same, _) in zip(pairs, found, strict=True)
+    ]
 
 
 def for_plan(profile: Profile, times: Times, plan: Plan) -> Profile:
