@@ -4,8 +4,9 @@
 
 Dev prompts, one at a time through Ray, by the router's choice. CPU time of the processes of all
 actors, and of this one, which is the client; the router's share of the pool is that of its process
-among the actors. ``idle``: over some seconds in which nobody asks for anything; an actor of Ray
-that does nothing takes about a hundredth of a core, which ``above_idle`` leaves out.
+among the actors, the planner's that of its decisions. ``idle``: over some seconds in which nobody
+asks for anything; an actor of Ray that does nothing takes about a hundredth of a core, which
+``above_idle`` leaves out.
 """
 
 import argparse
@@ -34,6 +35,11 @@ _SETTLE_S = 10.0
 """In which the members read the last texts."""
 
 
+def pool_cpu_s(cpu_s: Mapping[str, float]) -> float:
+    """Of all actors."""
+    return sum(spent_s for name, spent_s in cpu_s.items() if name != "client")
+
+
 class CpuClock:
     """CPU seconds of processes by name, and of the wall, since it was made."""
 
@@ -50,7 +56,7 @@ class CpuClock:
         """Seconds, and the router's share of what all actors spent."""
         spent_s = {name: now - self._before_s[name] for name, now in self._cpu_s().items()}
         wall_s = time.perf_counter() - self._began_s
-        pool_s = sum(spent for name, spent in spent_s.items() if name != "client")
+        pool_s = pool_cpu_s(spent_s)
         return {
             "wall_s": wall_s,
             "cpu_s": spent_s,
@@ -62,8 +68,7 @@ class CpuClock:
 def above_idle(working: Mapping[str, Any], idle: Mapping[str, Any]) -> float:
     """The router's share of the pool without what its process costs in any case."""
     cpu_s, rest_s = working["cpu_s"], idle["cpu_s"]["router"] / idle["wall_s"] * working["wall_s"]
-    pool_s = sum(spent for name, spent in cpu_s.items() if name != "client")
-    return float((cpu_s["router"] - rest_s) / pool_s)
+    return float((cpu_s["router"] - rest_s) / pool_cpu_s(cpu_s))
 
 
 def measure(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object]:
@@ -78,10 +83,11 @@ def measure(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, ob
     pids = {**running.pids(), "client": psutil.Process().pid}
     # The router has much to decide about right after the calibration.
     run_arm(backend, prompts[:4], None, sampling, 1)
-    clock = CpuClock(pids)
+    before_s, clock = running.explain()["cpu_s"], CpuClock(pids)
     many = list(islice(cycle(prompts), arguments.requests))
     results, tokens_per_second = run_arm(backend, many, None, sampling, arguments.concurrency)
-    working = clock.read()
+    working, after_s = clock.read(), running.explain()["cpu_s"]
+    spent_s = {on: after_s[on] - before_s.get(on, 0.0) for on in after_s}
     time.sleep(_SETTLE_S)
     clock = CpuClock(pids)
     time.sleep(arguments.idle_s)
@@ -90,6 +96,8 @@ def measure(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, ob
         "working": working,
         "idle": idle,
         "router_share_of_pool_above_idle": above_idle(working, idle),
+        "planner_share_of_pool": spent_s["deciding"] / pool_cpu_s(working["cpu_s"]),
+        "router_spent_s": spent_s,
         "num_tokens": sum(len(result.token_ids) for result in results),
         "tokens_per_second": tokens_per_second,
     }

@@ -7,7 +7,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,8 @@ class RouterActor:
         self._learned = self._memory.recall()
         """Whether there is something to decide about."""
         self._decided_at = -PERIOD_S
+        self._cpu_s = Counter[str]()
+        """Of this thread, by what it was spent on."""
         loop = asyncio.get_running_loop()
         self._deciding = loop.create_task(self._run_for_ever())
         self._saving = loop.create_task(self._memory.save_for_ever())
@@ -101,8 +105,8 @@ class RouterActor:
         return self._router.candidates(traffic)
 
     async def explain(self) -> dict[str, Any]:
-        """What it knows and has decided, as plain values."""
-        return explain(self._router, time.time())
+        """What it knows and has decided, and what that has cost, as plain values."""
+        return {**explain(self._router, time.time()), "cpu_s": dict(self._cpu_s)}
 
     async def pid(self) -> int:
         """Process id, for tests and for people who look."""
@@ -140,7 +144,16 @@ class RouterActor:
         if not self._learned or is_early or not self._router.is_due(now_s):
             return False
         self._learned, self._decided_at = False, now
-        return self._router.decide(now_s) is not None
+        with self._spending("deciding"):
+            return self._router.decide(now_s) is not None
+
+    @contextmanager
+    def _spending(self, on: str) -> Iterator[None]:
+        began_s = time.thread_time()
+        try:
+            yield
+        finally:
+            self._cpu_s[on] += time.thread_time() - began_s
 
     async def _ask(self, name: str, after_s: float = 0.0) -> _Answer | None:
         await asyncio.sleep(after_s)
@@ -164,7 +177,8 @@ class RouterActor:
             self._addresses[name], measured = answer
             for observations in measured:
                 # The time of day: what was measured outlives this process, perhaps this machine.
-                self._router.observe(observations, time.time())
+                with self._spending("observing"):
+                    self._router.observe(observations, time.time())
                 self._learned |= observations.has_any
                 self._memory.has_news |= observations.has_any
         return self._addresses.get(name) != before

@@ -90,8 +90,8 @@ class Chooser:
         if len(plan.chain) == 1:
             return Rung(regime.scale, plan, switching=switching)
         draft, verifier = plan.chain[-2:]
-        if way.match_tokens:
-            _, draft = own_text_names(draft, way.match_tokens)
+        if match_tokens := plan.edges[-1].match_tokens:
+            _, draft = own_text_names(draft, match_tokens)
         pair = PairKey(draft, verifier, regime.traffic)
         return Rung(regime.scale, plan, self._planner.agreement.curve(pair).mean, switching)
 

@@ -29,6 +29,8 @@ _MOST_DEVICE_WEIGHT = 0.1
 """What device time weighs against latency where many requests share the devices."""
 _LOOKUP_US = 30.0
 """Time per block of a member without a model."""
+_NO_PROPOSALS = np.ones(MAX_DRAFT_TOKENS + 1)
+"""Tokens of rounds without proposals, whatever their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,14 @@ class Regime:
 
 @dataclass(frozen=True, slots=True)
 class OwnTextRounds:
-    """Rounds of a target that continues its own text where it can, and else asks a drafter."""
+    """Rounds of a verifier that continues its own text where it can, and else asks a drafter."""
 
     share: float
     """Of the rounds: those from the own text."""
     tokens: Floats
-    """That these yield, shape [MAX_DRAFT_TOKENS]."""
+    """That these yield with 0, 1, ... proposals, shape [MAX_DRAFT_TOKENS + 1]."""
     drafted: Curve
     """Agreement in the others."""
-
-    def tokens_of(self, num_proposals: Floats) -> Floats:
-        """That rounds from the own text yield with so many proposals."""
-        return np.asarray(np.interp(num_proposals, LENGTHS, self.tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class Costs:
     _curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
     _hops: dict[str, list[tuple[str, float]]] | None = None
     """Observed ones, by verifier."""
-    _own_texts: "dict[tuple[str, int], OwnTextRounds | None]" = field(default_factory=dict)
+    _own_texts: dict[tuple[str, str, int], OwnTextRounds] = field(default_factory=dict)
 
     def is_known(self, member: str) -> bool:
         """Whether the member's times are known."""
@@ -170,23 +168,30 @@ class Costs:
                 found[drafts.rows[draft]] = hop_us
         return found
 
-    def own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
-        """What continuing the target's own text beside ``draft`` does; None: not known."""
-        key = draft, match_tokens
-        if key not in self._own_texts:
-            self._own_texts[key] = self._measure_own_text(draft, match_tokens)
-        return self._own_texts[key]
+    def knows_own_text(self, draft: str, verifier: str, match_tokens: int) -> bool:
+        """Whether it is known what ``verifier`` gains by continuing its own text."""
+        own, _ = own_text_names(draft, match_tokens)
+        return self.agreement.knows(own, verifier)
 
-    def _measure_own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
+    def own_text(self, draft: str, verifier: str, match_tokens: int) -> OwnTextRounds:
+        """Of ``verifier`` beside ``draft``; with 0 matching tokens, or where nothing is known of
+        it, the own text is never continued."""
+        key = draft, verifier, match_tokens
+        found = self._own_texts.get(key)
+        if found is None:
+            found = self._own_texts[key] = self._measure_own_text(*key)
+        return found
+
+    def _measure_own_text(self, draft: str, verifier: str, match_tokens: int) -> OwnTextRounds:
+        if not match_tokens or not self.knows_own_text(draft, verifier, match_tokens):
+            return OwnTextRounds(0.0, _NO_PROPOSALS, self.curve(draft, verifier))
         own, drafted = own_text_names(draft, match_tokens)
-        if not self.agreement.knows(own, self.target):
-            return None
-        curve = self.curve(own, self.target)
+        curve = self.curve(own, verifier)
         when_matched = Curve.make(curve.conditional, curve.mean, 0.0)
         return OwnTextRounds(
             1.0 - curve.empty,
-            _by_length(when_matched.token_array),
-            self.curve(drafted, self.target),
+            when_matched.token_array[: MAX_DRAFT_TOKENS + 1],
+            self.curve(drafted, verifier),
         )
 
     def can_overlap(self, draft: str, verifier: str) -> bool:

@@ -156,7 +156,7 @@ def as_plain(way: Candidate) -> dict[str, Any]:
         "num_draft_tokens": list(way.num_draft_tokens),
         "burst_tokens": [burst for _, burst, _ in way.takings()],
         "drafts_ahead": [ahead > 0 for ahead in way.aheads],
-        "match_tokens": way.match_tokens,
+        "match_tokens": list(way.match_tokens),
         "predicted_ms_per_token": way.predicted_us / 1e3,
         "device_ms_per_token": way.devices_us / 1e3,
     }

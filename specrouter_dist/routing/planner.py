@@ -8,24 +8,19 @@ cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import NamedTuple
 
 import numpy as np
 
 from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.costs import LENGTHS, MAX_DRAFT_TOKENS, Costs, Drafts, Floats, Regime
+from specrouter_dist.routing.knobs import Chain, best_settings
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
-from specrouter_dist.routing.rounds import (
-    Rounds,
-    burst_and_window,
-    possible_aheads,
-    possible_matches,
-)
+from specrouter_dist.routing.rounds import Rounds, Way, burst_and_window
 from specrouter_dist.routing.runs import Blocks, Taking
 
 _KEPT_WAYS = 3
@@ -34,8 +29,6 @@ _RANKED_CHAINS = 6
 """Most chains whose full cost is computed, the best by the dynamic programme,"""
 _MOST_UNDERRATED = 1.4
 """and by it no slower than the best of them by more than this."""
-_KEPT_SETTINGS = 3
-"""Of the lower levels of a chain, that are tried with the next level."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _UNKNOWN_PATIENCE_MS = 1000.0
@@ -52,8 +45,8 @@ class Candidate:
     """Time per token of each request's stream."""
     aheads: tuple[int, ...] = ()
     """Per edge: blocks that are taken at once where they were drafted ahead; 0: in lock-step."""
-    match_tokens: int = 0
-    """The target continues its own text where so many tokens match; 0: never."""
+    match_tokens: tuple[int, ...] = ()
+    """Per edge: the verifier continues its own text where so many tokens match; 0: never."""
     devices_us: float = 0.0
     """Time of all devices per token."""
 
@@ -102,13 +95,14 @@ class Planner:
         costs = self._costs(regime)
         if not costs.is_known(costs.target):
             return []
-        found = [self._evaluate(costs, chain) for chain in self._promising_chains(costs, most)]
+        found = self._evaluate(costs, list(self._promising_chains(costs, most)))
         return sorted(found, key=lambda way: regime.price_us(way.predicted_us, way.devices_us))
 
     def evaluate(self, chain: Sequence[str], regime: Regime) -> Candidate | None:
         """``chain`` with its best knobs; None if a member's times are unknown."""
         costs = self._costs(regime)
-        return self._evaluate(costs, chain) if self._is_known(costs, chain) else None
+        is_known = self._is_known(costs, chain)
+        return next(self._evaluate(costs, [tuple(chain)])) if is_known else None
 
     def predict(self, plan: Plan, regime: Regime) -> Prediction | None:
         """What a plan costs with the knobs that it has; None if times are unknown, or blocks are
@@ -124,21 +118,28 @@ class Planner:
             assert blocks is not None
             at = 0, 0, max(1, knobs.patience) - 1
             taking = Taking(*(np.full((1, 1, 1), float(k)) for k in (knobs.burst, knobs.window)))
-            rounds = Rounds.of(costs, (draft, verifier), blocks, taking, knobs.match_tokens)
+            way = Way(draft, verifier, blocks, match_tokens=knobs.match_tokens)
+            rounds = Rounds.of(costs, [way], taking)
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
             devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
-            blocks = rounds.blocks(at)
+            blocks = rounds.blocks([at])
         ratio = self.paces.ratio(plan.chain, regime.num_sessions)
         return Prediction(tau_us * ratio, devices_us * ratio, round_us)
 
-    def _evaluate(self, costs: Costs, chain: Sequence[str]) -> Candidate:
-        candidate = _with_best_knobs(costs, chain)
-        ratio = self.paces.ratio(candidate.chain, costs.regime.num_sessions)
-        return replace(
-            candidate,
-            predicted_us=candidate.predicted_us * ratio,
-            devices_us=candidate.devices_us * ratio,
-        )
+    def _evaluate(self, costs: Costs, chains: Sequence[Chain]) -> Iterator[Candidate]:
+        """Each with its best knobs, its times corrected by what was measured."""
+        num_sessions = costs.regime.num_sessions
+        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1])
+        for chain in chains:
+            ratio = self.paces.ratio(chain, num_sessions)
+            if len(chain) == 1:
+                alone_us = costs.alone_us(chain[0]) * ratio
+                yield Candidate(chain, (), alone_us, devices_us=alone_us / num_sessions)
+                continue
+            best = settings[chain]
+            times_us = best.predicted_us * ratio, best.devices_us * ratio
+            lengths, aheads, matches = zip(*best.edges, strict=True)
+            yield Candidate(chain, lengths, times_us[0], aheads, matches, times_us[1])
 
     def _is_known(self, costs: Costs, chain: Sequence[str]) -> bool:
         return all(member in self.lookups or costs.is_known(member) for member in chain)
@@ -204,68 +205,6 @@ class _Ways:
         return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
 
 
-class _Edge(NamedTuple):
-    """Knobs of one edge."""
-
-    length: int
-    ahead: int
-    match_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """The levels of a chain up to a verifier, with knobs."""
-
-    rounds: Rounds
-    at: tuple[int, int, int]
-    """Of these rounds: what is drafted ahead, how upstream is run, which length is waited for."""
-    edges: tuple[_Edge, ...]
-    """The drafter's first."""
-
-
-def _with_best_knobs(costs: Costs, chain: Sequence[str]) -> Candidate:
-    """The chain with its best lengths and ways of drafting."""
-    num_sessions = costs.regime.num_sessions
-    if len(chain) == 1:
-        alone_us = costs.alone_us(chain[0])
-        return Candidate(tuple(chain), (), alone_us, devices_us=alone_us / num_sessions)
-    settings: list[_Setting] = []
-    for pair in pairwise(chain):
-        settings = _extended(costs, pair, settings)
-    best = settings[0]
-    lengths, aheads, matches = zip(*best.edges, strict=True)
-    return Candidate(
-        tuple(chain),
-        lengths,
-        float(best.rounds.taus_us[best.at]),
-        aheads,
-        matches[-1],
-        float(best.rounds.token_devices_us(num_sessions)[best.at]),
-    )
-
-
-def _extended(costs: Costs, pair: tuple[str, str], below: Sequence[_Setting]) -> list[_Setting]:
-    """The best few settings of the levels ``below`` with a verifier on top, best first.
-
-    Several are kept: the fastest is not always what the next level makes the most of.
-    """
-    blocks, overshoot = Blocks.drawn(costs.drafting_us(pair[0])), np.zeros((1, 1))
-    if below:
-        blocks = Blocks.joined([setting.rounds.blocks(setting.at) for setting in below])
-        overshoot = np.array([[float(setting.edges[-1].length)] for setting in below])
-    edges = [setting.edges for setting in below] or [()]
-    aheads, matches = possible_aheads(costs, *pair), possible_matches(costs, *pair)
-    taking = Taking(*burst_and_window(LENGTHS, np.array(aheads)[:, None, None], overshoot))
-    rounds = [Rounds.of(costs, pair, blocks, taking, match) for match in matches]
-    prices_us = np.stack([each.prices_us(costs.regime) for each in rounds])
-    best = np.argsort(prices_us, axis=None, kind="stable")[:_KEPT_SETTINGS]
-    found = zip(*(of.tolist() for of in np.unravel_index(best, prices_us.shape)), strict=True)
-    return [
-        _Setting(rounds[m], (a, row, at), (*edges[row], _Edge(at + 1, aheads[a], matches[m])))
-        for m, a, row, at in found
-    ]
-
-
 def _patience_ms(candidate: Candidate, length: int) -> float:
     """Several times what a round takes, however slow the models are."""
     round_ms = candidate.predicted_us * (length + 1) / 1e3
@@ -276,15 +215,15 @@ def _patience_ms(candidate: Candidate, length: int) -> float:
 
 def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
     """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
-    last = len(candidate.chain) - 2
+    matches = candidate.match_tokens or (0,) * len(candidate.num_draft_tokens)
     edges = tuple(
         EdgeKnobs(
             window=window,
             burst=burst,
             patience=length,
             patience_ms=_patience_ms(candidate, length),
-            match_tokens=candidate.match_tokens if at == last else 0,
+            match_tokens=match_tokens,
         )
-        for at, (length, burst, window) in enumerate(candidate.takings())
+        for (length, burst, window), match_tokens in zip(candidate.takings(), matches, strict=True)
     )
     return Plan(number=number, chain=candidate.chain, edges=edges, threads=threads)

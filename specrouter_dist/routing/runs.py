@@ -10,12 +10,12 @@ over a run, by the renewal theorem.
 The simulator makes the same rounds with the real stages: tests/unit/simulation/test_runs.py holds
 predictions of random plans to 4 % of its times in the median for two levels, and 7 % for three.
 
-Arrays are of one shape, or of one that numpy makes the same; the last axis is the length of the
-block that is waited for.
+Arrays are over ways in which stages may be fed, and the length of the block that is waited for:
+shape ``[..., ways, MAX_DRAFT_TOKENS]``, or one that numpy makes the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from specrouter_dist.routing.agreement import Curve
 from specrouter_dist.routing.costs import LENGTHS, Floats
+from specrouter_dist.routing.interpolated import Interpolated
 
 _ROUNDS = 4
 """Of a run, that are told apart; the last two of them stand for all that follow."""
@@ -30,13 +31,11 @@ _JITTER = 0.1
 """Share by which the time of a verify varies."""
 _MOST_POSITIONS = 132
 """Of a run's first rounds, blocks and bonus tokens."""
-_POSITIONS = np.arange(_MOST_POSITIONS + 1)
 _AGREEMENTS = (0.01, 0.999)
 """Least and most per position: nothing is certain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(NamedTuple):
     """What upstream hands down to a stage, by the length of the block that is waited for."""
 
     times_us: Floats
@@ -52,16 +51,6 @@ class Blocks:
     held: Floats
     """Share of what is under way that goes on when upstream hears of a rejection: a forward, not
     the waiting for proposals."""
-    token_us: Floats = field(init=False)
-    """Time per token of a long stream."""
-    last_us: Floats = field(init=False)
-    """What the last unit takes beyond that: it is a whole one."""
-
-    def __post_init__(self) -> None:
-        token_us = self.unit_us / self.unit_tokens
-        last_us = np.maximum(0.0, self.times_us[..., -1:] - LENGTHS[-1] * token_us)
-        object.__setattr__(self, "token_us", token_us)
-        object.__setattr__(self, "last_us", last_us)
 
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
@@ -73,33 +62,35 @@ class Blocks:
     def of_rounds(
         cls,
         num_rounds: Floats,
-        first_us: float,
-        time_us: float,
-        num_tokens: float,
-        devices_us: float,
-        held: float,
+        first_us: Floats,
+        time_us: Floats,
+        num_tokens: Floats,
+        devices_us: Floats,
+        held: Floats,
     ) -> Self:
-        """By a stage that needs so many rounds for each length; its first begins with an upstream
+        """By stages that need so many rounds for each length; the first begins with an upstream
         at rest, all others are as rounds are in the mean."""
-        counts, one = num_rounds[None], np.ones((1, len(num_rounds)))
+        one = np.ones_like(num_rounds)
         return cls(
-            first_us + time_us * (counts - 1),
-            num_tokens * counts,
-            devices_us * counts,
+            first_us + time_us * (num_rounds - 1),
+            num_tokens * num_rounds,
+            devices_us * num_rounds,
             time_us * one,
             num_tokens * one,
             held * one,
         )
 
     @classmethod
-    def joined(cls, ways: Sequence[Self]) -> Self:
-        """All ways of these."""
-        names = [each.name for each in fields(cls) if each.init]
-        return cls(*(np.concatenate([getattr(way, name) for way in ways]) for name in names))
+    def joined(cls, rows: Sequence[tuple[Self, int]]) -> Self:
+        """One way each of several."""
+        return cls(*(np.array([of[k][row] for of, row in rows]) for k in range(len(cls._fields))))
 
     def more_us(self, num_tokens: Floats) -> Floats:
         """Until so many more are there."""
-        more_us: Floats = num_tokens * self.token_us + (num_tokens > 0) * self.last_us
+        token_us = self.unit_us / self.unit_tokens
+        # The last unit is a whole one.
+        last_us = np.maximum(0.0, self.times_us[..., -1:] - LENGTHS[-1] * token_us)
+        more_us: Floats = num_tokens * token_us + (num_tokens > 0) * last_us
         return more_us
 
 
@@ -119,42 +110,47 @@ class Taking:
         return is_ahead
 
 
-@dataclass(frozen=True, slots=True)
 class Verify:
-    """What a verify costs and yields."""
+    """What verifies cost and yield.
 
-    hop_us: float
-    """Between upstream and the stage, there and back."""
-    times_us: Floats
-    """By the number of proposals, from 1 on, as in ``LENGTHS``."""
-    slower: Floats
-    """By so many times, in each way that the stage takes proposals."""
-    survival: Floats
-    """Chance that the first so many tokens of upstream all stand, from 0 on, which is 1,"""
-    survivals: Floats
-    """and the sum of these."""
+    Args:
+        hop_us: between upstream and the stage, there and back, shape [ways, 1].
+        times_us: by the number of proposals, from 1 on, as in ``LENGTHS``.
+        slower: by so many times, in each way that the stage takes proposals.
+        curves: agreement with upstream, one per way.
+    """
 
-    @classmethod
-    def of(cls, hop_us: float, times_us: Floats, slower: Floats, curve: Curve) -> Self:
-        """With the agreement of the two; beyond what is known of it, as at its last position."""
-        conditional = np.full(_MOST_POSITIONS, curve.conditional[-1])
-        conditional[: len(curve.conditional)] = curve.conditional
-        survival = np.ones(_MOST_POSITIONS + 1)
-        np.cumprod(np.clip(conditional, *_AGREEMENTS), out=survival[1:])
-        survival[1:] *= max(1 - curve.empty, _AGREEMENTS[0])
-        return cls(hop_us, times_us, slower, survival, np.cumsum(survival))
+    __slots__ = ("_slower", "_times_us", "alike", "hop_us", "sum_alike")
+
+    def __init__(
+        self, hop_us: Floats, times_us: Floats, slower: Floats, curves: Sequence[Curve]
+    ) -> None:
+        self.hop_us = hop_us
+        self._times_us = Interpolated(times_us, first=1)
+        self._slower = slower
+        survival = _survival(curves)
+        self.alike = Interpolated(survival)
+        """Chance that the first so many tokens of upstream stand,"""
+        self.sum_alike = Interpolated(survival.cumsum(axis=1))
+        """and that of 0, 1, ... and so many tokens in sum: what a round of so many yields."""
 
     def time_us(self, num_proposals: Floats) -> Floats:
         """Of a forward."""
-        return self.slower * np.interp(num_proposals, LENGTHS, self.times_us)
+        return self._slower * self._times_us.at(num_proposals)
 
-    def alike(self, num_tokens: Floats) -> Floats:
-        """Chance that so many tokens of upstream stand."""
-        return np.asarray(np.interp(num_tokens, _POSITIONS, self.survival))
 
-    def sum_alike(self, num_tokens: Floats) -> Floats:
-        """Of the chances of 0, 1, ... and so many tokens: what a round of so many yields."""
-        return np.asarray(np.interp(num_tokens, _POSITIONS, self.survivals))
+def _survival(curves: Sequence[Curve]) -> Floats:
+    """Chances that the first 0, 1, ... tokens of upstream all stand, shape [ways, positions];
+    beyond what is known of a pair it agrees as at the last position."""
+    known = np.array([curve.conditional for curve in curves])
+    conditional = np.empty((len(curves), _MOST_POSITIONS))
+    conditional[:, : known.shape[1]] = known
+    conditional[:, known.shape[1] :] = known[:, -1:]
+    some = np.array([[max(1 - curve.empty, _AGREEMENTS[0])] for curve in curves])
+    survival = np.ones((len(curves), _MOST_POSITIONS + 1))
+    np.cumprod(conditional.clip(*_AGREEMENTS), axis=1, out=survival[:, 1:])
+    survival[:, 1:] *= some
+    return survival
 
 
 class Round(NamedTuple):
@@ -181,13 +177,14 @@ class _Made(NamedTuple):
     """How long it has been at it."""
 
 
-def mean_round(blocks: Blocks, taking: Taking, verify: Verify, goes_on: float) -> Round:
-    """The mean round of a stage whose upstream goes on during verifies.
+def mean_round(blocks: Blocks, taking: Taking, verify: Verify, goes_on: Floats) -> Round:
+    """The mean round of stages whose upstreams go on during verifies.
 
     Args:
-        goes_on: share of the rounds behind which upstream can go on if all has stood.
+        goes_on: share of the rounds behind which upstream can go on if all has stood, shape
+            [ways, 1].
     """
-    run = _Run(verify, max(goes_on, _AGREEMENTS[0]))
+    run = _Run(verify, np.maximum(goes_on, _AGREEMENTS[0]))
     num = np.minimum(blocks.num_tokens, taking.burst)
     left = blocks.num_tokens - num
     verify_us = verify.time_us(num)
@@ -242,7 +239,7 @@ def _sum_of_units(until: Floats) -> Floats:
 class _Run:
     """Rounds from one rejection to the next, each as often as it comes to it."""
 
-    def __init__(self, verify: Verify, goes_on: float) -> None:
+    def __init__(self, verify: Verify, goes_on: Floats) -> None:
         self._verify = verify
         self._goes_on = goes_on
         self._chances: list[Floats] = [np.ones(())]
@@ -259,7 +256,7 @@ class _Run:
         """The next round."""
         # The first token of a round is the verifier's own answer to the rejection, or the bonus.
         end = self._behind + num_proposals
-        total, alike = self._verify.sum_alike(end), self._verify.alike(end + 1)
+        total, alike = self._verify.sum_alike.at(end), self._verify.alike.at(end + 1)
         self._rounds.append((time_us, 1 + (total - self._total) / self._alike, num_proposals))
         self._chances.append(self._chances[-1] * self._goes_on * (alike / self._alike))
         self._behind, self._alike, self._total = end + 1, alike, total + alike

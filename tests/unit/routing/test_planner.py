@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
-from specrouter_dist.config import LookupMember
+from specrouter_dist.config import EdgeKnobs, LookupMember, Plan
 from specrouter_dist.routing.agreement import AgreementTable, Source
 from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.observations import (
@@ -119,17 +119,17 @@ class TestOwnText:
         made = router(TWO_US, {("small", "target"): 0.7})
         self.tell(made, share=0.5, matched=0.95, drafted=0.68)
         best = made.candidates(GREEDY)[0]
-        assert best.match_tokens == 3
+        assert best.match_tokens == (3,)
         assert to_plan(best, 1, 1).edges[-1].match_tokens == 3
 
     def test_and_not_where_matches_mislead(self) -> None:
         made = router(TWO_US, {("small", "target"): 0.7})
         self.tell(made, share=0.5, matched=0.2, drafted=0.7)
-        assert made.candidates(GREEDY)[0].match_tokens == 0
+        assert made.candidates(GREEDY)[0].match_tokens == (0,)
 
     def test_nor_where_nothing_is_known_of_it(self) -> None:
         made = router(TWO_US, {("small", "target"): 0.7})
-        assert made.candidates(GREEDY)[0].match_tokens == 0
+        assert made.candidates(GREEDY)[0].match_tokens == (0,)
 
     def test_the_cost_is_that_of_the_mixture(self) -> None:
         made = router(TWO_US, {("small", "target"): 0.7})
@@ -142,19 +142,45 @@ class TestOwnText:
         expected = (forward + 0.5 * block) / (0.5 * sum(tokens))
         assert found.predicted_us == pytest.approx(expected, rel=0.02)
 
-    def test_an_intermediate_verifier_waits_for_its_drafter(self) -> None:
+    @pytest.mark.parametrize("pair", [("small", "medium"), ("medium", "target")])
+    def test_each_verifier_of_a_chain_for_itself(self, pair: tuple[str, str]) -> None:
         made = router(
-            {"small": 100.0, "medium": 400.0, "target": 9000.0},
-            {("small", "medium"): 0.9, ("medium", "target"): 0.9, ("small", "target"): 0.3},
+            {"small": 300.0, "medium": 800.0, "target": 9000.0},
+            {("small", "medium"): 0.8, ("medium", "target"): 0.9, ("small", "target"): 0.3},
         )
-        own, beside = own_text_names("medium", 3)
+        draft, verifier = pair
+        own, beside = own_text_names(draft, 3)
         told = Observations()
-        told.pairs[PairKey(own, "target", GREEDY)] = survival(0.99, empty=0.5)
-        told.pairs[PairKey(beside, "target", GREEDY)] = survival(0.9)
+        told.pairs[PairKey(own, verifier, GREEDY)] = survival(0.99, empty=0.4)
+        told.pairs[PairKey(beside, verifier, GREEDY)] = survival(0.8)
         made.observe(told, 0.0)
         best = made.candidates(GREEDY)[0]
         assert best.chain == ("small", "medium", "target")
-        assert [edge.match_tokens for edge in to_plan(best, 1, 1).edges] == [0, 3]
+        matches = [edge.match_tokens for edge in to_plan(best, 1, 1).edges]
+        assert matches == ([3, 0] if verifier == "medium" else [0, 3])
+
+    def test_what_is_handed_down_comes_sooner(self) -> None:
+        """A stage that continues its own text needs fewer rounds and waits for nobody."""
+        taus_us = []
+        for share in (0.0, 0.5):
+            made = router(
+                {"small": 300.0, "medium": 800.0, "target": 9000.0},
+                {("small", "medium"): 0.8, ("medium", "target"): 0.9},
+            )
+            own, beside = own_text_names("small", 3)
+            told = Observations()
+            told.pairs[PairKey(own, "medium", GREEDY)] = survival(0.99, empty=1 - share)
+            told.pairs[PairKey(beside, "medium", GREEDY)] = survival(0.8)
+            made.observe(told, 0.0)
+            edges = tuple(
+                EdgeKnobs(window=w, burst=8, patience=4, match_tokens=m)
+                for w, m in ((8, 3), (13, 0))
+            )
+            plan = Plan(number=0, chain=("small", "medium", "target"), edges=edges)
+            predicted = made._planner.predict(plan, Regime(GREEDY))
+            assert predicted is not None
+            taus_us.append(predicted.predicted_us)
+        assert taus_us[1] < 0.95 * taus_us[0]
 
 
 class TestMeasurementDecides:

@@ -7,8 +7,9 @@ import pytest
 
 from specrouter_dist.routing.agreement import Curve
 from specrouter_dist.routing.costs import LENGTHS, Costs, Regime
+from specrouter_dist.routing.interpolated import Interpolated
 from specrouter_dist.routing.observations import ForwardKey, ForwardTimes, PairKey, Survival
-from specrouter_dist.routing.rounds import Rounds, burst_and_window, possible_aheads
+from specrouter_dist.routing.rounds import Rounds, Way, burst_and_window, possible_aheads
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.runs import Blocks, Taking
 from specrouter_dist.routing.traffic import GREEDY
@@ -51,8 +52,9 @@ def num_new(of: Curve, num_proposals: int, rng: random.Random) -> int:
 
 def rounds_of(costs: Costs, draft: str, verifier: str, ahead: int = 0) -> Rounds:
     """With blocks that the drafter draws."""
-    taking = Taking(*burst_and_window(LENGTHS, ahead, 0))
-    return Rounds.of(costs, (draft, verifier), Blocks.drawn(costs.drafting_us(draft)), taking)
+    taking = Taking(*burst_and_window(LENGTHS, np.full((1, 1, 1), ahead), np.zeros((1, 1))))
+    way = Way(draft, verifier, Blocks.drawn(costs.drafting_us(draft)))
+    return Rounds.of(costs, [way], taking)
 
 
 def on_one_device(costs: Costs) -> Costs:
@@ -64,8 +66,8 @@ def test_a_round_on_one_device_is_the_formula(costs: Costs) -> None:
     rounds = rounds_of(on_one_device(costs), "small", "target")
     tokens = costs.curve("small", "target").tokens
     for g in (1, 4, 16):
-        assert rounds.times_us[0, g - 1] == pytest.approx(g * 200.0 + HOP_US + 3000.0)
-        assert rounds.num_tokens[0, g - 1] == pytest.approx(tokens[g], rel=0.01)
+        assert rounds.times_us[0, 0, g - 1] == pytest.approx(g * 200.0 + HOP_US + 3000.0)
+        assert rounds.num_tokens[0, 0, g - 1] == pytest.approx(tokens[g], rel=0.01)
 
 
 def test_in_lock_step_every_round_takes_as_long(costs: Costs) -> None:
@@ -85,16 +87,21 @@ def test_whole_rounds_are_those_of_a_simulation(
     of, rng, num_runs = curve(*conditional), random.Random(0), 4000
     at = num_proposals - 1
     round_us = 700.0
+    all_alike = np.full((1, 1, len(LENGTHS)), round_us)
+    yields = Interpolated(np.array([of.tokens]))
     rounds = Rounds(
-        of,
-        LENGTHS[None],
-        np.full((1, len(LENGTHS)), round_us),
-        np.array([of.tokens[1 : len(LENGTHS) + 1]]),
-        np.full((1, len(LENGTHS)), round_us),
-        np.full((1, len(LENGTHS)), round_us),
-        np.full((1, len(LENGTHS)), 1.0),
+        yields,
+        yields,
+        np.zeros((1, 1)),
+        all_alike,
+        np.array([[of.tokens[1 : len(LENGTHS) + 1]]]),
+        all_alike,
+        all_alike,
+        np.ones_like(all_alike),
+        LENGTHS[None, None],
+        LENGTHS[None, None],
     )
-    blocks = rounds.blocks((0, at))
+    blocks = rounds.blocks([(0, 0, at)])
     for wanted in (1, 2, 5, 11):
         times_us = num_tokens = 0.0
         for _ in range(num_runs):
@@ -108,12 +115,12 @@ def test_whole_rounds_are_those_of_a_simulation(
 
 
 def test_a_verifier_feeds_all_that_its_upstream_hands_down(costs: Costs) -> None:
-    below = rounds_of(on_one_device(costs), "small", "medium").blocks((0, 7))
+    below = rounds_of(on_one_device(costs), "small", "medium").blocks([(0, 0, 7)])
     assert (below.num_tokens > LENGTHS).any()
-    taking = Taking(*burst_and_window(LENGTHS, 0, 8))
-    rounds = Rounds.of(costs, ("medium", "target"), below, taking)
+    taking = Taking(*burst_and_window(LENGTHS, np.zeros((1, 1, 1)), np.full((1, 1), 8)))
+    rounds = Rounds.of(costs, [Way("medium", "target", below)], taking)
     tokens = costs.curve("medium", "target").tokens
-    assert rounds.num_tokens[0, 0] == pytest.approx(
+    assert rounds.num_tokens[0, 0, 0] == pytest.approx(
         np.interp(below.num_tokens[0, 0], range(len(tokens)), tokens), rel=0.01
     )
 
