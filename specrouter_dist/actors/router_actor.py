@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +78,7 @@ class RouterActor:
         self._learned = self._memory.recall()
         """Whether there is something to decide about."""
         self._decided_at = -PERIOD_S
-        self._cpu_s = Counter[str]()
+        self._cpu_s: defaultdict[str, float] = defaultdict(float)
         """Of this thread, by what it was spent on."""
         loop = asyncio.get_running_loop()
         self._deciding = loop.create_task(self._run_for_ever())
