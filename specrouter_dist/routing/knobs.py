@@ -110,11 +110,10 @@ def _extended(costs: Costs, chains: Sequence[Chain], settings: _Settings) -> _Se
 
 def _way(costs: Costs, chain: Chain, below: Setting | None, match_tokens: int) -> Way:
     """``below``: how the chain is run without its last member; None: a drafter is all it is."""
-    if below is None:
-        return Way(
-            chain[-2], chain[-1], Blocks.drawn(costs.drafting_us(chain[-2])), 0, match_tokens
-        )
-    return Way(chain[-2], chain[-1], below.level.blocks, below.row, match_tokens)
+    blocks, row = Blocks.drawn(costs.drafting_us(chain[-2])), 0
+    if below is not None:
+        blocks, row = below.level.blocks, below.row
+    return Way(chain[-2], chain[-1], blocks, row, match_tokens)
 
 
 def _best_of_each(prices_us: Floats, chains: Sequence[Chain]) -> Iterator[tuple[int, int, int]]:
