@@ -53,7 +53,7 @@ class Regime:
 
 @dataclass(frozen=True, slots=True)
 class OwnTextRounds:
-    """Rounds of a target that continues its own text where it can, and else asks a drafter."""
+    """Rounds of a verifier that continues its own text where it can, and else asks a drafter."""
 
     share: float
     """Of the rounds: those from the own text."""
@@ -99,7 +99,7 @@ class Costs:
     _curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
     _hops: dict[str, list[tuple[str, float]]] | None = None
     """Observed ones, by verifier."""
-    _own_texts: "dict[tuple[str, int], OwnTextRounds | None]" = field(default_factory=dict)
+    _own_texts: "dict[tuple[str, str, int], OwnTextRounds | None]" = field(default_factory=dict)
 
     def is_known(self, member: str) -> bool:
         """Whether the member's times are known."""
@@ -170,23 +170,26 @@ class Costs:
                 found[drafts.rows[draft]] = hop_us
         return found
 
-    def own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
-        """What continuing the target's own text beside ``draft`` does; None: not known."""
-        key = draft, match_tokens
+    def own_text(self, draft: str, verifier: str, match_tokens: int) -> "OwnTextRounds | None":
+        """What it does that ``verifier`` continues its own text beside ``draft``; None: not
+        known."""
+        key = draft, verifier, match_tokens
         if key not in self._own_texts:
-            self._own_texts[key] = self._measure_own_text(draft, match_tokens)
+            self._own_texts[key] = self._measure_own_text(*key)
         return self._own_texts[key]
 
-    def _measure_own_text(self, draft: str, match_tokens: int) -> "OwnTextRounds | None":
+    def _measure_own_text(
+        self, draft: str, verifier: str, match_tokens: int
+    ) -> "OwnTextRounds | None":
         own, drafted = own_text_names(draft, match_tokens)
-        if not self.agreement.knows(own, self.target):
+        if not self.agreement.knows(own, verifier):
             return None
-        curve = self.curve(own, self.target)
+        curve = self.curve(own, verifier)
         when_matched = Curve.make(curve.conditional, curve.mean, 0.0)
         return OwnTextRounds(
             1.0 - curve.empty,
             _by_length(when_matched.token_array),
-            self.curve(drafted, self.target),
+            self.curve(drafted, verifier),
         )
 
     def can_overlap(self, draft: str, verifier: str) -> bool:

@@ -37,7 +37,7 @@ def possible_matches(costs: Costs, draft: str, verifier: str) -> list[int]:
     """From how many matching tokens on the verifier may continue its own text; 0: never."""
     if verifier != costs.target or draft in costs.lookups:
         return [0]
-    return [0, *(m for m in OWN_TEXT_MATCHES if costs.own_text(draft, m))]
+    return [0, *(m for m in OWN_TEXT_MATCHES if costs.own_text(draft, verifier, m))]
 
 
 def burst_and_window(
@@ -84,7 +84,7 @@ class Rounds:
         Args:
             match_tokens: from so many on the verifier continues its own text; 0: never.
         """
-        own = costs.own_text(pair[0], match_tokens) if match_tokens else None
+        own = costs.own_text(*pair, match_tokens) if match_tokens else None
         curve, slower = costs.curve(*pair), np.where(taking.is_ahead, costs.slowdown(*pair), 1.0)
         verify = Verify.of(
             costs.hop_us(*pair),
