@@ -39,7 +39,7 @@ def test_frames_under_way_at_once_count_once() -> None:
     receiver = trace(
         "b",
         [("wait", 0, 10), ("read", 0, 12)],
-        [("a", False, 11, ("x",)), ("a", False, 11, ("y",))],
+        [("a", False, 6, ("x",)), ("a", False, 11, ("y",))],
     )
     shares = shares_of(timeline_of([sender, receiver]))[1]
     assert (shares.kinds_ns[Kind.HOP], shares.kinds_ns[Kind.WAITING]) == (8_000, 2_000)
