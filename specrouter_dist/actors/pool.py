@@ -131,10 +131,9 @@ class RunningPool(RouterClient):
     def _ask_workers(self, method: str) -> list[Any]:
         calls = [getattr(worker, method).remote() for worker in self.workers.values()]
         try:
-            answers: list[Any] = ray.get(calls, timeout=_TRACE_TIMEOUT_S)
+            return list(ray.get(calls, timeout=_TRACE_TIMEOUT_S))
         except (RayActorError, GetTimeoutError) as error:
             raise UnavailableError(f"a worker does not answer: {type(error).__name__}") from None
-        return answers
 
     def _wait_for_members(self) -> Address:
         """Until every member is there once: the target's address."""
