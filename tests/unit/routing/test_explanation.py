@@ -215,6 +215,8 @@ def test_it_is_bounded(router: Router) -> None:
             ),
             200.0 + number,
         )
+    for number in range(300):
+        router.agreement.record(PairKey(f"{number}", "target", GREEDY), blocks(0.5))
     router.decide(700.0)
     router.journal.decisions.extend(3 * list(router.journal.decisions))
     content = explain(router, 700.0)
@@ -223,5 +225,5 @@ def test_it_is_bounded(router: Router) -> None:
     assert len(content["outcomes"]["us_per_token"]) == explanation._MOST_OUTCOMES
     assert content["outcomes"]["us_per_token"][-1]["traffic"]["task"] == "task 399"
     assert len(content["decisions"]) == explanation._MOST_DECISIONS
-    assert len(content["plans"]) <= 34
+    assert len(content["plans"]) <= 32
     assert len(json.dumps(content)) < 1_000_000
