@@ -43,14 +43,17 @@ def own_state() -> Iterator[Path]:
 
 def plan_of(use: PlanUse) -> Plan:
     """The plan that a request says it went with."""
-    knobs = zip(use.num_draft_tokens, use.burst_tokens, use.drafts_ahead, strict=True)
-    edges = [
-        EdgeKnobs(patience=length, burst=burst, window=burst + (length + 1) * ahead)
-        for length, burst, ahead in knobs
-    ]
-    if edges:
-        edges[-1] = edges[-1].model_copy(update={"match_tokens": use.match_tokens})
-    return Plan(chain=use.chain, edges=tuple(edges))
+    chain, *knobs = use.plan
+    edges = tuple(
+        EdgeKnobs(
+            patience=length,
+            burst=burst,
+            window=burst + (length + 1) * ahead,
+            match_tokens=match_tokens,
+        )
+        for length, burst, ahead, match_tokens in zip(*knobs, strict=True)
+    )
+    return Plan(chain=chain, edges=edges)
 
 
 def snapshot_file(folder: Path) -> Path:

@@ -10,11 +10,11 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
-from specrouter_dist.config import Plan
 from specrouter_dist.routing.evidence import Grounds
 from specrouter_dist.routing.journal import Decision, Outcome
 from specrouter_dist.routing.observations import OutcomeCounts, PairKey
-from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.outline import Outline
+from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, Rung
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import Traffic
@@ -128,21 +128,11 @@ def _kind(router: Router, kind: Traffic) -> dict[str, Any]:
 
 def _ladder(ladder: Ladder) -> dict[str, Any]:
     rungs = sorted(ladder.rungs, key=lambda rung: rung.scale)
-    return {**_plan(ladder.plan), "by_agreement": [_rung(rung) for rung in rungs]}
+    return {**Outline.of(ladder.plan).to_json(), "by_agreement": [_rung(rung) for rung in rungs]}
 
 
 def _rung(rung: Rung) -> dict[str, Any]:
-    return {"times_usual": rung.scale, **_plan(rung.plan)}
-
-
-def _plan(plan: Plan) -> dict[str, Any]:
-    return {
-        "chain": list(plan.chain),
-        "num_draft_tokens": [edge.patience for edge in plan.edges],
-        "burst_tokens": [edge.burst for edge in plan.edges],
-        "drafts_ahead": [edge.drafts_ahead for edge in plan.edges],
-        "match_tokens": plan.edges[-1].match_tokens if plan.edges else 0,
-    }
+    return {"times_usual": rung.scale, **Outline.of(rung.plan).to_json()}
 
 
 def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
@@ -152,11 +142,7 @@ def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
 def as_plain(way: Candidate) -> dict[str, Any]:
     """A chain that may be chosen."""
     return {
-        "chain": list(way.chain),
-        "num_draft_tokens": list(way.num_draft_tokens),
-        "burst_tokens": [burst for _, burst, _ in way.takings()],
-        "drafts_ahead": [ahead > 0 for ahead in way.aheads],
-        "match_tokens": way.match_tokens,
+        **Outline.of(to_plan(way, number=0, threads=1)).to_json(),
         "predicted_ms_per_token": way.predicted_us / 1e3,
         "device_ms_per_token": way.devices_us / 1e3,
     }
