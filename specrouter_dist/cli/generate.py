@@ -1,5 +1,6 @@
 """``specrouter generate``: prompts in, texts out."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from specrouter_dist.cli.options import (
 from specrouter_dist.cli.output import print_json
 
 if TYPE_CHECKING:
+    from specrouter_dist.cli.prompts import PromptRow
     from specrouter_dist.serving.results import GenerateResult
 
 
@@ -71,11 +73,16 @@ def generate(
     requests = session.requests(chain)
     with open_backend(session.pool, session.report, backend) as running:
         results = running.generate(requests, concurrency=concurrency)
-        for row, result in zip(session.rows, results, strict=True):
-            if as_json:
-                print_json(result.to_json(row.carried))
-            else:
-                _print_for_people(result)
+        _print(session.rows, results, as_json)
+
+
+def _print(rows: Iterable["PromptRow"], results: Iterable["GenerateResult"], as_json: bool) -> None:
+    """As they come."""
+    for row, result in zip(rows, results, strict=True):
+        if as_json:
+            print_json(result.to_json(row.carried))
+        else:
+            _print_for_people(result)
 
 
 def _print_for_people(result: "GenerateResult") -> None:
