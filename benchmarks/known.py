@@ -43,17 +43,17 @@ def own_state() -> Iterator[Path]:
 
 def plan_of(use: PlanUse) -> Plan:
     """The plan that a request says it went with."""
-    of_edges = (use.num_draft_tokens, use.burst_tokens, use.drafts_ahead, use.match_tokens)
-    edges = (
+    chain, *knobs = use.plan
+    edges = tuple(
         EdgeKnobs(
             patience=length,
             burst=burst,
             window=burst + (length + 1) * ahead,
             match_tokens=match_tokens,
         )
-        for length, burst, ahead, match_tokens in zip(*of_edges, strict=True)
+        for length, burst, ahead, match_tokens in zip(*knobs, strict=True)
     )
-    return Plan(chain=use.chain, edges=tuple(edges))
+    return Plan(chain=chain, edges=edges)
 
 
 def snapshot_file(folder: Path) -> Path:

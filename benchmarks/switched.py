@@ -46,7 +46,7 @@ class Best:
 
     def is_best(self, use: PlanUse) -> bool:
         """About as fast with the same chain."""
-        return use.chain == self.plan.chain and self.is_as_good(use)
+        return use.plan.chain == self.plan.chain and self.is_as_good(use)
 
 
 class Switches:

@@ -1,6 +1,6 @@
 """``specrouter generate``: prompts in, texts out."""
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,10 +18,12 @@ from specrouter_dist.cli.options import (
     PromptsOption,
     SeedOption,
     TemperatureOption,
+    TraceOption,
 )
 from specrouter_dist.cli.output import print_json
 
 if TYPE_CHECKING:
+    from specrouter_dist.cli.prompts import PromptRow
     from specrouter_dist.serving.results import GenerateResult
 
 
@@ -48,14 +50,7 @@ def generate(
     ] = False,
     backend: BackendOption = BackendName.RAY,
     concurrency: ConcurrencyOption = 1,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            "--trace",
-            help="A .json file: records where the time of each worker goes, for "
-            "ui.perfetto.dev or chrome://tracing, and prints the shares.",
-        ),
-    ] = None,
+    trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue one prompt, or every prompt of a file, in order.
@@ -85,11 +80,16 @@ def generate(
         tracing(running.running, trace, as_json=as_json),
     ):
         results = running.generate(requests, concurrency=concurrency)
-        for row, result in zip(session.rows, results, strict=True):
-            if as_json:
-                print_json(result.to_json(row.carried))
-            else:
-                _print_for_people(result)
+        _print(session.rows, results, as_json)
+
+
+def _print(rows: Iterable["PromptRow"], results: Iterable["GenerateResult"], as_json: bool) -> None:
+    """As they come."""
+    for row, result in zip(rows, results, strict=True):
+        if as_json:
+            print_json(result.to_json(row.carried))
+        else:
+            _print_for_people(result)
 
 
 def _print_for_people(result: "GenerateResult") -> None:

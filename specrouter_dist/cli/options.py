@@ -59,4 +59,12 @@ BackendOption = Annotated[
 ConcurrencyOption = Annotated[
     int, typer.Option("--concurrency", min=1, help="How many prompts run at a time.")
 ]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="A .json file: records where the time of each worker goes, for ui.perfetto.dev or "
+        "chrome://tracing, and prints the shares.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]

@@ -8,19 +8,13 @@ import torch
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
+from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import read_shape, refusal, rotary_table
-from specrouter_dist.engine.loading import (
-    TORCH_DTYPES,
-    Checkpoint,
-    attention_dtype,
-    checked_context,
-    checked_num_ids,
-    memory_plan,
-)
+from specrouter_dist.engine.loading import checked_context, checked_num_ids
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
@@ -100,31 +94,16 @@ class FastEngine:
         where = torch.device(device)
         context = checked_context(shape, context_tokens, kv_tokens)
         ids = checked_num_ids(shape, num_ids)
-        num_pages = pages_for(kv_tokens)
-        plan = memory_plan(
-            shape,
-            dtype=dtype,
-            int8=int8,
-            device=where,
-            kv_tokens=num_pages * PAGE_TOKENS,
-            num_ids=ids,
-        )
-        plan.check_fits(where)
-        kv_dtype = attention_dtype(dtype, where)
         with torch.inference_mode():
-            with Checkpoint(directory) as checkpoint:
-                decoder = LlamaDecoder(
-                    shape,
-                    checkpoint,
-                    dtype=TORCH_DTYPES[dtype],
-                    attention_dtype=kv_dtype,
-                    device=where,
-                    num_ids=ids,
-                    exact=exact,
-                    int8=int8,
-                )
-            cache = KvCache(
-                shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, where
+            decoder, cache = load_decoder(
+                directory,
+                shape,
+                dtype=dtype,
+                device=where,
+                num_pages=pages_for(kv_tokens),
+                num_ids=ids,
+                exact=exact,
+                int8=int8,
             )
             info = ModelInfo(
                 vocab_size=ids,

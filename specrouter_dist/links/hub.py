@@ -63,12 +63,7 @@ class Hub:
             ConfigError: the worker's name or the secret has an unusable length.
             LinkError: ``grpc_host`` is not an address of this node.
         """
-        if len(secret) < MIN_SECRET_BYTES:
-            raise ConfigError(
-                f"secret: at least {MIN_SECRET_BYTES} bytes, got {len(secret)}", field="secret"
-            )
-        if not 0 < len(worker.encode()) <= MAX_WORKER_NAME_BYTES:
-            raise ConfigError(f"worker: 1 to {MAX_WORKER_NAME_BYTES} bytes", field="worker")
+        _check_lengths(worker, secret)
         self._own = Peer(worker, incarnation)
         self._credentials = Credentials(self._own, secret)
         self._vocab_size = vocab_size
@@ -212,3 +207,12 @@ class Hub:
             self._peers.events.append(item)
         else:
             item()
+
+
+def _check_lengths(worker: str, secret: bytes) -> None:
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ConfigError(
+            f"secret: at least {MIN_SECRET_BYTES} bytes, got {len(secret)}", field="secret"
+        )
+    if not 0 < len(worker.encode()) <= MAX_WORKER_NAME_BYTES:
+        raise ConfigError(f"worker: 1 to {MAX_WORKER_NAME_BYTES} bytes", field="worker")

@@ -6,7 +6,7 @@ all kinds of requests and for narrower ones; what verifies of the pair itself ha
 with little evidence leaves the one below standing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import accumulate
@@ -113,6 +113,8 @@ class AgreementTable:
         self._curves: dict[tuple[str, str], dict[Traffic, Curve]] = {}
         self._drafts: dict[str, set[str]] = {}
         self._tokens: dict[str, dict[tuple[frozenset[str], Traffic], KnownTokens]] = {}
+        self._told_apart: set[Traffic] = set()
+        """Kinds in a task of which more is known than of their regimes."""
         self._places: dict[Origin, float] = {}
         self.scores = Scores()
 
@@ -134,7 +136,21 @@ class AgreementTable:
         self.scores.record(key, comparison, now_s)
         self._learned(key)
 
+    def keep(self, kinds: Container[Traffic]) -> None:
+        """Forgets what is known in a task, but of these kinds: others are as their regime."""
+        self._evidence = {
+            (key, source): evidence
+            for (key, source), evidence in self._evidence.items()
+            if not key.traffic.task or key.traffic in kinds
+        }
+        self.scores.keep(kinds)
+        self._told_apart = {kind for kind in self._told_apart if kind in kinds}
+        self._curves.clear()
+        self._tokens.clear()
+
     def _learned(self, key: PairKey) -> None:
+        if key.traffic.task:
+            self._told_apart.add(key.traffic)
         self._drafts.setdefault(key.verifier, set()).add(key.draft)
         # Narrower kinds may rest on this.
         self._curves.pop((key.draft, key.verifier), None)
@@ -144,10 +160,16 @@ class AgreementTable:
     def curve(self, key: PairKey) -> Curve:
         """What is known of the pair."""
         curves = self._curves.setdefault((key.draft, key.verifier), {})
-        curve = curves.get(key.traffic)
+        kind = self._narrowest(key.traffic)
+        curve = curves.get(kind)
         if curve is None:
-            curve = curves[key.traffic] = self._refine(key)
+            curve = curves[kind] = self._refine(key._replace(traffic=kind))
         return curve
+
+    def _narrowest(self, traffic: Traffic) -> Traffic:
+        """The same is known of it, and of few: clients name tasks as they like."""
+        is_own = traffic in self._told_apart or not traffic.task
+        return traffic if is_own else Traffic(traffic.regime)
 
     def knows(self, draft: str, verifier: str) -> bool:
         """Whether there is any evidence of the pair; without it the curve is that of all such."""
@@ -156,13 +178,13 @@ class AgreementTable:
     def known_tokens(self, drafts: frozenset[str], verifier: str, traffic: Traffic) -> KnownTokens:
         """Those of ``drafts`` of which there is evidence with this verifier, and the tokens that
         rounds with them yield. Kept until more is learned of the verifier's pairs."""
-        kept = self._tokens.setdefault(verifier, {})
-        found = kept.get((drafts, traffic))
+        kept, kind = self._tokens.setdefault(verifier, {}), self._narrowest(traffic)
+        found = kept.get((drafts, kind))
         if found is None:
             known = [draft for draft in self._drafts.get(verifier, ()) if draft in drafts]
-            curves = [self.curve(PairKey(draft, verifier, traffic)) for draft in known]
+            curves = [self.curve(PairKey(draft, verifier, kind)) for draft in known]
             tokens = np.array([curve.token_array for curve in curves])
-            found = kept[drafts, traffic] = known, tokens.reshape(len(known), MAX_POSITIONS + 1)
+            found = kept[drafts, kind] = known, tokens.reshape(len(known), MAX_POSITIONS + 1)
         return found
 
     def _refine(self, key: PairKey) -> Curve:

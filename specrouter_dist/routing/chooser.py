@@ -1,6 +1,6 @@
 """When a kind of requests gets another chain, and the ladder of plans that comes with it."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from specrouter_dist.config import Plan
@@ -39,6 +39,11 @@ class Chooser:
         """The best chain as last weighed, by kind of request and load."""
         self.waiting: set[tuple[Traffic, int]] = set()
         """Where a better chain was found that is to be confirmed in the next turn."""
+
+    def keep(self, kinds: Container[Traffic]) -> None:
+        """Forgets what was weighed for others."""
+        self._challengers = {of: way for of, way in self._challengers.items() if of[0] in kinds}
+        self.waiting = {of for of in self.waiting if of[0] in kinds}
 
     def better(self, plan: Plan, ways: Sequence[Candidate], regime: Regime) -> Candidate | None:
         """What is to replace ``plan``; None: nothing. ``ways``: all candidates, best first."""

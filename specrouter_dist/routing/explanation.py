@@ -10,13 +10,15 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
-from specrouter_dist.config import Plan
 from specrouter_dist.routing.evidence import Grounds
 from specrouter_dist.routing.journal import Decision, Outcome
-from specrouter_dist.routing.observations import OutcomeCounts, PairKey
+from specrouter_dist.routing.observations import OutcomeCounts, OutcomeKey, PairKey
+from specrouter_dist.routing.outline import Outline
+from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, Rung
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.state import LatencyState
 from specrouter_dist.routing.traffic import Traffic
 
 LENGTHS = (1, 2, 4, 8, 16)
@@ -32,7 +34,7 @@ _MOST_OUTCOMES = 200
 
 def explain(router: Router, now_s: float) -> dict[str, Any]:
     """Everything about ``router`` at ``now_s`` of its clock."""
-    journal, latency = router.journal, router.latency.state()
+    journal = router.journal
     return {
         "number": router.number,
         "num_refused": router.num_refused,
@@ -40,35 +42,11 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
         "plans": [_kind(router, kind) for kind in router.table.ladders],
         "context_tokens": router.latency.context_tokens,
         "members": [_member(router, member) for member in router.members],
-        "hops": [
-            {"draft": hop.draft, "verifier": hop.verifier, "us": hop.level.value}
-            for hop in islice(latency.hops, _MOST_HOPS)
-        ],
-        "slowdowns": [
-            {"beside": each.beside, "member": each.member, "ratio": each.ratio.value}
-            for each in islice(latency.slowdowns, _MOST_HOPS)
-        ],
+        **_crossings(router.latency.state()),
         "pairs": _pairs(router, now_s),
         "places_of_agreement": {of.value: at for of, at in router.agreement.places.items()},
-        "prepared": [
-            {
-                "draft": key.draft,
-                "traffic": key.traffic._asdict(),
-                "num_outcomes": key.num_outcomes,
-                **_judged("whole", counts, 0),
-                **_judged("rejected", counts, 1),
-            }
-            for key, counts in router.prepared.items()
-        ],
-        "paces": [
-            {
-                "chain": list(pace.chain),
-                "num_sessions": pace.num_sessions,
-                "ratio": router.paces.ratio(pace.chain, pace.num_sessions),
-            }
-            for pace in nsmallest(_MOST_PACES, router.paces.state(), lambda p: p.variance)
-            if pace.chain
-        ],
+        "prepared": [_prepared(key, counts) for key, counts in router.prepared.items()],
+        "paces": _paces(router.paces),
         "decisions": [_decision(one, now_s) for one in _newest(journal.decisions, _MOST_DECISIONS)],
         "outcomes": {
             "us_per_token": _outcomes(journal.paces, now_s),
@@ -80,15 +58,6 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
             "tokens_per_round": median_error(journal.agreements),
             "tokens_per_round_by_similarity": median_error(journal.similarities),
         },
-    }
-
-
-def _judged(name: str, counts: OutcomeCounts, which: int) -> dict[str, float]:
-    num_blocks, num_ready = counts.num_blocks[which], counts.num_ready[which]
-    return {
-        f"num_{name}": num_blocks,
-        f"share_of_{name}_ready": num_ready / max(1, num_blocks),
-        f"tokens_per_ready_{name}": counts.num_tokens[which] / max(1, num_ready),
     }
 
 
@@ -128,21 +97,11 @@ def _kind(router: Router, kind: Traffic) -> dict[str, Any]:
 
 def _ladder(ladder: Ladder) -> dict[str, Any]:
     rungs = sorted(ladder.rungs, key=lambda rung: rung.scale)
-    return {**_plan(ladder.plan), "by_agreement": [_rung(rung) for rung in rungs]}
+    return {**Outline.of(ladder.plan).to_json(), "by_agreement": [_rung(rung) for rung in rungs]}
 
 
 def _rung(rung: Rung) -> dict[str, Any]:
-    return {"times_usual": rung.scale, **_plan(rung.plan)}
-
-
-def _plan(plan: Plan) -> dict[str, Any]:
-    return {
-        "chain": list(plan.chain),
-        "num_draft_tokens": [edge.patience for edge in plan.edges],
-        "burst_tokens": [edge.burst for edge in plan.edges],
-        "drafts_ahead": [edge.drafts_ahead for edge in plan.edges],
-        "match_tokens": [edge.match_tokens for edge in plan.edges],
-    }
+    return {"times_usual": rung.scale, **Outline.of(rung.plan).to_json()}
 
 
 def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
@@ -152,7 +111,7 @@ def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
 def as_plain(way: Candidate) -> dict[str, Any]:
     """A chain that may be chosen."""
     return {
-        **_plan(to_plan(way, number=0, threads=1)),
+        **Outline.of(to_plan(way, number=0, threads=1)).to_json(),
         "predicted_ms_per_token": way.predicted_us / 1e3,
         "device_ms_per_token": way.devices_us / 1e3,
     }
@@ -172,6 +131,52 @@ def _member(router: Router, member: str) -> dict[str, Any]:
         "drafting_us": {tokens: us for tokens, us in drafting.items() if us is not None},
         "per_context_token_us": latency.per_context_token_us(member),
     }
+
+
+def _crossings(latency: LatencyState) -> dict[str, list[dict[str, Any]]]:
+    """What members that work together add to each other's times."""
+    return {
+        "hops": [
+            {"draft": hop.draft, "verifier": hop.verifier, "us": hop.level.value}
+            for hop in islice(latency.hops, _MOST_HOPS)
+        ],
+        "slowdowns": [
+            {"beside": each.beside, "member": each.member, "ratio": each.ratio.value}
+            for each in islice(latency.slowdowns, _MOST_HOPS)
+        ],
+    }
+
+
+def _prepared(key: OutcomeKey, counts: OutcomeCounts) -> dict[str, Any]:
+    return {
+        "draft": key.draft,
+        "traffic": key.traffic._asdict(),
+        "num_outcomes": key.num_outcomes,
+        **_judged("whole", counts, 0),
+        **_judged("rejected", counts, 1),
+    }
+
+
+def _judged(name: str, counts: OutcomeCounts, which: int) -> dict[str, float]:
+    num_blocks, num_ready = counts.num_blocks[which], counts.num_ready[which]
+    return {
+        f"num_{name}": num_blocks,
+        f"share_of_{name}_ready": num_ready / max(1, num_blocks),
+        f"tokens_per_ready_{name}": counts.num_tokens[which] / max(1, num_ready),
+    }
+
+
+def _paces(paces: PaceTable) -> list[dict[str, Any]]:
+    """Those of which most is known; not what the machine does to all."""
+    return [
+        {
+            "chain": list(pace.chain),
+            "num_sessions": pace.num_sessions,
+            "ratio": paces.ratio(pace.chain, pace.num_sessions),
+        }
+        for pace in nsmallest(_MOST_PACES, paces.state(), lambda p: p.variance)
+        if pace.chain
+    ]
 
 
 def _pairs(router: Router, now_s: float) -> list[dict[str, Any]]:

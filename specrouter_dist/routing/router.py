@@ -12,6 +12,7 @@ from specrouter_dist.routing.comparisons import Comparisons
 from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.evidence import Grounds, Source
 from specrouter_dist.routing.journal import Decision, Journal, note_blocks
+from specrouter_dist.routing.kinds import Kinds
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
     ForwardKey,
@@ -29,15 +30,11 @@ from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable
 from specrouter_dist.routing.replay import Replays
-from specrouter_dist.routing.traffic import ROOTS, Traffic
+from specrouter_dist.routing.traffic import Traffic
 
 _FORGET_EVERY_S = 1.0
-_FRESH_S = 10.0
-"""Kinds and loads seen since then are decided about in every turn."""
 _OTHERS_EVERY = 3
 """Of so many turns one weighs a kind and a load that were not seen lately, too."""
-_MOST_KINDS = 32
-"""Kinds of requests with plans of their own; the one not seen for longest gives way."""
 _KEPT_CANDIDATES = 6
 """Best ones that are kept of each weighing, for people."""
 
@@ -86,11 +83,10 @@ class Router:
         """Of the newest table."""
         self._turn = 0
         self._forgot_s = -_FORGET_EVERY_S
-        self._seen_s: dict[tuple[Traffic, int], float] = {}
-        """When each kind was last seen at each of the loads."""
         self._cadence = Cadence()
-        self._kinds: dict[Traffic, dict[int, tuple[Candidate, ...]]] = {k: {} for k in ROOTS}
-        """Seen so far, the most recent last; the best candidates of each load, as last weighed."""
+        self._kinds = Kinds()
+        self._weighed: dict[tuple[Traffic, int], tuple[Candidate, ...]] = {}
+        """The best candidates of each kind and load, as last weighed."""
         self.members = (*lookups, *models)
         """All names; the last is the target's."""
         self.table = PlanTable.only(Plan(chain=(models[-1],), threads=threads))
@@ -153,14 +149,18 @@ class Router:
             if (alike := self.agreement.expected(pair)) is not None:
                 note_blocks(self.journal.similarities, pair, alike, survival, now_s)
         for pair, survival in judged:
-            self.agreement.record(pair, survival, source, now_s)
+            self.agreement.record(self._kept(pair), survival, source, now_s)
 
     def _compare(self, reading: LawReading, now_s: float) -> None:
         if not self._comparisons.is_plausible(reading):
             self.num_refused += 1
             return
         for pair, comparison in self._comparisons.add(reading):
-            self.agreement.compare(pair, comparison, now_s)
+            self.agreement.compare(self._kept(pair), comparison, now_s)
+
+    def _kept(self, pair: PairKey) -> PairKey:
+        """As what is learned of the pair is kept."""
+        return pair._replace(traffic=self._kinds.narrowest(pair.traffic))
 
     def _pace(self, key: PaceKey, pace: Pace, now_s: float) -> None:
         self._see(key.traffic, now_s, LOADS.index(key.num_sessions))
@@ -173,18 +173,16 @@ class Router:
 
     def _see(self, traffic: Traffic, now_s: float, load: int = 0) -> None:
         """Kinds that are seen have plans of their own. ``load`` is an index of ``LOADS``."""
-        cells = [(kind, load) for kind in traffic.lineage()]
-        if not all(self._is_fresh(cell, now_s) for cell in cells):
+        if not self._kinds.is_fresh(traffic, load, now_s):
             self._cadence.hurry()
-        self._seen_s.update((cell, now_s) for cell in cells)
-        if traffic not in ROOTS:
-            self._kinds[traffic] = self._kinds.pop(traffic, {})
-        while len(self._kinds) > _MOST_KINDS:
-            oldest = next(kind for kind in self._kinds if kind not in ROOTS)
-            del self._kinds[oldest]
-            for at, load in enumerate(LOADS):
-                self._seen_s.pop((oldest, at), None)
-                self._chooser.waiting.discard((oldest, load))
+        if self._kinds.see(traffic, load, now_s):
+            self._keep_kinds()
+
+    def _keep_kinds(self) -> None:
+        """Of kinds that have given way nothing stays."""
+        self.agreement.keep(self._kinds)
+        self._chooser.keep(self._kinds)
+        self._weighed = {of: ways for of, ways in self._weighed.items() if of[0] in self._kinds}
 
     # -- remembering and explaining --------------------------------------------------------------
 
@@ -195,13 +193,15 @@ class Router:
 
     def weighed(self, traffic: Traffic, num_sessions: int) -> tuple[Candidate, ...]:
         """The best candidates as last weighed, best first; empty for a kind not seen lately."""
-        return self._kinds.get(traffic, {}).get(num_sessions, ())
+        return self._weighed.get((traffic, num_sessions), ())
 
     def resume(self, number: int, kinds: Iterable[Traffic], now_s: float) -> None:
-        """Goes on behind the plans of an earlier router: lower numbers would be ignored."""
+        """Goes on behind the plans of an earlier router: lower numbers would be ignored. Of other
+        kinds than its nothing is kept."""
         self.number = max(self.number, number)
         for kind in kinds:
             self._see(kind, now_s)
+        self._keep_kinds()
 
     # -- deciding ------------------------------------------------------------------------------
 
@@ -261,8 +261,7 @@ class Router:
         kind, load = cell
         if (kind, LOADS[load]) in self._chooser.waiting:
             return True
-        seen_s = self._seen_s.get(cell)
-        return seen_s is not None and 0.0 <= now_s - seen_s < _FRESH_S
+        return self._kinds.is_fresh(kind, load, now_s)
 
     def _choose(
         self, ladder: Ladder, traffic: Traffic, num_sessions: int, now_s: float
@@ -273,7 +272,7 @@ class Router:
         if not candidates:
             return None
         weighed = tuple(candidates[:_KEPT_CANDIDATES])
-        self._kinds[traffic][num_sessions] = weighed
+        self._weighed[traffic, num_sessions] = weighed
         best = self._chooser.better(ladder.plan, candidates, regime)
         if best is None:
             return None

@@ -1,6 +1,6 @@
 """What similarity says of pairs, by kind of request: what to expect before anything is drafted."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from specrouter_dist.routing.comparisons import Comparison, Origin
@@ -88,6 +88,14 @@ class Scores:
                 self._scores[of].add(comparison, now_s)
             else:
                 self._scores[of] = Score(comparison, now_s)
+
+    def keep(self, kinds: Container[Traffic]) -> None:
+        """Forgets scores in a task, but of these kinds."""
+        self._scores = {
+            (key, origin): score
+            for (key, origin), score in self._scores.items()
+            if not key.traffic.task or key.traffic in kinds
+        }
 
     def get(self, key: PairKey, origin: Origin) -> Score | None:
         """For this kind of request alone, read off such texts."""

@@ -18,6 +18,7 @@ from specrouter_dist.config import Plan
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.errors import SpecRouterError
 from specrouter_dist.links.control import Failed, FinishReason, Output, Submit
+from specrouter_dist.routing.outline import Outline
 from specrouter_dist.serving.results import (
     GenerateRequest,
     GenerateResult,
@@ -136,7 +137,7 @@ class Generation:
                 ),
                 levels=levels,
                 num_rounds=stats["num_rounds"],
-                plans=tuple(PlanUse(*plan) for plan in stats["plans"]),
+                plans=tuple(PlanUse(after, Outline(*plan)) for after, plan in stats["plans"]),
             ),
             logprobs=tuple(self._logprobs),
         )

@@ -10,6 +10,7 @@ from typing import Any
 from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import FinishReason
+from specrouter_dist.routing.outline import Outline
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
 
@@ -100,19 +101,11 @@ class PlanUse:
 
     after_rounds: int
     """Of the target."""
-    chain: tuple[str, ...]
-    num_draft_tokens: tuple[int, ...]
-    """That are waited for, per edge, the drafter's first."""
-    burst_tokens: tuple[int, ...]
-    """Per edge: so many are taken at most."""
-    drafts_ahead: tuple[bool, ...]
-    """Per edge: the next block is drafted during the verify."""
-    match_tokens: tuple[int, ...]
-    """Per edge: the verifier continues its own text where so many tokens match; 0: never."""
+    plan: Outline
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {"after_rounds": self.after_rounds, **self.plan.to_json()}
 
 
 @dataclass(frozen=True, slots=True)

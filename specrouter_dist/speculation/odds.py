@@ -8,8 +8,9 @@ _GAP_EDGES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _PRIOR_GAPS = (0.06, 0.18, 0.37, 0.75, 1.5, 3.0, 6.0, 12.0)
 """Typical of what lies between the edges."""
 _PRIOR_WEIGHT = 4.0
-_PRIOR_SHARE = 0.6
-"""Of the tokens that do not stand: the runner-up stands instead."""
+_PRIOR_SHARE = 0.35
+"""Of the tokens that do not stand: the runner-up stands instead. Measured on recorded texts of the
+embedded pool (``runner_up_agreement``): 0.28 to 0.39, by pair."""
 _MOST_WEIGHT = 512.0
 """What is older counts less and less."""
 

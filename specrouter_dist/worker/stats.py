@@ -4,18 +4,13 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from specrouter_dist.config import Plan
+from specrouter_dist.routing.outline import Outline
 
 if TYPE_CHECKING:
     from specrouter_dist.worker.session import Session
 
 MAX_PLANS = 32
 """The newest of them are told."""
-
-PlainPlan = tuple[
-    int, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[bool, ...], tuple[int, ...]
-]
-"""The round from which on; chain; by edge, lengths of blocks, what is taken at most, whether blocks
-are drafted ahead, and from how many matching tokens on the verifier continues its own text."""
 
 
 class Plans:
@@ -24,21 +19,14 @@ class Plans:
     __slots__ = ("noted",)
 
     def __init__(self) -> None:
-        self.noted: tuple[PlainPlan, ...] = ()
+        self.noted: tuple[tuple[int, Outline], ...] = ()
+        """Each with the round of the target after which it held."""
 
     def note(self, plan: Plan, num_rounds: int) -> None:
         """``plan`` holds after so many rounds. The same way under another number is no other."""
-        edges = plan.edges
-        plain: PlainPlan = (
-            num_rounds,
-            plan.chain,
-            tuple(edge.patience for edge in edges),
-            tuple(edge.burst for edge in edges),
-            tuple(edge.drafts_ahead for edge in edges),
-            tuple(edge.match_tokens for edge in edges),
-        )
-        if not self.noted or self.noted[-1][1:] != plain[1:]:
-            self.noted = (*self.noted[-MAX_PLANS + 1 :], plain)
+        outline = Outline.of(plan)
+        if not self.noted or self.noted[-1][1] != outline:
+            self.noted = (*self.noted[-MAX_PLANS + 1 :], (num_rounds, outline))
 
 
 def stats_of(session: "Session") -> dict[str, object]:

@@ -8,7 +8,7 @@ import pytest
 
 from specrouter_dist.routing import explanation
 from specrouter_dist.routing.comparisons import Origin
-from specrouter_dist.routing.explanation import explain, median_error
+from specrouter_dist.routing.explanation import as_plain, explain, median_error
 from specrouter_dist.routing.journal import Outcome
 from specrouter_dist.routing.observations import (
     Observations,
@@ -18,7 +18,8 @@ from specrouter_dist.routing.observations import (
     PaceKey,
     PairKey,
 )
-from specrouter_dist.routing.plans import LOADS
+from specrouter_dist.routing.planner import Candidate, to_plan
+from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import GREEDY, ROOTS, Traffic
 from tests.unit.routing.learned import WARM, blocks, learned_router, measured, new_router
@@ -71,10 +72,21 @@ def test_plans_are_listed_by_kind_and_load_with_the_candidates_that_were_weighed
     assert [rung["times_usual"] for rung in greedy["by_agreement"]] == [0.2, 0.4, 0.6, 0.8, 1, 1.15]
     times = [way["predicted_ms_per_token"] for way in greedy["candidates"]]
     assert times == sorted(times)
-    assert greedy["candidates"][0]["chain"] == greedy["chain"]
-    knobs = ("num_draft_tokens", "burst_tokens", "drafts_ahead", "match_tokens")
-    for way in (greedy, *greedy["candidates"]):
-        assert {len(way[name]) for name in knobs} == {len(way["chain"]) - 1}
+    best = greedy["candidates"][0]
+    knobs = ("chain", "num_draft_tokens", "burst_tokens", "drafts_ahead", "match_tokens")
+    assert [best[name] for name in knobs] == [greedy[name] for name in knobs]
+
+
+def test_where_a_stage_continues_its_own_text_is_told_by_edge() -> None:
+    router = learned_router(now_s=100.0)
+    way = Candidate(("small", "medium", "target"), (2, 4), 1000.0, (0, 1), (0, 3))
+    ladder = Ladder.only(to_plan(way, 1, 1))
+    router.table = PlanTable({GREEDY: (ladder,) * len(LOADS)})
+    (kind,) = explain(router, 100.0)["plans"]
+    (rung,) = kind["loads"][0]["by_agreement"]
+    assert rung["match_tokens"] == kind["loads"][0]["match_tokens"] == [0, 3]
+    assert as_plain(way)["match_tokens"] == [0, 3]
+    assert as_plain(way)["drafts_ahead"] == rung["drafts_ahead"] == [False, True]
 
 
 def test_members_have_their_times_and_a_lookup_has_none(router: Router) -> None:
@@ -218,6 +230,8 @@ def test_it_is_bounded(router: Router) -> None:
             ),
             200.0 + number,
         )
+    for number in range(300):
+        router.agreement.record(PairKey(f"{number}", "target", GREEDY), blocks(0.5))
     router.decide(700.0)
     router.journal.decisions.extend(3 * list(router.journal.decisions))
     content = explain(router, 700.0)
@@ -226,5 +240,5 @@ def test_it_is_bounded(router: Router) -> None:
     assert len(content["outcomes"]["us_per_token"]) == explanation._MOST_OUTCOMES
     assert content["outcomes"]["us_per_token"][-1]["traffic"]["task"] == "task 399"
     assert len(content["decisions"]) == explanation._MOST_DECISIONS
-    assert len(content["plans"]) <= 34
+    assert len(content["plans"]) <= 32
     assert len(json.dumps(content)) < 1_000_000

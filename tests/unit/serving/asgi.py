@@ -91,7 +91,13 @@ async def _call(
         if len(reply.parts) == hang_up_after:
             gone.set()
 
-    scope = {
+    async with asyncio.timeout(PATIENCE_S):
+        await app(_scope(method, path), receive, send)
+    return reply
+
+
+def _scope(method: str, path: str) -> MutableMapping[str, Any]:
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
@@ -105,6 +111,3 @@ async def _call(
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    async with asyncio.timeout(PATIENCE_S):
-        await app(scope, receive, send)
-    return reply

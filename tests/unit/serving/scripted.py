@@ -16,7 +16,10 @@ STATS: dict[str, object] = {
     "levels": (("small", "target", 9, 4, 3, 2),),
     "device_us": 6000,
     "num_rounds": 4,
-    "plans": ((0, ("target",), (), (), (), 0), (2, ("small", "target"), (3,), (3,), (False,), 6)),
+    "plans": (
+        (0, (("target",), (), (), (), ())),
+        (2, (("small", "target"), (3,), (3,), (False,), (6,))),
+    ),
 }
 """Three verifying rounds: 0, 2 and 2 of 3 proposals accepted."""
 

@@ -6,6 +6,7 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specrouter_dist.routing.outline import Outline
 from specrouter_dist.serving.results import (
     GenerateResult,
     GenerationMetrics,
@@ -20,7 +21,7 @@ def result(speculation: SpeculationMetrics) -> GenerateResult:
     level = LevelMetrics(
         draft="small", verifier="target", proposed=9, accepted=6, rounds=4, truncations=2
     )
-    plan = PlanUse(2, ("small", "target"), (3,), (6,), (True,), (6,))
+    plan = PlanUse(2, Outline(("small", "medium", "target"), (3, 4), (6, 7), (True, False), (0, 3)))
     return GenerateResult(
         text="hé",
         token_ids=array(TOKEN_TYPECODE, [7, 8, 9, 0]),
@@ -67,11 +68,11 @@ def test_a_result_has_the_promised_fields() -> None:
             "plans": [
                 {
                     "after_rounds": 2,
-                    "chain": ["small", "target"],
-                    "num_draft_tokens": [3],
-                    "burst_tokens": [6],
-                    "drafts_ahead": [True],
-                    "match_tokens": [6],
+                    "chain": ["small", "medium", "target"],
+                    "num_draft_tokens": [3, 4],
+                    "burst_tokens": [6, 7],
+                    "drafts_ahead": [True, False],
+                    "match_tokens": [0, 3],
                 }
             ],
         },

@@ -21,3 +21,9 @@ def test_judgements_outweigh_the_prior_and_old_ones_fade() -> None:
         odds.learn(3.0, lost=True, replaced=True)
     assert odds.replaced(3.0) > 0.8
     assert odds.stands(0.2) == Odds().stands(0.2)
+
+
+def test_before_any_judgement_a_runner_up_is_the_verifiers_as_often_as_was_measured() -> None:
+    odds = Odds()
+    for gap in (0.0, 0.7, 3.0):
+        assert 0.28 <= odds.replaced(gap) / (1 - odds.stands(gap)) <= 0.39
