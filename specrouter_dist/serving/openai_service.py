@@ -17,15 +17,17 @@ from specrouter_dist.errors import (
     RequestError,
     UnavailableError,
 )
-from specrouter_dist.links.control import Failed, Output
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory, parse_chain
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.serving.client import Chunk, Client, Generation, to_error
+from specrouter_dist.serving.choices import Runner
+from specrouter_dist.serving.client import Client
+from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
-from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest, parse_body
+from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
 
 HEALTH_TIMEOUT_S = 10.0
@@ -43,8 +45,8 @@ class PlanOf(Protocol):
 class Job:
     """One checked request."""
 
-    generation: GenerateRequest
-    plan: Plan | None
+    choices: tuple[GenerateRequest, ...]
+    """All of the first prompt, then all of the second, ..."""
     answer: Answer
     stream: bool
     includes_usage: bool
@@ -70,14 +72,13 @@ class OpenAIService:
         pool: Pool,
         plan_of: PlanOf,
     ) -> None:
-        self._client = client
+        self._runner = Runner(client, tokenizer, report.eos_ids)
         self._tokenizer = tokenizer
         self._report = report
         self._pool = pool
         self._plan_of = plan_of
         self._context_tokens = report.member(pool.config.target.name).context_tokens
         self._started = int(time.time())
-        self._num_outputs = 0
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -136,25 +137,28 @@ class OpenAIService:
         Raises:
             SpecRouterError: as the target's worker reported it.
         """
-        return job.answer.whole(await self._result(job.generation, job.plan))
+        return job.answer.whole(await self._runner.results(job.choices))
 
     async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer as it comes: one object per round of the target. Closing it early cancels.
+        """The answer as it comes: one object per round of a choice. Closing it early cancels all.
 
         Raises:
             SpecRouterError: as the target's worker reported it, also in the middle.
         """
         num_tokens = 0
-        async with aclosing(self._rounds(job.generation, job.plan)) as rounds:
-            async for chunk in rounds:
+        results: dict[int, GenerateResult] = {}
+        async with aclosing(self._runner.rounds(job.choices)) as rounds:
+            async for index, chunk in rounds:
                 num_tokens += len(chunk.tokens)
-                event = job.answer.event(chunk)
+                event = job.answer.event(index, chunk)
                 if job.includes_usage:
                     always = job.includes_usage_always
                     event["usage"] = job.answer.usage(num_tokens) if always else None
                 yield event
-                if chunk.result is not None and job.includes_usage:
-                    yield job.answer.last_event(chunk.result)
+                if chunk.result is not None:
+                    results[index] = chunk.result
+        if job.includes_usage:
+            yield job.answer.last_event([results[index] for index in sorted(results)])
 
     async def health(self) -> dict[str, Any]:
         """Generates real tokens with the router's chain.
@@ -164,15 +168,15 @@ class OpenAIService:
         Raises:
             UnavailableError: no token came in time.
         """
-        before = self._num_outputs
+        before = self._runner.num_outputs
         sampling = SamplingParams(max_tokens=_HEALTH_TOKENS, temperature=0.0, ignore_eos=True)
         request = GenerateRequest(self._tokenizer.encode("Health"), sampling)
         started = time.perf_counter()
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                result = await self._result(request, None)
+                (result,) = await self._runner.results([request])
         except (TimeoutError, NoRoomError):
-            if self._num_outputs > before:
+            if self._runner.num_outputs > before:
                 return {"status": "busy", "model": self.model}
             raise UnavailableError(f"no token came within {HEALTH_TIMEOUT_S:.0f} s") from None
         return {
@@ -184,54 +188,59 @@ class OpenAIService:
         }
 
     def _completion(self, request: CompletionRequest) -> Job:
-        if isinstance(request.prompt, str):
-            prompt_ids = self._tokenizer.encode(request.prompt)
-        else:
-            self._check_ids(request.prompt, "prompt")
-            prompt_ids = array(TOKEN_TYPECODE, request.prompt)
-        return self._job(request, prompt_ids)
+        return self._job(request, [self._encode(prompt) for prompt in request.prompt])
+
+    def _encode(self, prompt: str | tuple[int, ...]) -> TokenArray:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt)
+        self._check_ids(prompt, "prompt")
+        return array(TOKEN_TYPECODE, prompt)
 
     def _chat(self, request: ChatRequest) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        return self._job(request, self._tokenizer.encode_chat(messages))
+        return self._job(request, [self._tokenizer.encode_chat(messages)])
 
-    def _job(self, request: CompletionRequest | ChatRequest, prompt_ids: TokenArray) -> Job:
+    def _job(self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray]) -> Job:
         if request.model is not None:
             self.check_model(request.model)
-        room = self._context_tokens - len(prompt_ids)
-        if room < 1:
-            is_chat = isinstance(request, ChatRequest)
-            field = "messages" if is_chat else "prompt"
-            raise RequestError(
-                f"{field}: {len(prompt_ids)} tokens; at most {self._context_tokens - 1} fit the "
-                f"context of {self._context_tokens} with one token to generate",
-                field=field,
-            )
+        is_chat = isinstance(request, ChatRequest)
+        room = self._room(max(map(len, prompts)), "messages" if is_chat else "prompt")
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
         self._check_ids(sampling.logit_bias, "logit_bias")
         self._check_ids(sampling.stop_token_ids, "stop_token_ids")
         chain = self._chain(request)
         plan = None if chain is None else self._plan_of(chain, Traffic.of(sampling))
-        kind, prefix = (
-            (ChatAnswer, "chatcmpl")
-            if isinstance(request, ChatRequest)
-            else (CompletionAnswer, "cmpl")
+        choices = tuple(
+            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), chain, plan)
+            for number, prompt_ids in enumerate(prompts)
+            for choice in range(request.n)
         )
+        kind, prefix = (ChatAnswer, "chatcmpl") if is_chat else (CompletionAnswer, "cmpl")
         head = Head(
             id=f"{prefix}-{secrets.token_hex(12)}",
             created=int(time.time()),
             model=self.model,
-            seed=sampling.seed,
-            num_prompt_tokens=len(prompt_ids),
+            seeds=tuple(choice.sampling.seed for choice in choices),
+            num_prompt_tokens=sum(map(len, prompts)),
         )
         return Job(
-            generation=GenerateRequest(prompt_ids, sampling, chain),
-            plan=plan,
+            choices=choices,
             answer=kind(head, self._tokenizer),
             stream=request.stream,
             includes_usage=request.includes_usage,
             includes_usage_always=request.includes_usage_always,
         )
+
+    def _room(self, num_prompt_tokens: int, field: str) -> int:
+        """How many tokens fit behind the longest prompt."""
+        room = self._context_tokens - num_prompt_tokens
+        if room < 1:
+            raise RequestError(
+                f"{field}: {num_prompt_tokens} tokens; at most {self._context_tokens - 1} fit the "
+                f"context of {self._context_tokens} with one token to generate",
+                field=field,
+            )
+        return room
 
     def _chain(self, request: CompletionRequest | ChatRequest) -> tuple[str, ...] | None:
         """None: the router chooses, and chooses again."""
@@ -253,44 +262,6 @@ class OpenAIService:
                 field=field,
             )
 
-    async def _result(self, request: GenerateRequest, plan: Plan | None) -> GenerateResult:
-        async with aclosing(self._rounds(request, plan)) as rounds:
-            async for chunk in rounds:
-                if chunk.result is not None:
-                    return chunk.result
-        raise AssertionError("the rounds end with a result or an error")
 
-    async def _rounds(
-        self, request: GenerateRequest, plan: Plan | None
-    ) -> AsyncGenerator[Chunk, None]:
-        """The target's rounds; whoever leaves early frees every level."""
-        loop = asyncio.get_running_loop()
-        inbox: asyncio.Queue[tuple[float, Output | Failed]] = asyncio.Queue()
-        generation = Generation(request, self._tokenizer, self._report.eos_ids, plan)
-
-        def receive(message: Output | Failed) -> None:
-            # On the client's thread, so the time is that of arrival.
-            arrived = generation.clock()
-            try:
-                loop.call_soon_threadsafe(inbox.put_nowait, (arrived, message))
-            except RuntimeError:
-                # The service has ended before its requests; nobody waits for this one.
-                if not loop.is_closed():
-                    raise
-
-        done = False
-        try:
-            self._client.submit(generation.submit, receive)
-            while not done:
-                arrived, message = await inbox.get()
-                if isinstance(message, Failed):
-                    done = True
-                    raise to_error(message)
-                self._num_outputs += 1
-                done = message.finish_reason is not None
-                if message.finish_reason == "cancelled":
-                    raise UnavailableError("the request was cancelled by the target")
-                yield generation.on_output(message, arrived)
-        finally:
-            if not done:
-                self._client.cancel(generation.submit.request)
+def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:
+    return sampling.model_copy(update={"seed": derive_seed(sampling.seed, choice, prompt)})

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest, parse_body
+from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.openai_schema import MAX_CHOICES, ChatRequest, CompletionRequest
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -69,26 +70,45 @@ def test_null_means_absent() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("b", "b"), (["b"], "b"), ([1, 2], (1, 2)), ([[1, 2]], (1, 2)), ("", "")],
+    [
+        ("b", ("b",)),
+        (["b"], ("b",)),
+        (["b", "c"], ("b", "c")),
+        ([1, 2], ((1, 2),)),
+        ([[1, 2]], ((1, 2),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+    ],
 )
-def test_a_prompt_is_a_text_or_ids_alone_or_in_a_list(prompt: Any, expected: Any) -> None:
+def test_prompts_are_texts_or_ids_and_one_may_stand_alone(prompt: Any, expected: Any) -> None:
     assert completion(prompt=prompt).prompt == expected
+
+
+@pytest.mark.parametrize(("num_prompts", "n"), [(MAX_CHOICES, 1), (1, MAX_CHOICES), (2, 64)])
+def test_choices_are_bounded(num_prompts: int, n: int) -> None:
+    prompts = ["a"] * num_prompts
+    assert len(completion(prompt=prompts, n=n).prompt) == num_prompts
+    with pytest.raises(RequestError, match="at most 128 choices per request") as caught:
+        completion(prompt=[*prompts, "a"], n=n)
+    assert caught.value.field == ("n" if n > 1 else "prompt")
 
 
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"prompt": ["a", "b"]}, "prompt", "one prompt per request is served, got 2"),
-        ({"prompt": [[1], [2]]}, "prompt", "one prompt per request is served, got 2"),
-        ({"prompt": []}, "prompt", "empty; at least one token"),
-        ({"prompt": [[]]}, "prompt", "empty; at least one token"),
+        ({"prompt": ["a", [1]]}, "prompt", "a list of either"),
+        ({"prompt": [[1], 2]}, "prompt", "a list of either"),
+        ({"prompt": ""}, "prompt", "empty; at least one character"),
+        ({"prompt": ["a", ""]}, "prompt", "number 1 of the list is empty"),
+        ({"prompt": []}, "prompt", "empty; at least one character or token"),
+        ({"prompt": [[]]}, "prompt", "number 0 of the list is empty"),
         ({"prompt": [1, -2]}, "prompt", "a list of token ids"),
         ({"prompt": [1, True]}, "prompt", "a list of token ids"),
         ({"prompt": [1, 1 << 32]}, "prompt", "a list of token ids"),
         ({"prompt": 5}, "prompt", "must be a text"),
         ({"prompt": None}, "prompt", "missing"),
-        ({"n": 2}, "n", "one choice per request is served, got 2"),
-        ({"n": True}, "n", "one choice per request is served"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 129}, "n", "less than or equal to 128"),
+        ({"n": True}, "n", "valid integer"),
         ({"max_tokens": "5"}, "max_tokens", "valid integer"),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
         ({"temperature": "hot"}, "temperature", "valid number"),
@@ -221,4 +241,4 @@ def test_a_body_that_is_no_json_is_refused(body: bytes, words: str) -> None:
 
 def test_escaped_characters_are_text() -> None:
     body = rb'{"prompt": "\ud83d\ude00 \u00e4"}'
-    assert parse_body(CompletionRequest, body).prompt == "\U0001f600 ä"
+    assert parse_body(CompletionRequest, body).prompt == ("\U0001f600 ä",)

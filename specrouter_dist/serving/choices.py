@@ -1,0 +1,99 @@
+"""The choices of one request, each a generation of its own, as one stream of rounds."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from specrouter_dist.errors import UnavailableError
+from specrouter_dist.links.control import Failed, Output
+from specrouter_dist.serving.client import Chunk, Client, Generation, to_error
+from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.text.tokenizer import Tokenizer
+
+_Inbox = asyncio.Queue[tuple[int, float, Output | Failed]]
+"""Which choice, when, and what."""
+
+
+class Runner:
+    """Runs choices on a target, for an event loop.
+
+    Args:
+        client: the way to the target.
+        tokenizer: the target's.
+        eos_ids: ids that end an output.
+    """
+
+    def __init__(self, client: Client, tokenizer: Tokenizer, eos_ids: frozenset[int]) -> None:
+        self._client = client
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self.num_outputs = 0
+        """Messages with tokens, of all requests so far."""
+
+    async def results(self, choices: Sequence[GenerateRequest]) -> list[GenerateResult]:
+        """The whole outputs, in the order of the choices; raises as :meth:`rounds`."""
+        found: dict[int, GenerateResult] = {}
+        async with aclosing(self.rounds(choices)) as rounds:
+            async for index, chunk in rounds:
+                if chunk.result is not None:
+                    found[index] = chunk.result
+        return [found[index] for index in range(len(choices))]
+
+    async def rounds(
+        self, choices: Sequence[GenerateRequest]
+    ) -> AsyncGenerator[tuple[int, Chunk], None]:
+        """The target's rounds as they come, each with the index of its choice.
+
+        Whoever leaves early frees every level of every choice; so does one choice that fails.
+
+        Raises:
+            SpecRouterError: as the target's worker reported it.
+        """
+        inbox: _Inbox = asyncio.Queue()
+        generations = [
+            Generation(choice, self._tokenizer, self._eos_ids, choice.plan) for choice in choices
+        ]
+        running: set[int] = set()
+        try:
+            for index, generation in enumerate(generations):
+                self._client.submit(generation.submit, _receiver(inbox, index, generation.clock))
+                running.add(index)
+            while running:
+                index, arrived, message = await inbox.get()
+                if isinstance(message, Failed) or message.finish_reason is not None:
+                    running.remove(index)
+                output = _output_of(message, f"choice {index}: " if len(choices) > 1 else "")
+                self.num_outputs += 1
+                yield index, generations[index].on_output(output, arrived)
+        finally:
+            for index in running:
+                self._client.cancel(generations[index].submit.request)
+
+
+def _receiver(
+    inbox: _Inbox, index: int, clock: Callable[[], float]
+) -> Callable[[Output | Failed], None]:
+    """Puts a choice's messages into the inbox, which belongs to the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def receive(message: Output | Failed) -> None:
+        # On the client's thread, so the time is that of arrival.
+        arrived = clock()
+        try:
+            loop.call_soon_threadsafe(inbox.put_nowait, (index, arrived, message))
+        except RuntimeError:
+            # The service has ended before its requests; nobody waits for this one.
+            if not loop.is_closed():
+                raise
+
+    return receive
+
+
+def _output_of(message: Output | Failed, where: str) -> Output:
+    """The message, if it is none of failure; ``where`` begins the error's line."""
+    if isinstance(message, Failed):
+        raise to_error(replace(message, message=where + message.message))
+    if message.finish_reason == "cancelled":
+        raise UnavailableError(f"{where}the request was cancelled by the target")
+    return message
