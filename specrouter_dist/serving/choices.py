@@ -1,6 +1,7 @@
 """The choices of one request, each a generation of its own, as one stream of rounds."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -8,11 +9,14 @@ from dataclasses import replace
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.control import Failed, Output
 from specrouter_dist.serving.client import Chunk, Client, Generation, to_error
-from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.results import GenerateRequest, GenerateResult, GenerationMetrics
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _Inbox = asyncio.Queue[tuple[int, float, Output | Failed]]
 """Which choice, when, and what."""
+Rounds = AsyncGenerator[tuple[int, Chunk], None]
+"""What came, each with the index of its choice."""
 
 
 class Runner:
@@ -31,19 +35,8 @@ class Runner:
         self.num_outputs = 0
         """Messages with tokens, of all requests so far."""
 
-    async def results(self, choices: Sequence[GenerateRequest]) -> list[GenerateResult]:
-        """The whole outputs, in the order of the choices; raises as :meth:`rounds`."""
-        found: dict[int, GenerateResult] = {}
-        async with aclosing(self.rounds(choices)) as rounds:
-            async for index, chunk in rounds:
-                if chunk.result is not None:
-                    found[index] = chunk.result
-        return [found[index] for index in range(len(choices))]
-
-    async def rounds(
-        self, choices: Sequence[GenerateRequest]
-    ) -> AsyncGenerator[tuple[int, Chunk], None]:
-        """The target's rounds as they come, each with the index of its choice.
+    async def rounds(self, choices: Sequence[GenerateRequest]) -> Rounds:
+        """The target's rounds as they come.
 
         Whoever leaves early frees every level of every choice; so does one choice that fails.
 
@@ -69,6 +62,28 @@ class Runner:
         finally:
             for index in running:
                 self._client.cancel(generations[index].submit.request)
+
+
+async def without_output(choices: Sequence[GenerateRequest], target: str) -> Rounds:
+    """One empty round for each choice: their prompts are all that is wanted."""
+    for index, choice in enumerate(choices):
+        metrics = GenerationMetrics(0.0, 0.0, None)
+        tokens: TokenArray = array(TOKEN_TYPECODE)
+        seed = choice.sampling.seed
+        yield (
+            index,
+            Chunk("", tokens, (), GenerateResult("", tokens, seed, "length", (target,), metrics)),
+        )
+
+
+async def results_of(rounds: Rounds) -> list[GenerateResult]:
+    """The whole outputs, in the order of the choices; raises as the rounds do."""
+    found: dict[int, GenerateResult] = {}
+    async with aclosing(rounds):
+        async for index, chunk in rounds:
+            if chunk.result is not None:
+                found[index] = chunk.result
+    return [found[index] for index in range(len(found))]
 
 
 def _receiver(

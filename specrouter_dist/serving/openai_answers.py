@@ -49,7 +49,7 @@ class Answer(ABC):
             "choices": [
                 {
                     "index": index,
-                    **self._whole_content(result),
+                    **self._whole_content(index, result),
                     "logprobs": self._logprobs_of(index, result.logprobs),
                     "finish_reason": result.finish_reason,
                     "seed": result.seed,
@@ -112,7 +112,7 @@ class Answer(ABC):
             return raw, "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     @abstractmethod
-    def _whole_content(self, result: GenerateResult) -> dict[str, Any]: ...
+    def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]: ...
 
     @abstractmethod
     def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]: ...
@@ -127,15 +127,17 @@ class CompletionAnswer(Answer):
     whole_object = "text_completion"
     event_object = "text_completion"
 
-    def __init__(self, head: Head, tokenizer: Tokenizer) -> None:
+    def __init__(self, head: Head, tokenizer: Tokenizer, echoes: Sequence[str] | None) -> None:
+        """``echoes``: what the text of each choice begins with; None: with its output."""
         super().__init__(head, tokenizer)
+        self._unsent_echoes = dict(enumerate(echoes or ()))
         self._text_offsets = [0] * len(head.seeds)
 
-    def _whole_content(self, result: GenerateResult) -> dict[str, Any]:
-        return {"text": result.text}
+    def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]:
+        return {"text": self._unsent_echoes.pop(index, "") + result.text}
 
     def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]:
-        return {"text": chunk.text}
+        return {"text": self._unsent_echoes.pop(index, "") + chunk.text}
 
     def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
         texts = [self._bytes_and_text(entry.token)[1] for entry in logprobs]
@@ -168,7 +170,7 @@ class ChatAnswer(Answer):
         super().__init__(head, tokenizer)
         self._begun: set[int] = set()
 
-    def _whole_content(self, result: GenerateResult) -> dict[str, Any]:
+    def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": result.text}}
 
     def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]:

@@ -137,6 +137,8 @@ class CompletionRequest(GenerationRequest):
     prompt: tuple[str | tuple[int, ...], ...]
     """Texts, or lists of token ids; one prompt may also stand without a list around it."""
     logprobs: int | None = None
+    echo: bool = False
+    """The text of a choice begins with its prompt's; with ``max_tokens`` 0 that is all of it."""
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -162,6 +164,10 @@ class CompletionRequest(GenerationRequest):
                 f"at most {MAX_CHOICES} choices per request, "
                 f"got {len(self.prompt)} prompts with {self.n} each",
             )
+        if self.echo and self.logprobs is not None:
+            refuse("logprobs", 'those of a prompt are not given, so not with "echo": true')
+        if self.is_echo_alone and self.min_tokens:
+            refuse("min_tokens", f"must not be above max_tokens (0), got {self.min_tokens}")
 
     @property
     def num_logprobs(self) -> int | None:
@@ -169,8 +175,16 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
     @property
+    def is_echo_alone(self) -> bool:
+        """Whether nothing is to be generated."""
+        return self.echo and self.max_tokens == 0
+
+    @property
     def wanted_tokens(self) -> int | None:
         """As the field says, or OpenAI's 16."""
+        if self.is_echo_alone:
+            # Nothing is drawn; the parameters are checked as if it were.
+            return 1
         return 16 if self.max_tokens is None else self.max_tokens
 
 

@@ -3,8 +3,7 @@
 import asyncio
 import secrets
 import time
-from array import array
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,13 +19,14 @@ from specrouter_dist.errors import (
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory, parse_chain
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.serving.choices import Runner
+from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.serving.tokenizing import Tokenizing
+from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
 
@@ -48,6 +48,8 @@ class Job:
     choices: tuple[GenerateRequest, ...]
     """All of the first prompt, then all of the second, ..."""
     answer: Answer
+    is_echo_alone: bool
+    """Nothing is to be generated."""
     stream: bool
     includes_usage: bool
     includes_usage_always: bool
@@ -74,10 +76,12 @@ class OpenAIService:
     ) -> None:
         self._runner = Runner(client, tokenizer, report.eos_ids)
         self._tokenizer = tokenizer
-        self._report = report
         self._pool = pool
         self._plan_of = plan_of
         self._context_tokens = report.member(pool.config.target.name).context_tokens
+        self.tokenizing = Tokenizing(
+            tokenizer, report.num_ids, self._context_tokens, self.check_model
+        )
         self._started = int(time.time())
 
     # -- models ----------------------------------------------------------------------------------
@@ -106,12 +110,13 @@ class OpenAIService:
             ],
         }
 
-    def check_model(self, name: str) -> None:
-        """
+    def check_model(self, name: str | None) -> None:
+        """None stands for the one model there is.
+
         Raises:
-            NotFoundError: another model than the one there is.
+            NotFoundError: another model.
         """
-        if name != self.model:
+        if name not in (None, self.model):
             raise NotFoundError(f"model: no model {name!r}; accepted: {self.model}", field="model")
 
     # -- requests --------------------------------------------------------------------------------
@@ -137,7 +142,7 @@ class OpenAIService:
         Raises:
             SpecRouterError: as the target's worker reported it.
         """
-        return job.answer.whole(await self._runner.results(job.choices))
+        return job.answer.whole(await results_of(self._rounds(job)))
 
     async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes: one object per round of a choice. Closing it early cancels all.
@@ -147,7 +152,7 @@ class OpenAIService:
         """
         num_tokens = 0
         results: dict[int, GenerateResult] = {}
-        async with aclosing(self._runner.rounds(job.choices)) as rounds:
+        async with aclosing(self._rounds(job)) as rounds:
             async for index, chunk in rounds:
                 num_tokens += len(chunk.tokens)
                 event = job.answer.event(index, chunk)
@@ -174,7 +179,7 @@ class OpenAIService:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                (result,) = await self._runner.results([request])
+                (result,) = await results_of(self._runner.rounds([request]))
         except (TimeoutError, NoRoomError):
             if self._runner.num_outputs > before:
                 return {"status": "busy", "model": self.model}
@@ -187,27 +192,38 @@ class OpenAIService:
             "time_ms": (time.perf_counter() - started) * 1e3,
         }
 
-    def _completion(self, request: CompletionRequest) -> Job:
-        return self._job(request, [self._encode(prompt) for prompt in request.prompt])
+    def _rounds(self, job: Job) -> Rounds:
+        if job.is_echo_alone:
+            return without_output(job.choices, self._pool.config.target.name)
+        return self._runner.rounds(job.choices)
 
-    def _encode(self, prompt: str | tuple[int, ...]) -> TokenArray:
-        if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt)
-        self._check_ids(prompt, "prompt")
-        return array(TOKEN_TYPECODE, prompt)
+    def _completion(self, request: CompletionRequest) -> Job:
+        prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
+        choices, head = self._choices(request, prompts, "cmpl")
+        echoes = None
+        if request.echo:
+            texts = [
+                prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+                for prompt in request.prompt
+            ]
+            echoes = [text for text in texts for _ in range(request.n)]
+        answer = CompletionAnswer(head, self._tokenizer, echoes)
+        return _job(request, choices, answer, is_echo_alone=request.is_echo_alone)
 
     def _chat(self, request: ChatRequest) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        return self._job(request, [self._tokenizer.encode_chat(messages)])
+        choices, head = self._choices(request, [self._tokenizer.encode_chat(messages)], "chatcmpl")
+        return _job(request, choices, ChatAnswer(head, self._tokenizer))
 
-    def _job(self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray]) -> Job:
-        if request.model is not None:
-            self.check_model(request.model)
-        is_chat = isinstance(request, ChatRequest)
-        room = self._room(max(map(len, prompts)), "messages" if is_chat else "prompt")
+    def _choices(
+        self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray], prefix: str
+    ) -> tuple[tuple[GenerateRequest, ...], Head]:
+        self.check_model(request.model)
+        field = "messages" if isinstance(request, ChatRequest) else "prompt"
+        room = self._room(max(map(len, prompts)), field)
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
-        self._check_ids(sampling.logit_bias, "logit_bias")
-        self._check_ids(sampling.stop_token_ids, "stop_token_ids")
+        self.tokenizing.check_ids(sampling.logit_bias, "logit_bias")
+        self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         chain = self._chain(request)
         plan = None if chain is None else self._plan_of(chain, Traffic.of(sampling))
         choices = tuple(
@@ -215,7 +231,6 @@ class OpenAIService:
             for number, prompt_ids in enumerate(prompts)
             for choice in range(request.n)
         )
-        kind, prefix = (ChatAnswer, "chatcmpl") if is_chat else (CompletionAnswer, "cmpl")
         head = Head(
             id=f"{prefix}-{secrets.token_hex(12)}",
             created=int(time.time()),
@@ -223,13 +238,7 @@ class OpenAIService:
             seeds=tuple(choice.sampling.seed for choice in choices),
             num_prompt_tokens=sum(map(len, prompts)),
         )
-        return Job(
-            choices=choices,
-            answer=kind(head, self._tokenizer),
-            stream=request.stream,
-            includes_usage=request.includes_usage,
-            includes_usage_always=request.includes_usage_always,
-        )
+        return choices, head
 
     def _room(self, num_prompt_tokens: int, field: str) -> int:
         """How many tokens fit behind the longest prompt."""
@@ -254,13 +263,22 @@ class OpenAIService:
             # A wrong field, and not, as on the command line, a thing that was not found.
             raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
 
-    def _check_ids(self, ids: Collection[int], field: str) -> None:
-        highest = max(ids, default=0)
-        if highest >= self._report.num_ids:
-            raise RequestError(
-                f"{field}: token ids lie in [0, {self._report.num_ids}), got {highest}",
-                field=field,
-            )
+
+def _job(
+    request: CompletionRequest | ChatRequest,
+    choices: tuple[GenerateRequest, ...],
+    answer: Answer,
+    *,
+    is_echo_alone: bool = False,
+) -> Job:
+    return Job(
+        choices=choices,
+        answer=answer,
+        is_echo_alone=is_echo_alone,
+        stream=request.stream,
+        includes_usage=request.includes_usage,
+        includes_usage_always=request.includes_usage_always,
+    )
 
 
 def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:

@@ -130,7 +130,10 @@ def test_choices_are_bounded(num_prompts: int, n: int) -> None:
         ),
         ({"temprature": 0}, "temprature", "did you mean 'temperature'?"),
         ({"best_of": 2}, "best_of", "unknown field"),
-        ({"echo": True}, "echo", "unknown field"),
+        ({"suffix": "b"}, "suffix", "unknown field"),
+        ({"echo": 1}, "echo", "valid boolean"),
+        ({"echo": True, "logprobs": 0}, "logprobs", "those of a prompt are not given"),
+        ({"echo": True, "max_tokens": 0, "min_tokens": 1}, "min_tokens", "max_tokens (0), got 1"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], field: str, words: str) -> None:
@@ -154,6 +157,8 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], field: str, words: str) 
         ({"seed": -1}, "seed"),
         ({"seed": 1 << 64}, "seed"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -3, "echo": True}, "max_tokens"),
+        ({"max_tokens": 0, "echo": True, "temperature": -1}, "temperature"),
         ({"max_tokens": -3}, "max_tokens"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -188,6 +193,7 @@ def test_a_value_out_of_range_is_named(fields: dict[str, Any], field: str) -> No
         ({"messages": [{"role": "u", "content": "a", "tool_calls": []}]}, "messages[0]", "unknown"),
         ({"messages": "hello"}, "messages", "valid list"),
         ({"prompt": "a"}, "prompt", "unknown field"),
+        ({"echo": True}, "echo", "unknown field"),
         ({"top_logprobs": 3}, "top_logprobs", 'needs "logprobs": true'),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
         ({"logprobs": 5}, "logprobs", "valid boolean"),
