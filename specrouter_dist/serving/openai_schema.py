@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.errors import RequestError
+from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse, shown
 from specrouter_dist.validation import validated
 
@@ -44,6 +45,30 @@ class StreamOptions(JsonObject):
     """``usage`` so far in every event; counts only with ``include_usage``."""
 
 
+class Speculation(JsonObject):
+    """How to draft; without fields, as the router chooses."""
+
+    chain: list[str] | None = Field(default=None, min_length=1)
+    """Members, drafter first and target last."""
+    num_speculative_tokens: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
+    """Length of the blocks on every edge; 0: the target alone."""
+
+    def check(self) -> None:
+        """A chain has blocks if it has drafters.
+
+        Raises:
+            RequestError: names the field.
+        """
+        num_tokens = self.num_speculative_tokens
+        if self.chain is None or num_tokens is None:
+            return
+        if (len(self.chain) > 1) != (num_tokens > 0):
+            refuse(
+                "speculative.num_speculative_tokens",
+                f"0 goes with the target alone, got {num_tokens} with a chain of {len(self.chain)}",
+            )
+
+
 class GenerationRequest(Body):
     """The fields that both endpoints take."""
 
@@ -70,8 +95,8 @@ class GenerationRequest(Body):
     stream_options: StreamOptions = StreamOptions()
     user: str | None = None
     """Whom the client serves; nothing depends on it."""
-    speculative: bool | tuple[str, ...] = True
-    """False: the target alone. A tuple: the members of the chain, from ``{"chain": [...]}``."""
+    speculative: Speculation = Speculation()
+    """In a body also ``true``, which is the same as nothing, or ``false``: the target alone."""
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -80,22 +105,21 @@ class GenerationRequest(Body):
 
     @field_validator("speculative", mode="before")
     @classmethod
-    def _flag_or_chain(cls, value: Any) -> Any:
+    def _flag_or_object(cls, value: Any) -> Any:
         if isinstance(value, bool):
+            return Speculation() if value else Speculation(num_speculative_tokens=0)
+        if isinstance(value, dict | Speculation):
             return value
-        if isinstance(value, dict) and set(value) == {"chain"}:
-            chain = value["chain"]
-            if isinstance(chain, list) and chain and all(isinstance(name, str) for name in chain):
-                return tuple(chain)
         raise ValueError(
-            'must be false, or {"chain": [names of members, drafter first, target last]}, '
-            f"got {shown(value)}"
+            'must be false, or {"chain": [names of members, drafter first, target last], '
+            f'"num_speculative_tokens": n}}, got {shown(value)}'
         )
 
     def check(self) -> None:
         """As for every body, and the fields of all requests for text."""
         if "stream_options" in self.model_fields_set and not self.stream:
             refuse("stream_options", 'needs "stream": true')
+        self.speculative.check()
 
     @property
     def num_logprobs(self) -> int | None:

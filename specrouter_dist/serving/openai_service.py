@@ -6,18 +6,17 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from specrouter_dist.config import ModelMember, Plan, SamplingParams
+from specrouter_dist.config import ModelMember, SamplingParams
 from specrouter_dist.errors import (
-    InputError,
     NoRoomError,
     NotFoundError,
     RequestError,
     UnavailableError,
 )
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.loading import Pool, local_directory, parse_chain
+from specrouter_dist.pools.loading import Pool, local_directory
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
 from specrouter_dist.serving.client import Client
@@ -25,6 +24,7 @@ from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.speculative import Planning, Speculating
 from specrouter_dist.serving.tokenizing import Tokenizing
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
@@ -33,12 +33,6 @@ from specrouter_dist.text.tokenizer import Tokenizer
 HEALTH_TIMEOUT_S = 10.0
 _HEALTH_TOKENS = 8
 """Enough for proposals to be made and verified."""
-
-
-class PlanOf(Protocol):
-    """Makes a plan for a chain that a request names; may block."""
-
-    def __call__(self, chain: Sequence[str], traffic: Traffic) -> Plan: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ class OpenAIService:
         tokenizer: the target's.
         report: of the pool's checks.
         pool: the pool that runs.
-        plan_of: makes plans for the chains that requests name.
+        router: makes plans for requests that say how to speculate.
     """
 
     def __init__(
@@ -72,12 +66,12 @@ class OpenAIService:
         tokenizer: Tokenizer,
         report: PoolReport,
         pool: Pool,
-        plan_of: PlanOf,
+        router: Planning,
     ) -> None:
         self._runner = Runner(client, tokenizer, report.eos_ids)
         self._tokenizer = tokenizer
         self._pool = pool
-        self._plan_of = plan_of
+        self._speculating = Speculating(pool, router)
         self._context_tokens = report.member(pool.config.target.name).context_tokens
         self.tokenizing = Tokenizing(
             tokenizer, report.num_ids, self._context_tokens, self.check_model
@@ -126,7 +120,7 @@ class OpenAIService:
 
         Raises:
             InputError: names the field that is wrong.
-            UnavailableError: a chain was named and nobody can plan for it now.
+            UnavailableError: nobody can plan now for a request that says how to speculate.
         """
         request = parse_body(CompletionRequest, body)
         return await asyncio.to_thread(self._completion, request)
@@ -224,10 +218,9 @@ class OpenAIService:
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
         self.tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
-        chain = self._chain(request)
-        plan = None if chain is None else self._plan_of(chain, Traffic.of(sampling))
+        plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
         choices = tuple(
-            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), chain, plan)
+            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), plan=plan)
             for number, prompt_ids in enumerate(prompts)
             for choice in range(request.n)
         )
@@ -250,18 +243,6 @@ class OpenAIService:
                 field=field,
             )
         return room
-
-    def _chain(self, request: CompletionRequest | ChatRequest) -> tuple[str, ...] | None:
-        """None: the router chooses, and chooses again."""
-        if request.speculative is True:
-            return None
-        if request.speculative is False:
-            return (self._pool.config.target.name,)
-        try:
-            return parse_chain(self._pool, ",".join(request.speculative))
-        except InputError as problem:
-            # A wrong field, and not, as on the command line, a thing that was not found.
-            raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
 
 
 def _job(

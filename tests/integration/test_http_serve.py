@@ -89,7 +89,12 @@ def ask(client: openai.OpenAI, speculative: Any, **fields: Any) -> openai.types.
     return client.completions.create(model="tiny", prompt=PROMPT, extra_body=body, **fields)
 
 
-SPECULATIVE = [True, {"chain": ["small", "target"]}, {"chain": ["small", "medium", "target"]}]
+SPECULATIVE = [
+    True,
+    {"num_speculative_tokens": 2},
+    {"chain": ["small", "target"]},
+    {"chain": ["small", "medium", "target"], "num_speculative_tokens": 5},
+]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -7,7 +7,14 @@ import pytest
 
 from specrouter_dist.errors import RequestError
 from specrouter_dist.serving.json_body import parse_body
-from specrouter_dist.serving.openai_schema import MAX_CHOICES, ChatRequest, CompletionRequest
+from specrouter_dist.serving.openai_schema import (
+    MAX_CHOICES,
+    ChatRequest,
+    CompletionRequest,
+    Speculation,
+)
+
+BLOCKS = "speculative.num_speculative_tokens"
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -30,7 +37,7 @@ def test_defaults_are_openais() -> None:
     params = request.to_sampling(seed=5, max_tokens=100)
     assert (params.max_tokens, params.temperature, params.seed) == (16, 1.0, 5)
     assert (params.logprobs, params.stop) == (None, ())
-    assert (request.stream, request.speculative) == (False, True)
+    assert (request.stream, request.speculative) == (False, Speculation())
 
 
 def test_a_conversation_may_use_the_rest_of_the_context() -> None:
@@ -60,6 +67,13 @@ def test_every_sampling_field_arrives() -> None:
     params = completion(**fields).to_sampling(seed=1, max_tokens=100)
     expected = {**fields, "stop": ("x", "y"), "stop_token_ids": (3, 4), "logit_bias": {5: -100.0}}
     assert params.model_dump() == expected
+
+
+def test_a_flag_stands_for_an_object() -> None:
+    assert completion(speculative=True).speculative == Speculation()
+    assert completion(speculative=False).speculative == Speculation(num_speculative_tokens=0)
+    nulls = {"chain": None, "num_speculative_tokens": None}
+    assert completion(speculative=nulls).speculative == Speculation()
 
 
 def test_null_means_absent() -> None:
@@ -120,8 +134,24 @@ def test_choices_are_bounded(num_prompts: int, n: int) -> None:
         ({"stop": "x" * 1025}, "stop[0]", "at most 1024"),
         ({"model": 3}, "model", "valid string"),
         ({"speculative": "no"}, "speculative", 'must be false, or {"chain"'),
-        ({"speculative": {"chain": []}}, "speculative", 'must be false, or {"chain"'),
-        ({"speculative": {"chain": ["a"], "depth": 3}}, "speculative", "must be false"),
+        ({"speculative": []}, "speculative", 'must be false, or {"chain"'),
+        ({"speculative": {"chain": []}}, "speculative.chain", "at least 1 item"),
+        ({"speculative": {"chain": "a,b"}}, "speculative.chain", "valid list"),
+        ({"speculative": {"chain": [1]}}, "speculative.chain[0]", "valid string"),
+        ({"speculative": {"chain": ["a"], "depth": 3}}, "speculative.depth", "unknown field"),
+        ({"speculative": {"num_speculative_tokens": -1}}, BLOCKS, "greater than or equal to 0"),
+        ({"speculative": {"num_speculative_tokens": 17}}, BLOCKS, "less than or equal to 16"),
+        ({"speculative": {"num_speculative_tokens": True}}, BLOCKS, "valid integer"),
+        (
+            {"speculative": {"chain": ["a", "b"], "num_speculative_tokens": 0}},
+            BLOCKS,
+            "0 goes with the target alone, got 0 with a chain of 2",
+        ),
+        (
+            {"speculative": {"chain": ["b"], "num_speculative_tokens": 3}},
+            BLOCKS,
+            "0 goes with the target alone, got 3 with a chain of 1",
+        ),
         ({"stream_options": {"include_usage": True}}, "stream_options", 'needs "stream": true'),
         (
             {"stream": True, "stream_options": {"include_usages": True}},
