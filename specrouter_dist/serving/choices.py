@@ -17,6 +17,8 @@ _Inbox = asyncio.Queue[tuple[int, float, Output | Failed]]
 """Which choice, when, and what."""
 Rounds = AsyncGenerator[tuple[int, Chunk], None]
 """What came, each with the index of its choice."""
+OnEnd = Callable[[GenerateRequest, GenerateResult | None], None]
+"""Told of a choice and its result; None: it has failed, or nobody waits for it any more."""
 
 
 class Runner:
@@ -26,14 +28,33 @@ class Runner:
         client: the way to the target.
         tokenizer: the target's.
         eos_ids: ids that end an output.
+        on_end: told of every choice that ends, on the loop.
     """
 
-    def __init__(self, client: Client, tokenizer: Tokenizer, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        tokenizer: Tokenizer,
+        eos_ids: frozenset[int],
+        on_end: OnEnd | None = None,
+    ) -> None:
         self._client = client
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
+        self._on_end = on_end or _tell_nobody
+        self._open: set[Generation] = set()
         self.num_outputs = 0
         """Messages with tokens, of all requests so far."""
+
+    @property
+    def num_running(self) -> int:
+        """Choices that have tokens and want more."""
+        return sum(generation.has_begun for generation in self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Choices without a token yet."""
+        return len(self._open) - self.num_running
 
     async def rounds(self, choices: Sequence[GenerateRequest]) -> Rounds:
         """The target's rounds as they come.
@@ -48,6 +69,8 @@ class Runner:
             Generation(choice, self._tokenizer, self._eos_ids, choice.plan) for choice in choices
         ]
         running: set[int] = set()
+        unended = dict(enumerate(choices))
+        self._open.update(generations)
         try:
             for index, generation in enumerate(generations):
                 self._client.submit(generation.submit, _receiver(inbox, index, generation.clock))
@@ -58,10 +81,17 @@ class Runner:
                     running.remove(index)
                 output = _output_of(message, f"choice {index}: " if len(choices) > 1 else "")
                 self.num_outputs += 1
-                yield index, generations[index].on_output(output, arrived)
+                chunk = generations[index].on_output(output, arrived)
+                if chunk.result is not None:
+                    self._open.remove(generations[index])
+                    self._on_end(unended.pop(index), chunk.result)
+                yield index, chunk
         finally:
             for index in running:
                 self._client.cancel(generations[index].submit.request)
+            self._open.difference_update(generations)
+            for choice in unended.values():
+                self._on_end(choice, None)
 
 
 async def without_output(choices: Sequence[GenerateRequest], target: str) -> Rounds:
@@ -84,6 +114,10 @@ async def results_of(rounds: Rounds) -> list[GenerateResult]:
             if chunk.result is not None:
                 found[index] = chunk.result
     return [found[index] for index in range(len(found))]
+
+
+def _tell_nobody(_: GenerateRequest, __: GenerateResult | None) -> None:
+    pass
 
 
 def _receiver(

@@ -98,6 +98,11 @@ class Generation:
         self._tokens: TokenArray = array(TOKEN_TYPECODE)
         self._logprobs: list[TokenLogprobs] = []
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token has come."""
+        return self._first is not None
+
     def on_output(self, output: Output, now: float) -> Chunk:
         """Takes the target's next round, which arrived at ``now`` by the generation's clock."""
         if self._first is None and output.tokens:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -34,7 +35,7 @@ _RETRY_AFTER_S = {429: 1, 503: 5}
 
 
 def build_http(service: OpenAIService) -> FastAPI:
-    """The application: completions, chat completions, token ids, models and health."""
+    """The application: completions, chat completions, token ids, models, health and metrics."""
     app = FastAPI(title="specrouter", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/v1/completions")
@@ -57,6 +58,10 @@ def build_http(service: OpenAIService) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         return JSONResponse(await service.health())
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     _add_tokenizing(app, service.tokenizing)
     _add_error_handlers(app)

@@ -21,6 +21,7 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.metrics import ServiceMetrics
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
@@ -68,7 +69,10 @@ class OpenAIService:
         pool: Pool,
         router: Planning,
     ) -> None:
-        self._runner = Runner(client, tokenizer, report.eos_ids)
+        self._metrics = ServiceMetrics(pool.config.name)
+        self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
+        self._probe = Runner(client, tokenizer, report.eos_ids)
+        """For health, which is no traffic."""
         self._tokenizer = tokenizer
         self._pool = pool
         self._speculating = Speculating(pool, router)
@@ -159,6 +163,11 @@ class OpenAIService:
         if job.includes_usage:
             yield job.answer.last_event([results[index] for index in sorted(results)])
 
+    def metrics(self) -> bytes:
+        """What has ended so far and how much runs, in Prometheus' text format."""
+        runner = self._runner
+        return self._metrics.text(num_running=runner.num_running, num_waiting=runner.num_waiting)
+
     async def health(self) -> dict[str, Any]:
         """Generates real tokens with the router's chain.
 
@@ -173,7 +182,7 @@ class OpenAIService:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                (result,) = await results_of(self._runner.rounds([request]))
+                (result,) = await results_of(self._probe.rounds([request]))
         except (TimeoutError, NoRoomError):
             if self._runner.num_outputs > before:
                 return {"status": "busy", "model": self.model}
