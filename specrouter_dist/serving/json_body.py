@@ -32,6 +32,15 @@ class JsonObject(BaseModel):
 class Body(JsonObject):
     """A whole body."""
 
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields to be looked at.
+
+        Raises:
+            RequestError: names a field that is refused whatever the others are.
+        """
+        return values
+
     def check(self) -> None:
         """What concerns several fields.
 
@@ -64,7 +73,7 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
         raise RequestError(f"body: must be a JSON object, got {shown(values)}")
     if b"\\u" in body:
         _check_unicode(values, "")
-    request = validated(model, values, error=RequestError)
+    request = validated(model, model.prepared(values), error=RequestError)
     request.check()
     return request
 

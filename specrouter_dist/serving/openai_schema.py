@@ -3,6 +3,7 @@
 Ranges are those of :class:`~specrouter_dist.config.SamplingParams`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -11,6 +12,7 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.errors import RequestError
 from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse, shown
+from specrouter_dist.serving.unsupported import without_unsupported
 from specrouter_dist.validation import validated
 
 MAX_CHOICES = 128
@@ -114,6 +116,11 @@ class GenerationRequest(Body):
             'must be false, or {"chain": [names of members, drafter first, target last], '
             f'"num_speculative_tokens": n}}, got {shown(value)}'
         )
+
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without what other services have and what changes nothing."""
+        return without_unsupported(values)
 
     def check(self) -> None:
         """As for every body, and the fields of all requests for text."""

@@ -76,6 +76,12 @@ def test_a_flag_stands_for_an_object() -> None:
     assert completion(speculative=nulls).speculative == Speculation()
 
 
+def test_what_changes_nothing_is_taken() -> None:
+    extras = {"best_of": 1, "skip_special_tokens": True, "tools": None, "store": False}
+    assert completion(**extras) == completion()
+    assert chat(response_format={"type": "text"}, tool_choice="none") == chat()
+
+
 def test_null_means_absent() -> None:
     request = completion(stop=None, seed=None, stream_options=None, temperature=None, n=None)
     assert request == completion()
@@ -159,8 +165,11 @@ def test_choices_are_bounded(num_prompts: int, n: int) -> None:
             "did you mean 'include_usage'?",
         ),
         ({"temprature": 0}, "temprature", "did you mean 'temperature'?"),
-        ({"best_of": 2}, "best_of", "unknown field"),
-        ({"suffix": "b"}, "suffix", "unknown field"),
+        ({"best_of": 2}, "best_of", "not supported but for 1, got 2"),
+        ({"best_of": True}, "best_of", "not supported but for 1, got True"),
+        ({"suffix": "b"}, "suffix", "not supported but for"),
+        ({"guided_json": {}}, "guided_json", "not supported, got {}"),
+        ({"skip_special_tokens": False}, "skip_special_tokens", "not supported but for true"),
         ({"echo": 1}, "echo", "valid boolean"),
         ({"echo": True, "logprobs": 0}, "logprobs", "those of a prompt are not given"),
         ({"echo": True, "max_tokens": 0, "min_tokens": 1}, "min_tokens", "max_tokens (0), got 1"),
@@ -229,8 +238,11 @@ def test_a_value_out_of_range_is_named(fields: dict[str, Any], field: str) -> No
         ({"logprobs": 5}, "logprobs", "valid boolean"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_completion_tokens", "newer name"),
         ({"max_completion_tokens": 0}, "max_completion_tokens", "greater than or equal to 1"),
-        ({"tools": []}, "tools", "unknown field"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unknown field"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"functions": []}, "functions", "not supported"),
+        ({"tool_choice": "auto"}, "tool_choice", 'not supported but for "none"'),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"messages": 5, "tools": []}, "tools", "not supported"),
     ],
 )
 def test_a_wrong_field_of_a_conversation_is_named(
