@@ -42,7 +42,7 @@ class Client(Protocol):
         ...
 
     def cancel(self, request: int) -> None:
-        """Frees every level of the request; its last Output says ``cancelled``."""
+        """Frees every level of the request; its last message says that it is over."""
         ...
 
 
