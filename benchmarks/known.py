@@ -43,13 +43,16 @@ def own_state() -> Iterator[Path]:
 
 def plan_of(use: PlanUse) -> Plan:
     """The plan that a request says it went with."""
-    knobs = zip(use.num_draft_tokens, use.burst_tokens, use.drafts_ahead, strict=True)
-    edges = [
-        EdgeKnobs(patience=length, burst=burst, window=burst + (length + 1) * ahead)
-        for length, burst, ahead in knobs
-    ]
-    if edges:
-        edges[-1] = edges[-1].model_copy(update={"match_tokens": use.match_tokens})
+    of_edges = (use.num_draft_tokens, use.burst_tokens, use.drafts_ahead, use.match_tokens)
+    edges = (
+        EdgeKnobs(
+            patience=length,
+            burst=burst,
+            window=burst + (length + 1) * ahead,
+            match_tokens=match_tokens,
+        )
+        for length, burst, ahead, match_tokens in zip(*of_edges, strict=True)
+    )
     return Plan(chain=use.chain, edges=tuple(edges))
 
 

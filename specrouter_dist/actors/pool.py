@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from specrouter_dist.actors.router_actor import RouterActor
 from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
@@ -22,6 +22,7 @@ from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
 from specrouter_dist.serving.link_client import LinkClient
+from specrouter_dist.tracing.records import WorkerTrace
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 5.0
 """At least; every call costs the router some milliseconds."""
 _STOP_TIMEOUT_S = 5.0
+_TRACE_TIMEOUT_S = 30.0
+"""A worker in a long forward answers behind it; a long trace is some megabytes."""
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024
 """Tokens do not travel through the object store."""
 
@@ -115,6 +118,22 @@ class RunningPool(RouterClient):
         calls = [actor.pid.remote() for actor in actors.values()]
         found: list[int] = ray.get(calls, timeout=CALL_TIMEOUT_S)
         return dict(zip(actors, found, strict=True))
+
+    def start_trace(self) -> None:
+        """Every worker records where its time goes, from now on."""
+        self._ask_workers("start_trace")
+
+    def take_trace(self) -> list[WorkerTrace]:
+        """What every worker has recorded since; the recording ends."""
+        traces: list[WorkerTrace] = self._ask_workers("take_trace")
+        return traces
+
+    def _ask_workers(self, method: str) -> list[Any]:
+        calls = [getattr(worker, method).remote() for worker in self.workers.values()]
+        try:
+            return list(ray.get(calls, timeout=_TRACE_TIMEOUT_S))
+        except (RayActorError, GetTimeoutError) as error:
+            raise UnavailableError(f"a worker does not answer: {type(error).__name__}") from None
 
     def _wait_for_members(self) -> Address:
         """Until every member is there once: the target's address."""

@@ -15,10 +15,12 @@ from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
 
@@ -72,6 +74,7 @@ class WorkerActor:
             # Ray restarts the actor; an actor without its engine thread is of no use.
             on_failure=lambda error: os._exit(1),
         )
+        self._tracing = Tracing(self._worker)
         self._worker.start()
 
     def profile(self) -> Observations:
@@ -95,6 +98,14 @@ class WorkerActor:
     def set_plans(self, table: PlanTable) -> None:
         """The router's newest choice."""
         self._worker.hub.post(SetPlans(table))
+
+    def start_trace(self) -> None:
+        """Records where its time goes, from now on."""
+        self._tracing.start()
+
+    def take_trace(self) -> WorkerTrace:
+        """What was recorded since; the recording ends."""
+        return self._tracing.take()
 
     def num_sessions(self) -> int:
         """Open sessions, the parked ones too."""

@@ -1,5 +1,6 @@
 """``specrouter generate``: prompts in, texts out."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,6 +48,14 @@ def generate(
     ] = False,
     backend: BackendOption = BackendName.RAY,
     concurrency: ConcurrencyOption = 1,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            help="A .json file: records where the time of each worker goes, for "
+            "ui.perfetto.dev or chrome://tracing, and prints the shares.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue one prompt, or every prompt of a file, in order.
@@ -55,7 +64,9 @@ def generate(
     """
     from specrouter_dist.cli.backends import open_backend
     from specrouter_dist.cli.session import open_session
+    from specrouter_dist.cli.trace import check_trace_path, tracing
 
+    check_trace_path(trace)
     fields: dict[str, Any] = {
         "max_tokens": max_tokens,
         "min_tokens": min_tokens,
@@ -69,7 +80,10 @@ def generate(
     }
     session = open_session(pool, dtype=dtype, prompt=prompt, prompts=prompts, sampling=fields)
     requests = session.requests(chain)
-    with open_backend(session.pool, session.report, backend) as running:
+    with (
+        open_backend(session.pool, session.report, backend) as running,
+        tracing(running.running, trace, as_json=as_json),
+    ):
         results = running.generate(requests, concurrency=concurrency)
         for row, result in zip(session.rows, results, strict=True):
             if as_json:

@@ -14,7 +14,7 @@ from specrouter_dist.config import Plan
 from specrouter_dist.routing.evidence import Grounds
 from specrouter_dist.routing.journal import Decision, Outcome
 from specrouter_dist.routing.observations import OutcomeCounts, PairKey
-from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, Rung
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import Traffic
@@ -141,7 +141,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "num_draft_tokens": [edge.patience for edge in plan.edges],
         "burst_tokens": [edge.burst for edge in plan.edges],
         "drafts_ahead": [edge.drafts_ahead for edge in plan.edges],
-        "match_tokens": plan.edges[-1].match_tokens if plan.edges else 0,
+        "match_tokens": [edge.match_tokens for edge in plan.edges],
     }
 
 
@@ -152,11 +152,7 @@ def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
 def as_plain(way: Candidate) -> dict[str, Any]:
     """A chain that may be chosen."""
     return {
-        "chain": list(way.chain),
-        "num_draft_tokens": list(way.num_draft_tokens),
-        "burst_tokens": [burst for _, burst, _ in way.takings()],
-        "drafts_ahead": [ahead > 0 for ahead in way.aheads],
-        "match_tokens": list(way.match_tokens),
+        **_plan(to_plan(way, number=0, threads=1)),
         "predicted_ms_per_token": way.predicted_us / 1e3,
         "device_ms_per_token": way.devices_us / 1e3,
     }

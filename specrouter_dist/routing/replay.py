@@ -8,10 +8,10 @@ own: the difference to what verifies say is reported (DESIGN: section 8).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import permutations
+from itertools import permutations, product
 
 from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
@@ -23,29 +23,40 @@ from specrouter_dist.speculation.tokens import common_prefix
 _MAX_REQUESTS = 64
 """Requests whose readings are waited for; the oldest is given up."""
 OWN_TEXT_MATCHES = (3,)
-"""Least matches that are considered for continuing the target's own text beside a drafter."""
+"""Least matches that are considered for continuing a verifier's own text beside a drafter."""
 _BLOCK_TOKENS = 8
 """Length of the replayed blocks, about that of planned ones: where texts have easy and hard
 stretches, rounds of longer blocks begin more often behind a rejection, and so in a hard one."""
 
 
 class Text:
-    """What a request's text would have proposed by itself; each index is made once."""
+    """What a request's text would have proposed by itself; each index is made once, and nothing is
+    looked for twice, whoever drafts and verifies."""
 
     def __init__(self, output: Reading) -> None:
         self._num_prompt = len(output.prompt)
         self._tokens = output.prompt + output.picks
         self._matchers: dict[tuple[int, int], Matcher] = {}
+        self._found: dict[tuple[int, int, int, int], TokenArray] = {}
         self.picks = output.picks
         """The output."""
 
     def proposed(self, position: int, num_wanted: int, least: int, most: int) -> TokenArray:
         """At a position of the output, where ``least`` tokens match; ``most`` are compared."""
+        asked = position, num_wanted, least, most
+        found = self._found.get(asked)
+        if found is None:
+            length = self._num_prompt + position
+            found = self._matcher(least, most).continuation_at(length, num_wanted)
+            self._found[asked] = found
+        return found
+
+    def _matcher(self, least: int, most: int) -> Matcher:
         matcher = self._matchers.get((least, most))
         if matcher is None:
             matcher = Matcher(self._tokens, min_match_tokens=least, max_match_tokens=most)
             self._matchers[least, most] = matcher
-        return matcher.continuation_at(self._num_prompt + position, num_wanted)
+        return matcher
 
 
 @dataclass(slots=True)
@@ -77,12 +88,13 @@ class Replays:
         request.picks[reading.member] = reading.picks
         while len(self._requests) > _MAX_REQUESTS:
             self._requests.popitem(last=False)
-        for draft, verifier in permutations(request.picks, 2):
-            if reading.member in (draft, verifier) and draft != self._target:
+        pairs = [pair for pair in permutations(request.picks, 2) if pair[0] != self._target]
+        for draft, verifier in pairs:
+            if reading.member in (draft, verifier):
                 key = PairKey(draft, verifier, reading.traffic)
                 yield key, replay(request.picks[draft], request.picks[verifier])
         yield from self._replay_lookups(reading, request)
-        yield from self._replay_own_text(reading, request)
+        yield from self._replay_own_text(reading, request, pairs)
 
     def _replay_lookups(
         self, reading: Reading, request: _Request
@@ -97,25 +109,24 @@ class Replays:
                 yield key, replay_lookup(lookup, request.text, request.picks[verifier])
 
     def _replay_own_text(
-        self, reading: Reading, request: _Request
+        self, reading: Reading, request: _Request, pairs: Sequence[tuple[str, str]]
     ) -> Iterator[tuple[PairKey, Survival]]:
-        """The target beside whose drafters its own text is continued."""
+        """Verifiers that continue their own text beside a drafter; they wait for the text, too."""
         if request.text is None:
             return
-        is_output = reading.member == self._target
-        for draft in request.picks if is_output else (reading.member,):
-            if draft == self._target:
-                continue
-            for match_tokens in OWN_TEXT_MATCHES:
-                beside = replay_beside(request.picks[draft], request.text, match_tokens)
-                names = own_text_names(draft, match_tokens)
-                for name, survival in zip(names, beside, strict=True):
-                    yield PairKey(name, self._target, reading.traffic), survival
+        is_text = reading.member == self._target
+        came_now = [pair for pair in pairs if is_text or reading.member in pair]
+        for (draft, verifier), match_tokens in product(came_now, OWN_TEXT_MATCHES):
+            drafted, verified = request.picks[draft], request.picks[verifier]
+            beside = replay_beside(drafted, verified, request.text, match_tokens)
+            names = own_text_names(draft, match_tokens)
+            for name, survival in zip(names, beside, strict=True):
+                yield PairKey(name, verifier, reading.traffic), survival
 
 
 @cache
 def own_text_names(draft: str, match_tokens: int) -> tuple[str, str]:
-    """As whose the rounds are recorded in which the target continues its own text where at least
+    """As whose the rounds are recorded in which a verifier continues its own text where at least
     ``match_tokens`` match, and those in which ``draft`` proposes between them."""
     return f"own text {match_tokens} beside {draft}", f"{draft} beside own text {match_tokens}"
 
@@ -144,15 +155,20 @@ def replay_lookup(config: LookupMember, text: Text, verified: TokenArray) -> Sur
     return survival
 
 
-def replay_beside(drafted: TokenArray, text: Text, match_tokens: int) -> tuple[Survival, Survival]:
-    """Rounds of a target that continues its own text where it can, and else asks a drafter.
+def replay_beside(
+    drafted: TokenArray, verified: TokenArray, text: Text, match_tokens: int
+) -> tuple[Survival, Survival]:
+    """Rounds of a verifier that continues its own text where it can, and else asks a drafter.
+
+    On the output's path, as all replays are: what is continued is the output so far, whoever
+    verifies.
 
     Returns:
         rounds from the own text, among which the drafter's count as empty; the drafter's.
     """
-    verified, longest = text.picks, max(match_tokens, LONGEST_MATCH_TOKENS)
+    longest = max(match_tokens, LONGEST_MATCH_TOKENS)
     matched, others = Survival(), Survival()
-    start, end = 0, min(len(drafted), len(verified))
+    start, end = 0, min(len(drafted), len(verified), len(text.picks))
     while start < end:
         num_wanted = min(_BLOCK_TOKENS, end - start)
         block = text.proposed(start, num_wanted, match_tokens, longest)

@@ -14,6 +14,7 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.client import Client, Generation, run_in_order
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.tracing.records import WorkerTrace
 
 
 class RouterView(Protocol):
@@ -45,6 +46,14 @@ class Running(RouterView, Protocol):
     @property
     def is_new(self) -> bool:
         """Whether it was started just now and nobody has used it yet."""
+        ...
+
+    def start_trace(self) -> None:
+        """Every worker records where its time goes, from now on."""
+        ...
+
+    def take_trace(self) -> list[WorkerTrace]:
+        """What every worker has recorded since; the recording ends."""
         ...
 
     def close(self) -> None:

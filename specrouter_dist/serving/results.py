@@ -116,8 +116,8 @@ class PlanUse:
     """Per edge: so many are taken at most."""
     drafts_ahead: tuple[bool, ...]
     """Per edge: the next block is drafted during the verify."""
-    match_tokens: int
-    """The target continues its own text where so many tokens match; 0: never."""
+    match_tokens: tuple[int, ...]
+    """Per edge: the verifier continues its own text where so many tokens match; 0: never."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name."""

@@ -5,29 +5,26 @@ from functools import partial
 from typing import Protocol
 
 from specrouter_dist.config import LookupMember
-from specrouter_dist.routing.observations import (
-    ForwardKey,
-    Observations,
-    OutcomeKey,
-    PairKey,
-    WaitKey,
-    context_of,
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.observing import (
+    answer,
+    end_step,
+    forward_key,
+    observe_outcome,
+    wait_key,
 )
-from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.simulation.clock import Action, Clock
 from specrouter_dist.simulation.forks import TextForks, last_draws
 from specrouter_dist.simulation.profile import MemberProfile
 from specrouter_dist.simulation.session import Session
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.odds import Odds
-from specrouter_dist.speculation.outcomes import Outcomes, Verdict
+from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.speculation.steps import Step
 
 MAX_DRAFTS = 16
 """Most tokens that a drafter draws in one step before it looks at its mail, as in a worker."""
-_LARGEST_TIMED_ROWS = 64
-"""Forwards of more rows per session are prompts; the planner asks about decoding."""
 
 Batch = Sequence[tuple[Session, Step, TokenArray]]
 """Sessions with a step, and the picks that it will yield."""
@@ -144,7 +141,8 @@ class Device:
                     session.replica.ready[session] = None
         self._turn_due = False
         for replica in self._replicas:
-            if self._answer(replica):
+            ready = replica.ready
+            if answer(replica.name, replica.preparations, ready, self.observations, self.touch):
                 return  # It is said before anything is computed.
             batch = self._take_steps(replica)
             if batch:
@@ -171,15 +169,6 @@ class Device:
         replica.busy_us += elapsed_us
         then()
 
-    def _answer(self, replica: Replica) -> bool:
-        """Extends the streams whose next tokens were prepared; whether there was one."""
-        is_any = False
-        for session, verdict in replica.preparations.answer(replica.ready):
-            self._observe_outcome(session, verdict)
-            self.touch(session)
-            is_any = True
-        return is_any
-
     def _take_steps(self, replica: Replica) -> Batch:
         batch: list[tuple[Session, Step, TokenArray]] = []
         for session in list(replica.ready):
@@ -187,7 +176,8 @@ class Device:
             step = stage.next_step()
             if step is not None:
                 session.deadline_us = None
-                self._observe_outcome(session, replica.preparations.finish(session))
+                verdict = replica.preparations.finish(session)
+                observe_outcome(replica.name, session, verdict, self.observations)
                 self._observe_wait(session, step)
                 batch.append((session, step, _picks(session, step)))
                 continue
@@ -219,7 +209,7 @@ class Device:
 
     def _finish(self, replica: Replica, batch: Batch, elapsed_us: float) -> None:
         replica.num_steps += 1
-        key = self._key(replica.name, batch)
+        key = forward_key(replica.name, [(session, step) for session, step, _ in batch])
         if key is not None:
             self.observations.add_forward(key, elapsed_us)
         for session, step, picks in batch:
@@ -230,45 +220,18 @@ class Device:
         self._take_turn_later()
 
     def _end_step(self, session: Session, step: Step, picks: TokenArray) -> None:
-        stage = session.model_stage
-        counts = stage.own_counts if step.from_own_text else stage.counts
-        accepted = counts.accepted
-        new = stage.on_step_done(picks)
+        new = end_step(session.replica.name, session, step, picks, self.observations)
         session.replica.note(session, new)
-        accepted = counts.accepted - accepted
-        session.drafter_restarts = accepted < step.num_proposals
-        was_judged = len(new) > accepted or accepted == step.num_proposals
-        if step.num_picks and session.upstream and was_judged and not step.from_own_text:
-            key = PairKey(session.upstream, session.replica.name, GREEDY)
-            self.observations.add_block(key, step.num_proposals, accepted)
         self._audience.on_stepped(session, new)
         if not session.closed:
             self.touch(session)
 
-    def _observe_outcome(self, session: Session, verdict: Verdict | None) -> None:
-        if verdict is not None:
-            key = OutcomeKey(session.replica.name, GREEDY, session.num_outcomes)
-            self.observations.add_outcome(key, verdict.was_rejected, verdict.num_ready)
-
     def _observe_wait(self, session: Session, step: Step) -> None:
         since_us, session.waits_since_us = session.waits_since_us, None
-        is_comparable = session.drafter_restarts and session.num_attached == 1
-        is_comparable &= not session.drafts_ahead
-        if since_us is None or not is_comparable or session.replica.num_attached > 1:
+        if since_us is None or session.replica.num_attached > 1:
             return
-        if step.num_proposals >= session.edges[0].patience:
-            key = WaitKey(session.wanted[0], session.replica.name, step.num_proposals)
+        if (key := wait_key(session.replica.name, session, step)) is not None:
             self.observations.add_wait(key, self._clock.now_us - since_us)
-
-    def _key(self, name: str, batch: Batch) -> ForwardKey | None:
-        num_rows = sum(len(step.tokens) for _, step, _ in batch)
-        num_drafts = {step.num_drafts for _, step, _ in batch}
-        if num_rows > _LARGEST_TIMED_ROWS * len(batch) or len(num_drafts) > 1:
-            return None
-        session = batch[0][0]
-        beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
-        context = context_of([step.start for _, step, _ in batch])
-        return ForwardKey(name, num_rows, len(batch), num_drafts.pop(), beside, context)
 
 
 def _picks(session: Session, step: Step) -> TokenArray:

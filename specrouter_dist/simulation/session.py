@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from specrouter_dist.config import EdgeKnobs
 from specrouter_dist.routing.climbing import Climb
+from specrouter_dist.routing.traffic import GREEDY, Traffic
 from specrouter_dist.simulation.texts import Text
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId, TokenArray
@@ -76,7 +77,13 @@ class Session:
     """The clock will look at the deadline."""
     waits_since_us: float | None = None
     drafter_restarts: bool = False
-    """The last round rejected a proposal, so what comes next was drafted after it."""
+    """The last round rejected a proposal of the drafter's, so what comes next was drafted after
+    it."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """All requests are of one kind."""
+        return GREEDY
 
     @property
     def model_stage(self) -> Stage:

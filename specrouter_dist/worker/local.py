@@ -20,10 +20,12 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetPlans
 from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
 _DECIDE_EVERY_S = 0.5
@@ -110,6 +112,7 @@ class LocalPool:
             self.client.deliver,
             on_failure=self.client.fail,
         )
+        self._tracing = Tracing(self.worker)
         self.client.worker = self.worker
         self.worker.start()
         self._stopping = threading.Event()
@@ -135,6 +138,14 @@ class LocalPool:
         """What the router knows and has decided, as plain values."""
         with self._lock:
             return explain(self._router, time.monotonic())
+
+    def start_trace(self) -> None:
+        """Records where the worker's time goes, from now on."""
+        self._tracing.start()
+
+    def take_trace(self) -> list[WorkerTrace]:
+        """What was recorded since; the recording ends."""
+        return [self._tracing.take()]
 
     def close(self) -> None:
         """Stops both threads and frees the links."""

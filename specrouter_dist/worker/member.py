@@ -8,20 +8,19 @@ from typing import Protocol
 
 from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
-from specrouter_dist.routing.observations import (
-    ForwardKey,
-    Observations,
-    OutcomeKey,
-    PairKey,
-    WaitKey,
-    context_of,
+from specrouter_dist.routing.observations import ForwardKey, Observations
+from specrouter_dist.routing.observing import (
+    answer,
+    end_step,
+    forward_key,
+    observe_outcome,
+    wait_key,
 )
-from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.odds import Odds
-from specrouter_dist.speculation.outcomes import Outcomes, Verdict
+from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
@@ -30,8 +29,6 @@ from specrouter_dist.worker.session import Session
 
 MAX_DRAFTS = 16
 """Most tokens that a drafter draws in one step before it looks at its mail."""
-_LARGEST_TIMED_ROWS = 64
-"""Forwards of more rows per session are prompts; the planner asks about decoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +112,7 @@ class ModelHost:
     def answer(self, observations: Observations, touch: Callable[[Session], None]) -> bool:
         """Extends every stream whose next tokens were prepared, and touches its session; whether
         there was one."""
-        is_any = False
-        for session, verdict in self.preparations.answer(self.ready):
-            self._observe_outcome(session, verdict, observations)
-            touch(session)
-            is_any = True
-        return is_any
+        return answer(self.name, self.preparations, self.ready, observations, touch)
 
     def prepare(self) -> bool:
         """One forward for what a session may have to answer; whether there was one."""
@@ -137,7 +129,8 @@ class ModelHost:
             step = session.model_stage.next_step()
             if step is not None:
                 session.deadline = None
-                self._observe_outcome(session, self.preparations.finish(session), observations)
+                verdict = self.preparations.finish(session)
+                observe_outcome(self.name, session, verdict, observations)
                 self._observe_wait(session, step, now, observations)
                 batch.append((session, step))
                 continue
@@ -177,9 +170,7 @@ class ModelHost:
         for (session, step), picks in zip(batch, all_picks, strict=True):
             session.device_us += elapsed_us / len(batch)
             stage = session.model_stage
-            counts = stage.own_counts if step.from_own_text else stage.counts
-            accepted = counts.accepted
-            new = stage.on_step_done(picks.tokens)
+            new = end_step(self.name, session, step, picks.tokens, observations)
             if picks.runner_ups:
                 # A Truth may have been first with some of them.
                 skipped = len(stage.tokens) - len(new) - step.first_pick
@@ -187,36 +178,8 @@ class ModelHost:
             if step.num_picks and step.start < session.prompt_tokens:
                 # The prompt has just been fed: others that begin alike need not wait for the end.
                 self._publish(session, session.prompt_tokens)
-            accepted = counts.accepted - accepted
-            session.drafter_restarts = accepted < step.num_proposals
-            was_judged = len(new) > accepted or accepted == step.num_proposals
-            if step.num_picks and session.upstream and was_judged:
-                self._observe_block(session, session.upstream, step, accepted, observations)
             grown.append((session, new, picks))
         return grown
-
-    def _observe_block(
-        self,
-        session: Session,
-        upstream: str,
-        step: Step,
-        accepted: int,
-        observations: Observations,
-    ) -> None:
-        def add(draft: str, num_proposals: int, num_accepted: int) -> None:
-            key = PairKey(draft, self.name, session.traffic)
-            observations.add_block(key, num_proposals, num_accepted)
-
-        match_tokens = session.edges[session.num_attached - 1].match_tokens
-        if not match_tokens:
-            add(upstream, step.num_proposals, accepted)
-            return
-        own, drafted = own_text_names(upstream, match_tokens)
-        if step.from_own_text:
-            add(own, step.num_proposals, accepted)
-        else:
-            add(own, 0, 0)
-            add(drafted, step.num_proposals, accepted)
 
     def _begin_preparing(self, session: Session) -> Outcomes:
         return Outcomes(
@@ -225,13 +188,6 @@ class ModelHost:
             stop_ids=frozenset(session.sampling.stop_token_ids),
             end=min(session.end, self.engine.info.context_tokens),
         )
-
-    def _observe_outcome(
-        self, session: Session, verdict: Verdict | None, observations: Observations
-    ) -> None:
-        if verdict is not None:
-            key = OutcomeKey(self.name, session.traffic, session.num_outcomes)
-            observations.add_outcome(key, verdict.was_rejected, verdict.num_ready)
 
     def _publish(self, session: Session, end: int) -> None:
         """``end``: where what may still be taken back begins."""
@@ -242,28 +198,16 @@ class ModelHost:
         self, session: Session, step: Step, now: float, observations: Observations
     ) -> None:
         since, session.waits_since = session.waits_since, None
-        # The time of a block is known of drafters only: those with nobody above them. Among others
-        # it waits its turn.
-        is_comparable = session.drafter_restarts and session.num_attached == 1
-        # A drafter that drafts ahead has to finish what nobody wants any more.
-        is_comparable &= not session.drafts_ahead
-        if since is None or not is_comparable or self._num_open > 1:
+        # Among others it waits its turn.
+        if since is None or self._num_open > 1:
             return
-        if step.num_proposals >= session.edges[0].patience:
-            key = WaitKey(session.wanted[0], self.name, step.num_proposals)
+        if (key := wait_key(self.name, session, step)) is not None:
             observations.add_wait(key, (now - since) * 1e6)
 
     def turn_key(self, batch: Sequence[tuple[Session, Step]]) -> ForwardKey | None:
         """What the time of a forward of ``batch``, and of all that the engine thread does for it,
         is to be compared with; None: nothing."""
-        num_rows = sum(len(step.tokens) for _, step in batch)
-        num_drafts = {step.num_drafts for _, step in batch}
-        if num_rows > _LARGEST_TIMED_ROWS * len(batch) or len(num_drafts) > 1:
-            return None
-        session = batch[0][0]
-        beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
-        context = context_of([step.start for _, step in batch])
-        return ForwardKey(self.name, num_rows, len(batch), num_drafts.pop(), beside, context)
+        return forward_key(self.name, batch)
 
 
 def _slot(session: Session) -> int:

@@ -68,7 +68,8 @@ class Session:
     num_outcomes: int = 0
     """Outcomes of a verify downstream for which this member may prepare its answer."""
     drafter_restarts: bool = False
-    """The last round rejected a proposal, so what comes next was drafted after it."""
+    """The last round rejected a proposal of the drafter's, so what comes next was drafted after
+    it."""
     device_us: float = 0.0
     """Device time spent on this session by this member."""
     upstream_levels: tuple[LevelCounts, ...] = ()

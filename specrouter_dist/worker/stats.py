@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 MAX_PLANS = 32
 """The newest of them are told."""
 
-PlainPlan = tuple[int, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[bool, ...], int]
-"""The round from which on; chain, lengths of blocks, what is taken at most and whether blocks are
-drafted ahead, by edge; and from how many matching tokens on the target continues its own text."""
+PlainPlan = tuple[
+    int, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[bool, ...], tuple[int, ...]
+]
+"""The round from which on; chain; by edge, lengths of blocks, what is taken at most, whether blocks
+are drafted ahead, and from how many matching tokens on the verifier continues its own text."""
 
 
 class Plans:
@@ -33,7 +35,7 @@ class Plans:
             tuple(edge.patience for edge in edges),
             tuple(edge.burst for edge in edges),
             tuple(edge.drafts_ahead for edge in edges),
-            edges[-1].match_tokens if edges else 0,
+            tuple(edge.match_tokens for edge in edges),
         )
         if not self.noted or self.noted[-1][1:] != plain[1:]:
             self.noted = (*self.noted[-MAX_PLANS + 1 :], plain)

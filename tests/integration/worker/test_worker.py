@@ -10,9 +10,11 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.links.control import Failed
 from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
+from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.traffic import ROOTS
 from specrouter_dist.worker.parking import LEASE_S
 from specrouter_dist.worker.posts import Call, SetPlans
+from specrouter_dist.worker.session import OWN_TEXT
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PROMPT = [1, 2, 3, 4, 5]
@@ -78,13 +80,34 @@ def test_drafters_are_used_and_counted_at_every_level(toys: Toys) -> None:
     assert last.stats["num_rounds"] < 120  # type: ignore[operator]
 
 
+def observed(toys: Toys, name: str) -> Observations:
+    """What the member's worker has measured since the last call."""
+    taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
+    worker = toys.workers[name]
+    worker.hub.post(Call(lambda: taken.put(worker.take_observations())))
+    return taken.get(timeout=10)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_verifier_may_continue_its_own_text(toys: Toys, temperature: float) -> None:
+    params = sampling(temperature, max_tokens=200)
+    chain = plan("small", "medium", "target", match_tokens=1)
+    tokens, last = toys.collect(toys.submit(PROMPT, chain, params))
+    assert tokens == alone(params)
+    pairs = [key for name in ("medium", "target") for key in observed(toys, name).pairs]
+    assert {(key.draft, key.verifier) for key in pairs} == {
+        (name, verifier)
+        for draft, verifier in (("small", "medium"), ("medium", "target"))
+        for name in own_text_names(draft, 1)
+    }
+    levels = {level[:2] for level in last.stats["levels"]}  # type: ignore[index, union-attr]
+    assert levels >= {(OWN_TEXT, "medium"), (OWN_TEXT, "target")}
+
+
 def test_waits_for_blocks_are_observed(toys: Toys) -> None:
     request = toys.submit(PROMPT, plan("small", "target"), sampling(max_tokens=200))
     toys.collect(request)
-    taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
-    worker = toys.workers["target"]
-    worker.hub.post(Call(lambda: taken.put(worker.take_observations())))
-    found = taken.get(timeout=10).waits
+    found = observed(toys, "target").waits
     assert found.keys() == {WaitKey("small", "target", 4)}
     assert all(times.total_us > 0 for times in found.values())
 

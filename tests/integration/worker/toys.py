@@ -28,7 +28,9 @@ def engine(name: str, **options: int) -> ToyEngine:
     return ToyEngine(model_seed=seed, agreement=AGREEMENTS[name], **options)
 
 
-def plan(*chain: str, length: int = 4, number: int = 0, outcomes: int = 0) -> Plan:
+def plan(
+    *chain: str, length: int = 4, number: int = 0, outcomes: int = 0, match_tokens: int = 0
+) -> Plan:
     """A lock-step plan."""
     edges = tuple(
         EdgeKnobs(
@@ -36,6 +38,7 @@ def plan(*chain: str, length: int = 4, number: int = 0, outcomes: int = 0) -> Pl
             burst=length * (i + 1),
             patience=length,
             outcomes=outcomes,
+            match_tokens=match_tokens,
         )
         for i in range(len(chain) - 1)
     )

@@ -72,6 +72,8 @@ BAD_ARGUMENTS = [
     (("generate", *PROMPT, "--dtype", "fp16"), "Invalid value for '--dtype': 'fp16' is not one of"),
     (("generate", *PROMPT, "--backend", "gpu"), "Invalid value for '--backend': 'gpu' is not one"),
     (("generate", *PROMPT, "--beams", "4"), "No such option: --beams"),
+    (("generate", *PROMPT, "--trace", "no/t.json"), "--trace: no directory 'no'"),
+    (("generate", *PROMPT, "--trace", "t.txt"), "--trace: a file that ends in .json, got 't.txt'"),
     (("generate", "--prompt"), "Option '--prompt' requires an argument"),
     (("generat", *PROMPT), "No such command 'generat'. Did you mean 'generate'?"),
     (("pool",), "Missing command; see specrouter --help"),

@@ -5,6 +5,7 @@ import pytest
 
 from specrouter_dist.routing.costs import LENGTHS, MAX_DRAFT_TOKENS, Costs, Drafts, Floats, Regime
 from specrouter_dist.routing.observations import Observations, PairKey, Survival
+from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import GREEDY
 from tests.unit.routing.learned import TIMES_US, learned_router, profile
@@ -71,3 +72,39 @@ def test_tokens_are_made_again_when_more_is_learned_of_a_verifier(router: Router
     of = costs(router)
     assert (of.tokens(DRAFTS, "target") == one_by_one(of, "target")).all()
     assert table.known_tokens(names, "target", GREEDY) is not before["target"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_the_own_text_is_known_by_edge(router: Router, scale: float) -> None:
+    own, beside = own_text_names("small", 4)
+    before = costs(router)
+    assert not before.knows_own_text("small", "medium", 4)
+    assert before.own_text("small", "medium", 4).share == 0.0
+    for name, survival in (
+        (own, Survival([400, 300], [300, 0], num_blocks=1000, num_empty=600)),
+        (beside, Survival([600, 300], [300, 150], num_blocks=600)),
+    ):
+        router.agreement.record(PairKey(name, "medium", GREEDY), survival)
+    of = costs(router, Regime(GREEDY, scale=scale))
+    found = of.own_text("small", "medium", 4)
+    assert found.share == pytest.approx(0.4, abs=0.01)
+    assert found.tokens[:2] == pytest.approx([1.0, 1.75], abs=0.01)
+    # Requests that agree less do so with the target alone.
+    assert found.drafted.conditional[0] == pytest.approx(0.5, abs=0.01)
+    for other in (("small", "target", 4), ("medium", "medium", 4), ("small", "medium", 5)):
+        assert not of.knows_own_text(*other)
+    never = of.own_text("small", "medium", 0)
+    assert never.share == 0.0
+    assert never.drafted is of.curve("small", "medium")
+
+
+def test_the_targets_own_text_goes_with_how_the_request_agrees(router: Router) -> None:
+    for name in own_text_names("small", 3):
+        survival = Survival([600], [300], num_blocks=600)
+        router.agreement.record(PairKey(name, "target", GREEDY), survival)
+    usual, half = (
+        costs(router, Regime(GREEDY, scale=scale)).own_text("small", "target", 3)
+        for scale in (1.0, 0.5)
+    )
+    assert half.drafted.conditional[0] == pytest.approx(usual.drafted.conditional[0] / 2)
+    assert half.tokens[1] - 1 == pytest.approx((usual.tokens[1] - 1) / 2)

@@ -72,6 +72,9 @@ def test_plans_are_listed_by_kind_and_load_with_the_candidates_that_were_weighed
     times = [way["predicted_ms_per_token"] for way in greedy["candidates"]]
     assert times == sorted(times)
     assert greedy["candidates"][0]["chain"] == greedy["chain"]
+    knobs = ("num_draft_tokens", "burst_tokens", "drafts_ahead", "match_tokens")
+    for way in (greedy, *greedy["candidates"]):
+        assert {len(way[name]) for name in knobs} == {len(way["chain"]) - 1}
 
 
 def test_members_have_their_times_and_a_lookup_has_none(router: Router) -> None:

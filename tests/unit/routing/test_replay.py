@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,14 @@ from hypothesis import strategies as st
 
 from specrouter_dist.config import LookupMember
 from specrouter_dist.routing.observations import PairKey, Reading, Survival
-from specrouter_dist.routing.replay import Replays, Text, replay, replay_beside, replay_lookup
+from specrouter_dist.routing.replay import (
+    Replays,
+    Text,
+    own_text_names,
+    replay,
+    replay_beside,
+    replay_lookup,
+)
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.matching import Matcher
 
@@ -68,7 +76,9 @@ def test_a_text_proposes_what_a_stream_of_that_length_would(
     position = data.draw(st.integers(0, len(output) - 1))
     so_far = Matcher([1, 2, *output[:position]], min_match_tokens=least, max_match_tokens=5)
     text = Text(reading("target", output, [1, 2]))
-    assert text.proposed(position, 4, least, 5) == so_far.continuation(4)
+    for num_wanted in (4, 1, 4):
+        found = text.proposed(position, num_wanted, least, 5)
+        assert found == so_far.continuation(num_wanted), "also when it was asked before"
 
 
 class TestOwnText:
@@ -76,31 +86,45 @@ class TestOwnText:
 
     def test_where_nothing_repeats_the_drafter_makes_all_rounds(self) -> None:
         output = Text(reading("target", [11, 12, 13, 14], self.prompt))
-        matched, others = replay_beside(ids([11, 12, 9, 14]), output, 2)
+        matched, others = replay_beside(ids([11, 12, 9, 14]), output.picks, output, 2)
         assert (matched.num_blocks, matched.num_empty) == (2, 2)
         assert others == replay(ids([11, 12, 9, 14]), output.picks)
 
     def test_a_repetition_is_continued_whatever_the_drafter_says(self) -> None:
         # "1 2" comes again at once: from there the text itself proposes "3 4 5".
         output = Text(reading("target", [1, 2, 3, 4, 5, 9], self.prompt))
-        matched, others = replay_beside(ids([1, 0, 0, 0, 0, 0]), output, 2)
+        matched, others = replay_beside(ids([1, 0, 0, 0, 0, 0]), output.picks, output, 2)
         assert (matched.num_blocks, matched.num_empty) == (2, 1)
         assert matched.accepted[:4] == [1, 1, 1, 0]
         assert others.accepted[0] == 1 and others.num_blocks == 1
 
     def test_a_longer_match_is_needed_where_more_is_asked(self) -> None:
         output = Text(reading("target", [1, 2, 3, 4, 5, 9], self.prompt))
-        matched, _ = replay_beside(ids([0] * 6), output, 4)
+        matched, _ = replay_beside(ids([0] * 6), output.picks, output, 4)
         assert matched.num_blocks - matched.num_empty == 1
         assert matched.accepted[0] == 1
+
+    def test_a_verifier_in_between_continues_the_output_and_is_asked_what_it_picks(self) -> None:
+        text = Text(reading("target", [1, 2, 3, 4, 5, 9], self.prompt))
+        drafted, verified = ids([1, 7, 3, 4, 5, 9]), ids([1, 2, 3, 8, 5, 9])
+        matched, others = replay_beside(drafted, verified, text, 2)
+        # "4 5" is new: the drafter's 1 stands, its 7 does not. "1 2" was followed by "3 4 5 1", of
+        # which the verifier, with its 8, takes the first alone; "3 4" by "5 1", of which the same.
+        assert (others.num_blocks, others.reached[:3], others.accepted[:2]) == (
+            1,
+            [1, 1, 0],
+            [1, 0],
+        )
+        assert (matched.num_blocks, matched.num_empty) == (3, 1)
+        assert (matched.reached, matched.accepted) == ([2, 2, 0, 0], [2, 0, 0, 0])
 
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 4), st.data())
     def test_every_round_is_counted_once(
         self, output: list[int], match_tokens: int, data: st.DataObject
     ) -> None:
-        drafted = [data.draw(st.integers(0, 4)) for _ in output]
+        drafted, verified = ([data.draw(st.integers(0, 4)) for _ in output] for _ in range(2))
         text = Text(reading("target", output, self.prompt))
-        matched, others = replay_beside(ids(drafted), text, match_tokens)
+        matched, others = replay_beside(ids(drafted), ids(verified), text, match_tokens)
         assert matched.is_plausible and others.is_plausible
         assert matched.num_empty == others.num_blocks
         rounds = matched.num_blocks
@@ -113,9 +137,13 @@ class TestJoining:
     def replays(self) -> Replays:
         return Replays("target", {"lookup": LOOKUP})
 
-    def pairs(self, replays: Replays, *readings: Reading) -> list[tuple[str, str]]:
+    def all_pairs(self, replays: Replays, *readings: Reading) -> list[tuple[str, str]]:
         keys = [key for entry in readings for key, _ in replays.add(entry)]
-        return [(key.draft, key.verifier) for key in keys if "own text" not in key.draft]
+        return [(key.draft, key.verifier) for key in keys]
+
+    def pairs(self, replays: Replays, *readings: Reading) -> list[tuple[str, str]]:
+        found = self.all_pairs(replays, *readings)
+        return [pair for pair in found if "own text" not in pair[0]]
 
     def test_each_pair_is_replayed_once_whatever_the_order(self, replays: Replays) -> None:
         text = reading("target", [1, 2, 3], [5])
@@ -132,6 +160,32 @@ class TestJoining:
         for order in ((text, small, medium), (small, medium, text), (small, text, medium)):
             found = self.pairs(Replays("target", {"lookup": LOOKUP}), *order)
             assert sorted(found) == sorted(wanted)
+
+    def test_so_is_each_with_the_own_text_beside_the_drafter(self) -> None:
+        text = reading("target", [1, 2, 3], [5])
+        others = reading("small", [1, 2, 4]), reading("medium", [1, 2, 3])
+        names = {draft: own_text_names(draft, 3) for draft in ("small", "medium")}
+        pairs = [p for p in permutations(("small", "medium", "target"), 2) if p[0] in names]
+        wanted = sorted((name, verifier) for draft, verifier in pairs for name in names[draft])
+        for order in permutations((text, *others)):
+            found = self.all_pairs(Replays("target", {"lookup": LOOKUP}), *order)
+            assert sorted(pair for pair in found if "own text" in pair[0]) == wanted
+
+    def test_the_own_text_is_replayed_with_each_verifiers_own_picks(self) -> None:
+        prompt, output = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 9]
+        picks = {"target": output, "small": [1, 7, 3, 4, 5, 9], "medium": [1, 2, 3, 8, 5, 9]}
+        replays, found = Replays("target", {}), {}
+        for name, values in picks.items():
+            found.update(replays.add(reading(name, values, prompt if name == "target" else [])))
+        text = Text(reading("target", output, prompt))
+        for verifier in ("medium", "target"):
+            expected = replay_beside(ids(picks["small"]), ids(picks[verifier]), text, 3)
+            for name, survival in zip(own_text_names("small", 3), expected, strict=True):
+                assert found[PairKey(name, verifier, GREEDY)] == survival
+
+    def test_without_the_text_nobody_continues_it(self, replays: Replays) -> None:
+        found = self.all_pairs(replays, reading("small", [1, 2, 4]), reading("medium", [1, 2, 3]))
+        assert sorted(found) == [("medium", "small"), ("small", "medium")]
 
     def test_a_reading_that_comes_twice_counts_once(self, replays: Replays) -> None:
         small = reading("small", [1, 2, 4])

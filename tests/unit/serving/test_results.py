@@ -20,7 +20,7 @@ def result(speculation: SpeculationMetrics) -> GenerateResult:
     level = LevelMetrics(
         draft="small", verifier="target", proposed=9, accepted=6, rounds=4, truncations=2
     )
-    plan = PlanUse(2, ("small", "target"), (3,), (6,), (True,), 6)
+    plan = PlanUse(2, ("small", "target"), (3,), (6,), (True,), (6,))
     return GenerateResult(
         text="hé",
         token_ids=array(TOKEN_TYPECODE, [7, 8, 9, 0]),
@@ -71,7 +71,7 @@ def test_a_result_has_the_promised_fields() -> None:
                     "num_draft_tokens": [3],
                     "burst_tokens": [6],
                     "drafts_ahead": [True],
-                    "match_tokens": 6,
+                    "match_tokens": [6],
                 }
             ],
         },

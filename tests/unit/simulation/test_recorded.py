@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from specrouter_dist.config import EdgeKnobs, LookupMember, Plan
+from specrouter_dist.routing.observations import Survival
+from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.simulation.recorded import Recording
 from specrouter_dist.simulation.results import Results
 from specrouter_dist.simulation.world import World
@@ -67,6 +69,30 @@ def test_a_lookup_proposes_on_the_device_of_its_downstream(hop_us: float) -> Non
     # 1 and 2 match nothing that goes on; then 3 to 6 are found, and 7 is the bonus; then 8.
     assert results.work["target"].num_steps == 4
     assert results.duration_s * 1e3 == pytest.approx(4 * 10.0)
+
+
+@pytest.mark.parametrize("match_tokens", [2, 0])
+def test_a_middle_stage_continues_its_own_text(match_tokens: int) -> None:
+    """What its drafter says is always wrong; the text is the prompt's once more, and one token."""
+    repeated = [1, 2, 3, 4, 5, 6, 7, 8]
+    target = tokens([*repeated, 60])
+    recording = Recording(tokens([*repeated, 50]), (tokens([99] * 9), target, target))
+    plan = lock_step("small", "medium", "target", lengths=(4, 9))
+    middle = plan.edges[0].model_copy(update={"match_tokens": match_tokens})
+    plan = plan.model_copy(update={"edges": (middle, plan.edges[1])})
+    load = workload(1, prompt_tokens=9, output_tokens=9)
+    world = World(profile(NAMES, workload=load, plan=plan), recording)
+    world.run()
+    found = {(k.draft, k.verifier): seen for k, seen in world._observations.pairs.items()}
+    if not match_tokens:
+        assert set(found) == {("small", "medium"), ("medium", "target")}
+        return
+    own, beside = own_text_names("small", match_tokens)
+    assert set(found) == {(own, "medium"), (beside, "medium"), ("medium", "target")}
+    # 1 with the prompt, for which nobody is asked; 2, where the drafter is and is wrong; 3 to 6 are
+    # found, and 7 is the bonus; 8 is found, and 60.
+    assert found[own, "medium"] == Survival([2, 1, 1, 1], [2, 1, 1, 1], 3, num_empty=1)
+    assert found[beside, "medium"] == Survival([1, 0, 0, 0], [0, 0, 0, 0], 1, num_empty=0)
 
 
 @pytest.mark.parametrize(("runner_up", "drafting_ms"), [(5, 0), (77, 4)])

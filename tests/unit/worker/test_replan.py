@@ -35,6 +35,7 @@ class Pool:
     """The members of one worker and one request, turned by hand."""
 
     def __init__(self) -> None:
+        self.seen = Observations()
         self.sent: list[WireMessage] = []
         self.sessions: dict[str, Session] = {}
         self.hosts = {
@@ -94,9 +95,9 @@ class Pool:
 
     def turn(self, name: str) -> bool:
         """One forward of that member, if it has a step."""
-        host, seen = self.hosts[name], Observations()
-        batch = host.take_steps(0.0, seen)
-        for session, _, _ in host.forward(batch, seen) if batch else ():
+        host = self.hosts[name]
+        batch = host.take_steps(0.0, self.seen)
+        for session, _, _ in host.forward(batch, self.seen) if batch else ():
             self._touch(session)
         self.settle()
         return bool(batch)

@@ -1,6 +1,6 @@
 """What a request remembers of the plans it went with."""
 
-from specrouter_dist.config import Plan
+from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.worker.stats import MAX_PLANS, Plans
 
@@ -8,7 +8,7 @@ ALONE = Plan(chain=("target",))
 
 
 def chained(length: int, number: int = 0, us: float = 1e4) -> Plan:
-    return to_plan(Candidate(("small", "target"), (length,), us, (2,), 6), number, 1)
+    return to_plan(Candidate(("small", "target"), (length,), us, (2,), (6,)), number, 1)
 
 
 def test_a_plan_is_noted_with_its_round_and_again_only_when_it_is_another() -> None:
@@ -19,10 +19,17 @@ def test_a_plan_is_noted_with_its_round_and_again_only_when_it_is_another() -> N
     plans.note(chained(3, number=7, us=9e5), 9)
     plans.note(chained(4), 11)
     assert plans.noted == (
-        (0, ("target",), (), (), (), 0),
-        (4, ("small", "target"), (3,), (6,), (True,), 6),
-        (11, ("small", "target"), (4,), (8,), (True,), 6),
+        (0, ("target",), (), (), (), ()),
+        (4, ("small", "target"), (3,), (6,), (True,), (6,)),
+        (11, ("small", "target"), (4,), (8,), (True,), (6,)),
     )
+
+
+def test_what_a_verifier_in_between_continues_is_noted_too() -> None:
+    edges = (EdgeKnobs(match_tokens=3), EdgeKnobs())
+    plans = Plans()
+    plans.note(Plan(chain=("small", "medium", "target"), edges=edges), 0)
+    assert plans.noted[0][-1] == (3, 0)
 
 
 def test_of_many_plans_the_newest_are_kept() -> None:
