@@ -56,7 +56,7 @@ class Ingress:
         if running.is_new:
             calibrate(pool, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
-        self._service = OpenAIService(running.client, tokenizer, report, pool, running.plan_of)
+        self._service = OpenAIService(running.client, tokenizer, report, pool, running)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Ready means that real tokens have come through the chain.

@@ -43,7 +43,7 @@ class Client(Protocol):
         ...
 
     def cancel(self, request: int) -> None:
-        """Frees every level of the request; its last Output says ``cancelled``."""
+        """Frees every level of the request; its last message says that it is over."""
         ...
 
 
@@ -98,6 +98,11 @@ class Generation:
         self._texts: list[str] = []
         self._tokens: TokenArray = array(TOKEN_TYPECODE)
         self._logprobs: list[TokenLogprobs] = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token has come."""
+        return self._first is not None
 
     def on_output(self, output: Output, now: float) -> Chunk:
         """Takes the target's next round, which arrived at ``now`` by the generation's clock."""

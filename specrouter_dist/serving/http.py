@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +25,7 @@ from specrouter_dist.errors import (
     UnavailableError,
 )
 from specrouter_dist.serving.openai_service import Job, OpenAIService
+from specrouter_dist.serving.tokenizing import Tokenizing
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ _RETRY_AFTER_S = {429: 1, 503: 5}
 
 
 def build_http(service: OpenAIService) -> FastAPI:
-    """The application: completions, chat completions, models and health."""
+    """The application: completions, chat completions, token ids, models, health and metrics."""
     app = FastAPI(title="specrouter", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/v1/completions")
@@ -57,6 +59,28 @@ def build_http(service: OpenAIService) -> FastAPI:
     async def health() -> Response:
         return JSONResponse(await service.health())
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
+
+    _add_tokenizing(app, service.tokenizing)
+    _add_error_handlers(app)
+    return app
+
+
+def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing) -> None:
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = await _read_body(request)
+        return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, body))
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        body = await _read_body(request)
+        return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, body))
+
+
+def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(SpecRouterError)
     async def on_error(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, SpecRouterError)
@@ -73,8 +97,6 @@ def build_http(service: OpenAIService) -> FastAPI:
     @app.exception_handler(Exception)
     async def on_defect(_: Request, problem: Exception) -> Response:
         return _error_response(*_describe(problem))
-
-    return app
 
 
 def _answer(service: OpenAIService, job: Job) -> Response:

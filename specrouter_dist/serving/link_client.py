@@ -69,7 +69,7 @@ class LinkClient:
         self._hub.post(_Open(submit, receive))
 
     def cancel(self, request: int) -> None:
-        """Frees every level of the request; its last Output says ``cancelled``."""
+        """Frees every level of the request; its last message says that it is over."""
         self._hub.post(Cancel(request))
 
     def set_target(self, address: Address) -> None:

@@ -1,6 +1,6 @@
 """The JSON of OpenAI's answers, whole and as events of a stream.
 
-Two keys are ours: ``seed`` in every object, with which the text can be had again, and
+Two keys are ours: ``seed`` in every object and choice, with which the text can be had again, and
 ``metrics``, in vLLM's shape with our ``levels``, where the output is whole.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.serving.client import Chunk
-from specrouter_dist.serving.results import GenerateResult
+from specrouter_dist.serving.results import GenerateResult, SpeculationMetrics
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _LEAST_LOGPROB = -9999.0
@@ -26,8 +26,10 @@ class Head:
     created: int
     """Unix time in seconds."""
     model: str
-    seed: int
+    seeds: tuple[int, ...]
+    """Of the choices; the first is the request's."""
     num_prompt_tokens: int
+    """Of all prompts."""
 
 
 class Answer(ABC):
@@ -40,44 +42,45 @@ class Answer(ABC):
         self._head = head
         self._tokenizer = tokenizer
 
-    def whole(self, result: GenerateResult) -> dict[str, Any]:
-        """The answer to a request that does not stream."""
+    def whole(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
+        """The answer to a request that does not stream, from the results of its choices."""
         return {
             **self._common(self.whole_object),
             "choices": [
                 {
-                    "index": 0,
-                    **self._whole_content(result),
-                    "logprobs": self._logprobs_of(result.logprobs),
+                    "index": index,
+                    **self._whole_content(index, result),
+                    "logprobs": self._logprobs_of(index, result.logprobs),
                     "finish_reason": result.finish_reason,
+                    "seed": result.seed,
                 }
+                for index, result in enumerate(results)
             ],
-            "usage": self.usage(len(result.token_ids)),
-            "metrics": _metrics(result),
+            **self._totals(results),
         }
 
-    def event(self, chunk: Chunk) -> dict[str, Any]:
-        """One round of the target; events are to be made in order."""
+    def event(self, index: int, chunk: Chunk) -> dict[str, Any]:
+        """One round of the target; events of a choice are to be made in order."""
         return {
             **self._common(self.event_object),
             "choices": [
                 {
-                    "index": 0,
-                    **self._event_content(chunk),
-                    "logprobs": self._logprobs_of(chunk.logprobs),
+                    "index": index,
+                    **self._event_content(index, chunk),
+                    "logprobs": self._logprobs_of(index, chunk.logprobs),
                     "finish_reason": chunk.result.finish_reason if chunk.result else None,
+                    "seed": self._head.seeds[index],
                 }
             ],
         }
 
-    def last_event(self, result: GenerateResult) -> dict[str, Any]:
+    def last_event(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
         """What follows the rounds when usage is wanted."""
-        return {
-            **self._common(self.event_object),
-            "choices": [],
-            "usage": self.usage(len(result.token_ids)),
-            "metrics": _metrics(result),
-        }
+        return {**self._common(self.event_object), "choices": [], **self._totals(results)}
+
+    def _totals(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
+        num_output_tokens = sum(len(result.token_ids) for result in results)
+        return {"usage": self.usage(num_output_tokens), "metrics": _metrics(results)}
 
     def usage(self, num_output_tokens: int) -> dict[str, int]:
         """Token counts."""
@@ -94,11 +97,11 @@ class Answer(ABC):
             "object": kind,
             "created": head.created,
             "model": head.model,
-            "seed": head.seed,
+            "seed": head.seeds[0],
         }
 
-    def _logprobs_of(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
-        return self._logprobs(logprobs) if logprobs else None
+    def _logprobs_of(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
+        return self._logprobs(index, logprobs) if logprobs else None
 
     def _bytes_and_text(self, token: int) -> tuple[bytes, str]:
         """A token alone; parts of characters are written as OpenAI writes them."""
@@ -109,13 +112,13 @@ class Answer(ABC):
             return raw, "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     @abstractmethod
-    def _whole_content(self, result: GenerateResult) -> dict[str, Any]: ...
+    def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _event_content(self, chunk: Chunk) -> dict[str, Any]: ...
+    def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]: ...
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]: ...
 
 
 class CompletionAnswer(Answer):
@@ -124,22 +127,24 @@ class CompletionAnswer(Answer):
     whole_object = "text_completion"
     event_object = "text_completion"
 
-    def __init__(self, head: Head, tokenizer: Tokenizer) -> None:
+    def __init__(self, head: Head, tokenizer: Tokenizer, echoes: Sequence[str] | None) -> None:
+        """``echoes``: what the text of each choice begins with; None: with its output."""
         super().__init__(head, tokenizer)
-        self._text_offset = 0
+        self._unsent_echoes = dict(enumerate(echoes or ()))
+        self._text_offsets = [0] * len(head.seeds)
 
-    def _whole_content(self, result: GenerateResult) -> dict[str, Any]:
-        return {"text": result.text}
+    def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]:
+        return {"text": self._unsent_echoes.pop(index, "") + result.text}
 
-    def _event_content(self, chunk: Chunk) -> dict[str, Any]:
-        return {"text": chunk.text}
+    def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]:
+        return {"text": self._unsent_echoes.pop(index, "") + chunk.text}
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
         texts = [self._bytes_and_text(entry.token)[1] for entry in logprobs]
         offsets = []
         for text in texts:
-            offsets.append(self._text_offset)
-            self._text_offset += len(text)
+            offsets.append(self._text_offsets[index])
+            self._text_offsets[index] += len(text)
         return {
             "tokens": texts,
             "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
@@ -163,17 +168,17 @@ class ChatAnswer(Answer):
 
     def __init__(self, head: Head, tokenizer: Tokenizer) -> None:
         super().__init__(head, tokenizer)
-        self._begun = False
+        self._begun: set[int] = set()
 
-    def _whole_content(self, result: GenerateResult) -> dict[str, Any]:
+    def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": result.text}}
 
-    def _event_content(self, chunk: Chunk) -> dict[str, Any]:
-        role = {} if self._begun else {"role": "assistant"}
-        self._begun = True
+    def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]:
+        role = {} if index in self._begun else {"role": "assistant"}
+        self._begun.add(index)
         return {"delta": {**role, "content": chunk.text}}
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
         return {
             "content": [
                 {
@@ -193,6 +198,10 @@ def _finite(logprob: float) -> float:
     return max(logprob, _LEAST_LOGPROB)
 
 
-def _metrics(result: GenerateResult) -> dict[str, Any]:
-    metrics: dict[str, Any] = result.to_json()["metrics"]
-    return {"chain": list(result.chain), **metrics}
+def _metrics(results: Sequence[GenerateResult]) -> dict[str, Any]:
+    """Those of the one choice, or of all together with those of each beside them."""
+    each = [{"chain": list(one.chain), **one.to_json()["metrics"]} for one in results]
+    if len(each) == 1:
+        return each[0]
+    together = sum((one.metrics.speculation for one in results), SpeculationMetrics())
+    return {"speculative_decoding": together.to_json(), "choices": each}

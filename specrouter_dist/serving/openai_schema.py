@@ -1,24 +1,25 @@
 """What OpenAI's clients send: fields, types, and the sampling parameters they come to.
 
-Types are strict: JSON numbers are no texts and no flags. Ranges are those of
-:class:`~specrouter_dist.config.SamplingParams`. ``null`` means that a field is absent.
+Ranges are those of :class:`~specrouter_dist.config.SamplingParams`.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.errors import RequestError
+from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
+from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse, shown
+from specrouter_dist.serving.unsupported import without_unsupported
 from specrouter_dist.validation import validated
 
-_TOKEN_ID_LIMIT = 1 << 32
+MAX_CHOICES = 128
+"""Most outputs of one request: prompts times ``n``."""
 _MAX_LISTED = 1024
 """Most elements of a list, and most characters of a stop string: a request has to fit a frame of
 the links whatever it says."""
-_MAX_SHOWN_CHARS = 60
 
 _SAMPLING_FIELDS = (
     "temperature",
@@ -37,18 +38,7 @@ _SAMPLING_FIELDS = (
 """Those that have the same name and meaning in SamplingParams."""
 
 
-class _Object(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {name: value for name, value in values.items() if value is not None}
-
-
-class StreamOptions(_Object):
+class StreamOptions(JsonObject):
     """What a stream carries besides text."""
 
     include_usage: bool = False
@@ -57,7 +47,31 @@ class StreamOptions(_Object):
     """``usage`` so far in every event; counts only with ``include_usage``."""
 
 
-class _GenerationRequest(_Object):
+class Speculation(JsonObject):
+    """How to draft; without fields, as the router chooses."""
+
+    chain: list[str] | None = Field(default=None, min_length=1)
+    """Members, drafter first and target last."""
+    num_speculative_tokens: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
+    """Length of the blocks on every edge; 0: the target alone."""
+
+    def check(self) -> None:
+        """A chain has blocks if it has drafters.
+
+        Raises:
+            RequestError: names the field.
+        """
+        num_tokens = self.num_speculative_tokens
+        if self.chain is None or num_tokens is None:
+            return
+        if (len(self.chain) > 1) != (num_tokens > 0):
+            refuse(
+                "speculative.num_speculative_tokens",
+                f"0 goes with the target alone, got {num_tokens} with a chain of {len(self.chain)}",
+            )
+
+
+class GenerationRequest(Body):
     """The fields that both endpoints take."""
 
     model: str | None = None
@@ -69,7 +83,7 @@ class _GenerationRequest(_Object):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
-    """None: one is drawn. Every response carries its seed."""
+    """None: one is drawn. Every response carries its seed, and every choice its own."""
     stop: list[Annotated[str, Field(max_length=_MAX_LISTED)]] | None = None
     stop_token_ids: list[int] | None = Field(default=None, max_length=_MAX_LISTED)
     ignore_eos: bool | None = None
@@ -77,48 +91,42 @@ class _GenerationRequest(_Object):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    n: Literal[1] = 1
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    """Choices per prompt, each with a seed of its own that ``seed`` determines."""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     user: str | None = None
     """Whom the client serves; nothing depends on it."""
-    speculative: bool | tuple[str, ...] = True
-    """False: the target alone. A tuple: the members of the chain, from ``{"chain": [...]}``."""
+    speculative: Speculation = Speculation()
+    """In a body also ``true``, which is the same as nothing, or ``false``: the target alone."""
 
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("n", mode="before")
-    @classmethod
-    def _one_choice(cls, value: Any) -> Any:
-        if value != 1 or isinstance(value, bool):
-            raise ValueError(f"one choice per request is served, got {_shown(value)}")
-        return value
-
     @field_validator("speculative", mode="before")
     @classmethod
-    def _flag_or_chain(cls, value: Any) -> Any:
+    def _flag_or_object(cls, value: Any) -> Any:
         if isinstance(value, bool):
+            return Speculation() if value else Speculation(num_speculative_tokens=0)
+        if isinstance(value, dict | Speculation):
             return value
-        if isinstance(value, dict) and set(value) == {"chain"}:
-            chain = value["chain"]
-            if isinstance(chain, list) and chain and all(isinstance(name, str) for name in chain):
-                return tuple(chain)
         raise ValueError(
-            'must be false, or {"chain": [names of members, drafter first, target last]}, '
-            f"got {_shown(value)}"
+            'must be false, or {"chain": [names of members, drafter first, target last], '
+            f'"num_speculative_tokens": n}}, got {shown(value)}'
         )
 
-    def check(self) -> None:
-        """What concerns several fields.
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without what other services have and what changes nothing."""
+        return without_unsupported(values)
 
-        Raises:
-            RequestError: names the field that cannot stand with the others.
-        """
+    def check(self) -> None:
+        """As for every body, and the fields of all requests for text."""
         if "stream_options" in self.model_fields_set and not self.stream:
-            _refuse("stream_options", 'needs "stream": true')
+            refuse("stream_options", 'needs "stream": true')
+        self.speculative.check()
 
     @property
     def num_logprobs(self) -> int | None:
@@ -154,30 +162,43 @@ class _GenerationRequest(_Object):
         return validated(SamplingParams, given, error=RequestError)
 
 
-class CompletionRequest(_GenerationRequest):
+class CompletionRequest(GenerationRequest):
     """The body of ``POST /v1/completions``."""
 
-    prompt: str | tuple[int, ...]
-    """A text or token ids; both may also stand in a list of their own."""
+    prompt: tuple[str | tuple[int, ...], ...]
+    """Texts, or lists of token ids; one prompt may also stand without a list around it."""
     logprobs: int | None = None
+    echo: bool = False
+    """The text of a choice begins with its prompt's; with ``max_tokens`` 0 that is all of it."""
 
     @field_validator("prompt", mode="before")
     @classmethod
-    def _one_prompt(cls, value: Any) -> Any:
-        if isinstance(value, list) and value and isinstance(value[0], str | list):
-            if len(value) > 1:
-                raise ValueError(f"one prompt per request is served, got {len(value)}")
-            value = value[0]
-        if isinstance(value, str):
-            return value
-        if not isinstance(value, list) or not all(_is_token_id(token) for token in value):
+    def _one_prompt_or_several(cls, value: Any) -> Any:
+        is_list = isinstance(value, list) and value and isinstance(value[0], str | list)
+        prompts = value if is_list else [value]
+        if not all(isinstance(one, str) for one in prompts) and not all(map(is_token_ids, prompts)):
             raise ValueError(
-                "must be a text, a list of token ids, or a list of one of these, "
-                f"got {_shown(value)}"
+                f"must be a text, a list of token ids, or a list of either, got {shown(value)}"
             )
-        if not value:
-            raise ValueError("empty; at least one token is needed")
-        return tuple(value)
+        empty = [i for i, one in enumerate(prompts) if not one]
+        if empty:
+            which = f"number {empty[0]} of the list is " if is_list else ""
+            raise ValueError(f"{which}empty; at least one character or token is needed")
+        return tuple(one if isinstance(one, str) else tuple(one) for one in prompts)
+
+    def check(self) -> None:
+        """As for every request, and the fields of completions."""
+        super().check()
+        if self.n * len(self.prompt) > MAX_CHOICES:
+            refuse(
+                "n" if self.n > 1 else "prompt",
+                f"at most {MAX_CHOICES} choices per request, "
+                f"got {len(self.prompt)} prompts with {self.n} each",
+            )
+        if self.echo and self.logprobs is not None:
+            refuse("logprobs", 'those of a prompt are not given, so not with "echo": true')
+        if self.is_echo_alone and self.min_tokens:
+            refuse("min_tokens", f"must not be above max_tokens (0), got {self.min_tokens}")
 
     @property
     def num_logprobs(self) -> int | None:
@@ -185,12 +206,20 @@ class CompletionRequest(_GenerationRequest):
         return self.logprobs
 
     @property
+    def is_echo_alone(self) -> bool:
+        """Whether nothing is to be generated."""
+        return self.echo and self.max_tokens == 0
+
+    @property
     def wanted_tokens(self) -> int | None:
         """As the field says, or OpenAI's 16."""
+        if self.is_echo_alone:
+            # Nothing is drawn; the parameters are checked as if it were.
+            return 1
         return 16 if self.max_tokens is None else self.max_tokens
 
 
-class ChatMessage(_Object):
+class ChatMessage(JsonObject):
     """One turn of a conversation."""
 
     role: str
@@ -205,11 +234,11 @@ class ChatMessage(_Object):
         for part in value:
             is_text = isinstance(part, dict) and part.get("type") == "text"
             if not is_text or not isinstance(part.get("text"), str):
-                raise ValueError(f"parts must be texts, got {_shown(part)}")
+                raise ValueError(f"parts must be texts, got {shown(part)}")
         return "".join(part["text"] for part in value)
 
 
-class ChatRequest(_GenerationRequest):
+class ChatRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage]
@@ -222,9 +251,9 @@ class ChatRequest(_GenerationRequest):
         """As for every request, and the fields of conversations."""
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
-            _refuse("top_logprobs", 'needs "logprobs": true')
+            refuse("top_logprobs", 'needs "logprobs": true')
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            _refuse("max_completion_tokens", "is the newer name of max_tokens; give one of them")
+            refuse("max_completion_tokens", "is the newer name of max_tokens; give one of them")
 
     @property
     def num_logprobs(self) -> int | None:
@@ -237,64 +266,3 @@ class ChatRequest(_GenerationRequest):
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens
-
-
-RequestT = TypeVar("RequestT", CompletionRequest, ChatRequest)
-
-
-def parse_body(model: type[RequestT], body: bytes) -> RequestT:
-    """The request in a body.
-
-    Raises:
-        RequestError: no JSON, or a field that is wrong; names the field.
-    """
-    try:
-        values = json.loads(body.decode())
-    except UnicodeDecodeError as problem:
-        raise RequestError(f"body: not UTF-8 at byte {problem.start + 1}") from None
-    except json.JSONDecodeError as problem:
-        raise RequestError(
-            f"body: no valid JSON at line {problem.lineno}, column {problem.colno}: {problem.msg}"
-        ) from None
-    except (ValueError, RecursionError) as problem:
-        # Numbers of thousands of digits, thousands of nested brackets.
-        raise RequestError(f"body: no usable JSON: {problem}") from None
-    if not isinstance(values, dict):
-        raise RequestError(f"body: must be a JSON object, got {_shown(values)}")
-    if b"\\u" in body:
-        _check_unicode(values, "")
-    request = validated(model, values, error=RequestError)
-    request.check()
-    return request
-
-
-def _refuse(field: str, line: str) -> NoReturn:
-    raise RequestError(f"{field}: {line}", field=field)
-
-
-def _check_unicode(value: Any, path: str) -> None:
-    """JSON can spell halves of surrogate pairs, which are no text and cannot be sent on."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as problem:
-            raise RequestError(
-                f"{path}: no valid Unicode: a lone surrogate at character {problem.start}",
-                field=path,
-            ) from None
-    elif isinstance(value, list):
-        for i, element in enumerate(value):
-            _check_unicode(element, f"{path}[{i}]")
-    elif isinstance(value, dict):
-        for name, element in value.items():
-            _check_unicode(name, f"{path}.<name>" if path else "body")
-            _check_unicode(element, f"{path}.{name}" if path else name)
-
-
-def _is_token_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOKEN_ID_LIMIT
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."

@@ -3,29 +3,32 @@
 import asyncio
 import secrets
 import time
-from array import array
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from specrouter_dist.config import ModelMember, Plan, SamplingParams
+from specrouter_dist.config import ModelMember, SamplingParams
 from specrouter_dist.errors import (
-    InputError,
     NoRoomError,
     NotFoundError,
     RequestError,
     UnavailableError,
 )
-from specrouter_dist.links.control import Failed, Output
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.loading import Pool, local_directory, parse_chain
+from specrouter_dist.pools.loading import Pool, local_directory
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.serving.client import Chunk, Client, Generation, to_error
+from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
+from specrouter_dist.serving.client import Client
+from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.metrics import ServiceMetrics
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
-from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest, parse_body
+from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.serving.speculative import Planning, Speculating
+from specrouter_dist.serving.tokenizing import Tokenizing
+from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
 
 HEALTH_TIMEOUT_S = 10.0
@@ -33,19 +36,15 @@ _HEALTH_TOKENS = 8
 """Enough for proposals to be made and verified."""
 
 
-class PlanOf(Protocol):
-    """Makes a plan for a chain that a request names; may block."""
-
-    def __call__(self, chain: Sequence[str], traffic: Traffic) -> Plan: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """One checked request."""
 
-    generation: GenerateRequest
-    plan: Plan | None
+    choices: tuple[GenerateRequest, ...]
+    """All of the first prompt, then all of the second, ..."""
     answer: Answer
+    is_echo_alone: bool
+    """Nothing is to be generated."""
     stream: bool
     includes_usage: bool
     includes_usage_always: bool
@@ -59,7 +58,7 @@ class OpenAIService:
         tokenizer: the target's.
         report: of the pool's checks.
         pool: the pool that runs.
-        plan_of: makes plans for the chains that requests name.
+        router: makes plans for requests that say how to speculate.
     """
 
     def __init__(
@@ -68,16 +67,20 @@ class OpenAIService:
         tokenizer: Tokenizer,
         report: PoolReport,
         pool: Pool,
-        plan_of: PlanOf,
+        router: Planning,
     ) -> None:
-        self._client = client
+        self._metrics = ServiceMetrics(pool.config.name)
+        self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
+        self._probe = Runner(client, tokenizer, report.eos_ids)
+        """For health, which is no traffic."""
         self._tokenizer = tokenizer
-        self._report = report
         self._pool = pool
-        self._plan_of = plan_of
+        self._speculating = Speculating(pool, router)
         self._context_tokens = report.member(pool.config.target.name).context_tokens
+        self.tokenizing = Tokenizing(
+            tokenizer, report.num_ids, self._context_tokens, self.check_model
+        )
         self._started = int(time.time())
-        self._num_outputs = 0
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -105,12 +108,13 @@ class OpenAIService:
             ],
         }
 
-    def check_model(self, name: str) -> None:
-        """
+    def check_model(self, name: str | None) -> None:
+        """None stands for the one model there is.
+
         Raises:
-            NotFoundError: another model than the one there is.
+            NotFoundError: another model.
         """
-        if name != self.model:
+        if name not in (None, self.model):
             raise NotFoundError(f"model: no model {name!r}; accepted: {self.model}", field="model")
 
     # -- requests --------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ class OpenAIService:
 
         Raises:
             InputError: names the field that is wrong.
-            UnavailableError: a chain was named and nobody can plan for it now.
+            UnavailableError: nobody can plan now for a request that says how to speculate.
         """
         request = parse_body(CompletionRequest, body)
         return await asyncio.to_thread(self._completion, request)
@@ -136,25 +140,33 @@ class OpenAIService:
         Raises:
             SpecRouterError: as the target's worker reported it.
         """
-        return job.answer.whole(await self._result(job.generation, job.plan))
+        return job.answer.whole(await results_of(self._rounds(job)))
 
     async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer as it comes: one object per round of the target. Closing it early cancels.
+        """The answer as it comes: one object per round of a choice. Closing it early cancels all.
 
         Raises:
             SpecRouterError: as the target's worker reported it, also in the middle.
         """
         num_tokens = 0
-        async with aclosing(self._rounds(job.generation, job.plan)) as rounds:
-            async for chunk in rounds:
+        results: dict[int, GenerateResult] = {}
+        async with aclosing(self._rounds(job)) as rounds:
+            async for index, chunk in rounds:
                 num_tokens += len(chunk.tokens)
-                event = job.answer.event(chunk)
+                event = job.answer.event(index, chunk)
                 if job.includes_usage:
                     always = job.includes_usage_always
                     event["usage"] = job.answer.usage(num_tokens) if always else None
                 yield event
-                if chunk.result is not None and job.includes_usage:
-                    yield job.answer.last_event(chunk.result)
+                if chunk.result is not None:
+                    results[index] = chunk.result
+        if job.includes_usage:
+            yield job.answer.last_event([results[index] for index in sorted(results)])
+
+    def metrics(self) -> bytes:
+        """What has ended so far and how much runs, in Prometheus' text format."""
+        runner = self._runner
+        return self._metrics.text(num_running=runner.num_running, num_waiting=runner.num_waiting)
 
     async def health(self) -> dict[str, Any]:
         """Generates real tokens with the router's chain.
@@ -164,15 +176,15 @@ class OpenAIService:
         Raises:
             UnavailableError: no token came in time.
         """
-        before = self._num_outputs
+        before = self._runner.num_outputs
         sampling = SamplingParams(max_tokens=_HEALTH_TOKENS, temperature=0.0, ignore_eos=True)
         request = GenerateRequest(self._tokenizer.encode("Health"), sampling)
         started = time.perf_counter()
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                result = await self._result(request, None)
+                (result,) = await results_of(self._probe.rounds([request]))
         except (TimeoutError, NoRoomError):
-            if self._num_outputs > before:
+            if self._runner.num_outputs > before:
                 return {"status": "busy", "model": self.model}
             raise UnavailableError(f"no token came within {HEALTH_TIMEOUT_S:.0f} s") from None
         return {
@@ -183,114 +195,81 @@ class OpenAIService:
             "time_ms": (time.perf_counter() - started) * 1e3,
         }
 
+    def _rounds(self, job: Job) -> Rounds:
+        if job.is_echo_alone:
+            return without_output(job.choices, self._pool.config.target.name)
+        return self._runner.rounds(job.choices)
+
     def _completion(self, request: CompletionRequest) -> Job:
-        if isinstance(request.prompt, str):
-            prompt_ids = self._tokenizer.encode(request.prompt)
-        else:
-            self._check_ids(request.prompt, "prompt")
-            prompt_ids = array(TOKEN_TYPECODE, request.prompt)
-        return self._job(request, prompt_ids)
+        prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
+        choices, head = self._choices(request, prompts, "cmpl")
+        echoes = None
+        if request.echo:
+            texts = [
+                prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+                for prompt in request.prompt
+            ]
+            echoes = [text for text in texts for _ in range(request.n)]
+        answer = CompletionAnswer(head, self._tokenizer, echoes)
+        return _job(request, choices, answer, is_echo_alone=request.is_echo_alone)
 
     def _chat(self, request: ChatRequest) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        return self._job(request, self._tokenizer.encode_chat(messages))
+        choices, head = self._choices(request, [self._tokenizer.encode_chat(messages)], "chatcmpl")
+        return _job(request, choices, ChatAnswer(head, self._tokenizer))
 
-    def _job(self, request: CompletionRequest | ChatRequest, prompt_ids: TokenArray) -> Job:
-        if request.model is not None:
-            self.check_model(request.model)
-        room = self._context_tokens - len(prompt_ids)
-        if room < 1:
-            is_chat = isinstance(request, ChatRequest)
-            field = "messages" if is_chat else "prompt"
-            raise RequestError(
-                f"{field}: {len(prompt_ids)} tokens; at most {self._context_tokens - 1} fit the "
-                f"context of {self._context_tokens} with one token to generate",
-                field=field,
-            )
+    def _choices(
+        self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray], prefix: str
+    ) -> tuple[tuple[GenerateRequest, ...], Head]:
+        self.check_model(request.model)
+        field = "messages" if isinstance(request, ChatRequest) else "prompt"
+        room = self._room(max(map(len, prompts)), field)
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
-        self._check_ids(sampling.logit_bias, "logit_bias")
-        self._check_ids(sampling.stop_token_ids, "stop_token_ids")
-        chain = self._chain(request)
-        plan = None if chain is None else self._plan_of(chain, Traffic.of(sampling))
-        kind, prefix = (
-            (ChatAnswer, "chatcmpl")
-            if isinstance(request, ChatRequest)
-            else (CompletionAnswer, "cmpl")
+        self.tokenizing.check_ids(sampling.logit_bias, "logit_bias")
+        self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
+        plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
+        choices = tuple(
+            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), plan=plan)
+            for number, prompt_ids in enumerate(prompts)
+            for choice in range(request.n)
         )
         head = Head(
             id=f"{prefix}-{secrets.token_hex(12)}",
             created=int(time.time()),
             model=self.model,
-            seed=sampling.seed,
-            num_prompt_tokens=len(prompt_ids),
+            seeds=tuple(choice.sampling.seed for choice in choices),
+            num_prompt_tokens=sum(map(len, prompts)),
         )
-        return Job(
-            generation=GenerateRequest(prompt_ids, sampling, chain),
-            plan=plan,
-            answer=kind(head, self._tokenizer),
-            stream=request.stream,
-            includes_usage=request.includes_usage,
-            includes_usage_always=request.includes_usage_always,
-        )
+        return choices, head
 
-    def _chain(self, request: CompletionRequest | ChatRequest) -> tuple[str, ...] | None:
-        """None: the router chooses, and chooses again."""
-        if request.speculative is True:
-            return None
-        if request.speculative is False:
-            return (self._pool.config.target.name,)
-        try:
-            return parse_chain(self._pool, ",".join(request.speculative))
-        except InputError as problem:
-            # A wrong field, and not, as on the command line, a thing that was not found.
-            raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
-
-    def _check_ids(self, ids: Collection[int], field: str) -> None:
-        highest = max(ids, default=0)
-        if highest >= self._report.num_ids:
+    def _room(self, num_prompt_tokens: int, field: str) -> int:
+        """How many tokens fit behind the longest prompt."""
+        room = self._context_tokens - num_prompt_tokens
+        if room < 1:
             raise RequestError(
-                f"{field}: token ids lie in [0, {self._report.num_ids}), got {highest}",
+                f"{field}: {num_prompt_tokens} tokens; at most {self._context_tokens - 1} fit the "
+                f"context of {self._context_tokens} with one token to generate",
                 field=field,
             )
+        return room
 
-    async def _result(self, request: GenerateRequest, plan: Plan | None) -> GenerateResult:
-        async with aclosing(self._rounds(request, plan)) as rounds:
-            async for chunk in rounds:
-                if chunk.result is not None:
-                    return chunk.result
-        raise AssertionError("the rounds end with a result or an error")
 
-    async def _rounds(
-        self, request: GenerateRequest, plan: Plan | None
-    ) -> AsyncGenerator[Chunk, None]:
-        """The target's rounds; whoever leaves early frees every level."""
-        loop = asyncio.get_running_loop()
-        inbox: asyncio.Queue[tuple[float, Output | Failed]] = asyncio.Queue()
-        generation = Generation(request, self._tokenizer, self._report.eos_ids, plan)
+def _job(
+    request: CompletionRequest | ChatRequest,
+    choices: tuple[GenerateRequest, ...],
+    answer: Answer,
+    *,
+    is_echo_alone: bool = False,
+) -> Job:
+    return Job(
+        choices=choices,
+        answer=answer,
+        is_echo_alone=is_echo_alone,
+        stream=request.stream,
+        includes_usage=request.includes_usage,
+        includes_usage_always=request.includes_usage_always,
+    )
 
-        def receive(message: Output | Failed) -> None:
-            # On the client's thread, so the time is that of arrival.
-            arrived = generation.clock()
-            try:
-                loop.call_soon_threadsafe(inbox.put_nowait, (arrived, message))
-            except RuntimeError:
-                # The service has ended before its requests; nobody waits for this one.
-                if not loop.is_closed():
-                    raise
 
-        done = False
-        try:
-            self._client.submit(generation.submit, receive)
-            while not done:
-                arrived, message = await inbox.get()
-                if isinstance(message, Failed):
-                    done = True
-                    raise to_error(message)
-                self._num_outputs += 1
-                done = message.finish_reason is not None
-                if message.finish_reason == "cancelled":
-                    raise UnavailableError("the request was cancelled by the target")
-                yield generation.on_output(message, arrived)
-        finally:
-            if not done:
-                self._client.cancel(generation.submit.request)
+def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:
+    return sampling.model_copy(update={"seed": derive_seed(sampling.seed, choice, prompt)})

@@ -5,6 +5,7 @@ The metrics' names and meanings are vLLM's, so that its clients read them; ``lev
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from specrouter_dist.config import Plan, SamplingParams
@@ -42,6 +43,14 @@ class SpeculationMetrics:
     """Proposals the target verified."""
     acceptance_histogram: tuple[int, ...] = ()
     """``[j]``: steps in which exactly j proposals were accepted."""
+
+    def __add__(self, other: "SpeculationMetrics") -> "SpeculationMetrics":
+        """Of both outputs together."""
+        histograms = (self.acceptance_histogram, other.acceptance_histogram)
+        return SpeculationMetrics(
+            self.num_draft_tokens + other.num_draft_tokens,
+            tuple(map(sum, zip_longest(*histograms, fillvalue=0))),
+        )
 
     @property
     def num_spec_steps(self) -> int:

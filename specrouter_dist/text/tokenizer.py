@@ -56,7 +56,7 @@ class Tokenizer:
         """Whether :meth:`encode_chat` can be called."""
         return bool(self._backend.chat_template)
 
-    def encode(self, text: str) -> TokenArray:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> TokenArray:
         """Ids of a plain prompt, with the special tokens that the tokenizer's own policy adds.
 
         Raises:
@@ -65,10 +65,18 @@ class Tokenizer:
         if not text:
             raise RequestError("prompt: empty; at least one character is needed", field="prompt")
         _check_unicode(text, "prompt")
-        return array(TOKEN_TYPECODE, self._backend(text)["input_ids"])
+        return array(TOKEN_TYPECODE, self._ids(text, add_special_tokens))
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> TokenArray:
+    def encode_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
+    ) -> TokenArray:
         """Ids of a conversation in the model's chat template, up to the assistant's turn.
+
+        The template writes the special tokens itself.
 
         Raises:
             RequestError: no messages, no template, or messages the template refuses.
@@ -86,14 +94,19 @@ class Tokenizer:
 
         try:
             text = self._backend.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+                [dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
             )
         except TemplateError as problem:
             raise RequestError(
                 f"messages: the chat template refuses them: {problem}", field="messages"
             ) from None
-        # The template writes the special tokens itself.
-        return array(TOKEN_TYPECODE, self._backend(text, add_special_tokens=False)["input_ids"])
+        return array(TOKEN_TYPECODE, self._ids(text, add_special_tokens))
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._backend(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a whole sequence, special tokens left out."""
@@ -105,6 +118,10 @@ class Tokenizer:
         """What one id stands for; of a special token, its name."""
         name: str = self._backend.convert_ids_to_tokens(token) or ""
         return self._token_bytes[token] or name.encode()
+
+    def token_names(self, tokens: Sequence[int]) -> list[str]:
+        """What the vocabulary calls the ids; empty where it has no name."""
+        return [name or "" for name in self._backend.convert_ids_to_tokens(list(tokens))]
 
     def detokenizer(self) -> Detokenizer:
         """A new incremental detokeniser for what follows a prompt."""

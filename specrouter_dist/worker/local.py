@@ -49,7 +49,7 @@ class LocalClient:
             self.fail(self._failure)
 
     def cancel(self, request: int) -> None:
-        """Frees every level of the request; its last Output says ``cancelled``."""
+        """Frees every level of the request; its last message says that it is over."""
         assert self.worker is not None
         self.worker.submit(Cancel(request))
 

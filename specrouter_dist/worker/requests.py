@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from specrouter_dist.engine.interface import Picks
-from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError
+from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError, UnavailableError
 from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Settled, Submit
 from specrouter_dist.routing.climbing import Climb
@@ -101,8 +101,11 @@ class Requests:
         self._admit()
 
     def on_cancel(self, message: Cancel) -> None:
-        """Frees every level of the request."""
-        self._queue = deque(r for r in self._queue if r.submit.request != message.request)
+        """Frees every level of the request, and tells its client that it is over."""
+        for request in [r for r in self._queue if r.submit.request == message.request]:
+            self._queue.remove(request)
+            # Its client would remember it for ever, and submit it again to the next target.
+            self._fail(request, UnavailableError("it was cancelled while it waited for room"))
         opened = self._open.get(message.request)
         if opened is not None:
             self._finish(*opened, "cancelled")

@@ -89,7 +89,12 @@ def ask(client: openai.OpenAI, speculative: Any, **fields: Any) -> openai.types.
     return client.completions.create(model="tiny", prompt=PROMPT, extra_body=body, **fields)
 
 
-SPECULATIVE = [True, {"chain": ["small", "target"]}, {"chain": ["small", "medium", "target"]}]
+SPECULATIVE = [
+    True,
+    {"num_speculative_tokens": 2},
+    {"chain": ["small", "target"]},
+    {"chain": ["small", "medium", "target"], "num_speculative_tokens": 5},
+]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -233,23 +238,24 @@ def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
 def test_a_closed_connection_frees_every_level(
     server: Server, num_sessions: Callable[[], dict[str, int]]
 ) -> None:
-    for stream in (True, False):
+    for stream, n in ((True, 1), (False, 1), (True, 3), (False, 3)):
         wait_for(num_sessions, lambda numbers: not any(numbers.values()))
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(long_request(stream=stream))
+            connection.sendall(long_request(stream=stream, n=n))
             wait_for(num_sessions, lambda numbers: all(numbers.values()))
         closed = time.monotonic()
         wait_for(num_sessions, lambda numbers: not any(numbers.values()))
-        assert time.monotonic() - closed < FREE_WITHIN_S, stream
+        assert time.monotonic() - closed < FREE_WITHIN_S, (stream, n)
 
 
-def long_request(*, stream: bool) -> bytes:
+def long_request(*, stream: bool, n: int) -> bytes:
     body = json.dumps(
         {
             "prompt": PROMPT,
             "max_tokens": 1500,
             "ignore_eos": True,
             "stream": stream,
+            "n": n,
             "speculative": {"chain": ["small", "medium", "target"]},
         }
     )

@@ -1,11 +1,14 @@
 """The embedded pool: every chain prints what the target alone prints, on both backends."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from specrouter_dist.config import Dtype
+from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.serving.backend import PoolBackend
+from specrouter_dist.serving.speculative import with_blocks
 from tests.pools import CHAINS, open_tiny, requests
 
 pytestmark = pytest.mark.timeout(300)
@@ -40,6 +43,20 @@ def test_every_chain_prints_what_the_target_alone_prints(
             assert got == wanted, (chain, concurrency)
             if chain is not None:
                 assert {result.chain for result in results} == {chain}
+
+
+@pytest.mark.parametrize("num_tokens", [1, MAX_DRAFT_TOKENS])
+def test_stated_blocks_change_no_text(backend: PoolBackend, num_tokens: int) -> None:
+    wanted = [r.token_ids for r in backend.generate(requests(("target",), 0.8), concurrency=8)]
+    chain = ("small", "medium", "target")
+    asked = [
+        replace(one, plan=with_blocks(backend.running.plan_of(chain, one.traffic), num_tokens))
+        for one in requests(chain, 0.8)
+    ]
+    results = list(backend.generate(asked, concurrency=8))
+    assert [result.token_ids for result in results] == wanted
+    used = {use.num_draft_tokens for result in results for use in result.metrics.plans}
+    assert used == {(num_tokens, num_tokens)}
 
 
 def test_the_response_says_what_every_level_did(backend: PoolBackend) -> None:

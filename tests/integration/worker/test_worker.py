@@ -160,6 +160,23 @@ def test_a_request_waits_for_room_and_a_drafter_without_room_is_left_out() -> No
         toys.stop()
 
 
+def test_a_request_that_is_cancelled_while_it_waits_is_answered() -> None:
+    toys = Toys(["target"], max_sessions=1)
+    try:
+        endless = toys.submit(PROMPT, plan("target"), sampling(max_tokens=4000))
+        waiting, last = (toys.submit(PROMPT, plan("target"), sampling()) for _ in range(2))
+        toys.cancel(waiting)
+        message = toys.inboxes[waiting].get(timeout=WAIT_S)
+        assert isinstance(message, Failed)
+        assert message.kind == "UnavailableError"
+        toys.cancel(waiting)
+        toys.cancel(endless)
+        assert toys.collect(last)[0] == alone(sampling())
+        assert toys.inboxes[waiting].empty()
+    finally:
+        toys.stop()
+
+
 def test_a_lost_drafter_is_done_without_and_taken_back() -> None:
     toys = Toys(["small"], ["medium"], ["target"])
     params = sampling(0.8, max_tokens=4000)

@@ -14,30 +14,11 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving import http, openai_service
 from specrouter_dist.text.tokenizer import Tokenizer
-from tests.unit.serving.asgi import Reply, call, call_and_hang_up
+from tests.unit.serving.asgi import call, call_and_hang_up
+from tests.unit.serving.calls import COMPLETIONS, USER, chat, complete, error
 from tests.unit.serving.scripted import ROUNDS, Message, ScriptedClient, output, plain_answer
 
-COMPLETIONS = "/v1/completions"
-CHAT = "/v1/chat/completions"
 TOKENS = [token for tokens in ROUNDS for token in tokens]
-USER = [{"role": "user", "content": "Hello"}]
-
-
-def complete(app: FastAPI, **fields: Any) -> Reply:
-    return call(app, "POST", COMPLETIONS, {"model": "tiny", "prompt": "Hello", **fields})
-
-
-def chat(app: FastAPI, **fields: Any) -> Reply:
-    return call(app, "POST", CHAT, {"model": "tiny", "messages": USER, **fields})
-
-
-def error(reply: Reply, status: int) -> dict[str, Any]:
-    assert reply.status == status, reply.body
-    content = reply.json()
-    assert list(content) == ["error"]
-    assert list(content["error"]) == ["message", "type", "param", "code"]
-    wrong: dict[str, Any] = content["error"]
-    return wrong
 
 
 # -- whole answers ---------------------------------------------------------------------------------
@@ -58,6 +39,7 @@ def test_a_completion_has_openais_shape(
             "text": tokenizer.detokenizer().push(TOKENS),
             "logprobs": None,
             "finish_reason": "length",
+            "seed": 5,
         }
     ]
     num_prompt = len(client.submits[0].prompt)

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest, parse_body
+from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.openai_schema import (
+    MAX_CHOICES,
+    ChatRequest,
+    CompletionRequest,
+    Speculation,
+)
+
+BLOCKS = "speculative.num_speculative_tokens"
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -29,7 +37,7 @@ def test_defaults_are_openais() -> None:
     params = request.to_sampling(seed=5, max_tokens=100)
     assert (params.max_tokens, params.temperature, params.seed) == (16, 1.0, 5)
     assert (params.logprobs, params.stop) == (None, ())
-    assert (request.stream, request.speculative) == (False, True)
+    assert (request.stream, request.speculative) == (False, Speculation())
 
 
 def test_a_conversation_may_use_the_rest_of_the_context() -> None:
@@ -61,6 +69,19 @@ def test_every_sampling_field_arrives() -> None:
     assert params.model_dump() == expected
 
 
+def test_a_flag_stands_for_an_object() -> None:
+    assert completion(speculative=True).speculative == Speculation()
+    assert completion(speculative=False).speculative == Speculation(num_speculative_tokens=0)
+    nulls = {"chain": None, "num_speculative_tokens": None}
+    assert completion(speculative=nulls).speculative == Speculation()
+
+
+def test_what_changes_nothing_is_taken() -> None:
+    extras = {"best_of": 1, "skip_special_tokens": True, "tools": None, "store": False}
+    assert completion(**extras) == completion()
+    assert chat(response_format={"type": "text"}, tool_choice="none") == chat()
+
+
 def test_null_means_absent() -> None:
     request = completion(stop=None, seed=None, stream_options=None, temperature=None, n=None)
     assert request == completion()
@@ -69,26 +90,45 @@ def test_null_means_absent() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("b", "b"), (["b"], "b"), ([1, 2], (1, 2)), ([[1, 2]], (1, 2)), ("", "")],
+    [
+        ("b", ("b",)),
+        (["b"], ("b",)),
+        (["b", "c"], ("b", "c")),
+        ([1, 2], ((1, 2),)),
+        ([[1, 2]], ((1, 2),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+    ],
 )
-def test_a_prompt_is_a_text_or_ids_alone_or_in_a_list(prompt: Any, expected: Any) -> None:
+def test_prompts_are_texts_or_ids_and_one_may_stand_alone(prompt: Any, expected: Any) -> None:
     assert completion(prompt=prompt).prompt == expected
+
+
+@pytest.mark.parametrize(("num_prompts", "n"), [(MAX_CHOICES, 1), (1, MAX_CHOICES), (2, 64)])
+def test_choices_are_bounded(num_prompts: int, n: int) -> None:
+    prompts = ["a"] * num_prompts
+    assert len(completion(prompt=prompts, n=n).prompt) == num_prompts
+    with pytest.raises(RequestError, match="at most 128 choices per request") as caught:
+        completion(prompt=[*prompts, "a"], n=n)
+    assert caught.value.field == ("n" if n > 1 else "prompt")
 
 
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"prompt": ["a", "b"]}, "prompt", "one prompt per request is served, got 2"),
-        ({"prompt": [[1], [2]]}, "prompt", "one prompt per request is served, got 2"),
-        ({"prompt": []}, "prompt", "empty; at least one token"),
-        ({"prompt": [[]]}, "prompt", "empty; at least one token"),
+        ({"prompt": ["a", [1]]}, "prompt", "a list of either"),
+        ({"prompt": [[1], 2]}, "prompt", "a list of either"),
+        ({"prompt": ""}, "prompt", "empty; at least one character"),
+        ({"prompt": ["a", ""]}, "prompt", "number 1 of the list is empty"),
+        ({"prompt": []}, "prompt", "empty; at least one character or token"),
+        ({"prompt": [[]]}, "prompt", "number 0 of the list is empty"),
         ({"prompt": [1, -2]}, "prompt", "a list of token ids"),
         ({"prompt": [1, True]}, "prompt", "a list of token ids"),
         ({"prompt": [1, 1 << 32]}, "prompt", "a list of token ids"),
         ({"prompt": 5}, "prompt", "must be a text"),
         ({"prompt": None}, "prompt", "missing"),
-        ({"n": 2}, "n", "one choice per request is served, got 2"),
-        ({"n": True}, "n", "one choice per request is served"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 129}, "n", "less than or equal to 128"),
+        ({"n": True}, "n", "valid integer"),
         ({"max_tokens": "5"}, "max_tokens", "valid integer"),
         ({"max_tokens": True}, "max_tokens", "valid integer"),
         ({"temperature": "hot"}, "temperature", "valid number"),
@@ -100,8 +140,24 @@ def test_a_prompt_is_a_text_or_ids_alone_or_in_a_list(prompt: Any, expected: Any
         ({"stop": "x" * 1025}, "stop[0]", "at most 1024"),
         ({"model": 3}, "model", "valid string"),
         ({"speculative": "no"}, "speculative", 'must be false, or {"chain"'),
-        ({"speculative": {"chain": []}}, "speculative", 'must be false, or {"chain"'),
-        ({"speculative": {"chain": ["a"], "depth": 3}}, "speculative", "must be false"),
+        ({"speculative": []}, "speculative", 'must be false, or {"chain"'),
+        ({"speculative": {"chain": []}}, "speculative.chain", "at least 1 item"),
+        ({"speculative": {"chain": "a,b"}}, "speculative.chain", "valid list"),
+        ({"speculative": {"chain": [1]}}, "speculative.chain[0]", "valid string"),
+        ({"speculative": {"chain": ["a"], "depth": 3}}, "speculative.depth", "unknown field"),
+        ({"speculative": {"num_speculative_tokens": -1}}, BLOCKS, "greater than or equal to 0"),
+        ({"speculative": {"num_speculative_tokens": 17}}, BLOCKS, "less than or equal to 16"),
+        ({"speculative": {"num_speculative_tokens": True}}, BLOCKS, "valid integer"),
+        (
+            {"speculative": {"chain": ["a", "b"], "num_speculative_tokens": 0}},
+            BLOCKS,
+            "0 goes with the target alone, got 0 with a chain of 2",
+        ),
+        (
+            {"speculative": {"chain": ["b"], "num_speculative_tokens": 3}},
+            BLOCKS,
+            "0 goes with the target alone, got 3 with a chain of 1",
+        ),
         ({"stream_options": {"include_usage": True}}, "stream_options", 'needs "stream": true'),
         (
             {"stream": True, "stream_options": {"include_usages": True}},
@@ -109,8 +165,14 @@ def test_a_prompt_is_a_text_or_ids_alone_or_in_a_list(prompt: Any, expected: Any
             "did you mean 'include_usage'?",
         ),
         ({"temprature": 0}, "temprature", "did you mean 'temperature'?"),
-        ({"best_of": 2}, "best_of", "unknown field"),
-        ({"echo": True}, "echo", "unknown field"),
+        ({"best_of": 2}, "best_of", "not supported but for 1, got 2"),
+        ({"best_of": True}, "best_of", "not supported but for 1, got True"),
+        ({"suffix": "b"}, "suffix", "not supported but for"),
+        ({"guided_json": {}}, "guided_json", "not supported, got {}"),
+        ({"skip_special_tokens": False}, "skip_special_tokens", "not supported but for true"),
+        ({"echo": 1}, "echo", "valid boolean"),
+        ({"echo": True, "logprobs": 0}, "logprobs", "those of a prompt are not given"),
+        ({"echo": True, "max_tokens": 0, "min_tokens": 1}, "min_tokens", "max_tokens (0), got 1"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], field: str, words: str) -> None:
@@ -134,6 +196,8 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], field: str, words: str) 
         ({"seed": -1}, "seed"),
         ({"seed": 1 << 64}, "seed"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -3, "echo": True}, "max_tokens"),
+        ({"max_tokens": 0, "echo": True, "temperature": -1}, "temperature"),
         ({"max_tokens": -3}, "max_tokens"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -168,13 +232,17 @@ def test_a_value_out_of_range_is_named(fields: dict[str, Any], field: str) -> No
         ({"messages": [{"role": "u", "content": "a", "tool_calls": []}]}, "messages[0]", "unknown"),
         ({"messages": "hello"}, "messages", "valid list"),
         ({"prompt": "a"}, "prompt", "unknown field"),
+        ({"echo": True}, "echo", "unknown field"),
         ({"top_logprobs": 3}, "top_logprobs", 'needs "logprobs": true'),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
         ({"logprobs": 5}, "logprobs", "valid boolean"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_completion_tokens", "newer name"),
         ({"max_completion_tokens": 0}, "max_completion_tokens", "greater than or equal to 1"),
-        ({"tools": []}, "tools", "unknown field"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unknown field"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"functions": []}, "functions", "not supported"),
+        ({"tool_choice": "auto"}, "tool_choice", 'not supported but for "none"'),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"messages": 5, "tools": []}, "tools", "not supported"),
     ],
 )
 def test_a_wrong_field_of_a_conversation_is_named(
@@ -221,4 +289,4 @@ def test_a_body_that_is_no_json_is_refused(body: bytes, words: str) -> None:
 
 def test_escaped_characters_are_text() -> None:
     body = rb'{"prompt": "\ud83d\ude00 \u00e4"}'
-    assert parse_body(CompletionRequest, body).prompt == "\U0001f600 ä"
+    assert parse_body(CompletionRequest, body).prompt == ("\U0001f600 ä",)

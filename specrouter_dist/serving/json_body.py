@@ -1,0 +1,119 @@
+"""Bodies of requests: JSON objects of strict types.
+
+JSON numbers are no texts and no flags. ``null`` means that a field is absent.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from specrouter_dist.errors import RequestError
+from specrouter_dist.validation import validated
+
+_TOKEN_ID_LIMIT = 1 << 32
+_MAX_SHOWN_CHARS = 60
+
+
+class JsonObject(BaseModel):
+    """An object of a body; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Body(JsonObject):
+    """A whole body."""
+
+    @classmethod
+    def prepared(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields to be looked at.
+
+        Raises:
+            RequestError: names a field that is refused whatever the others are.
+        """
+        return values
+
+    def check(self) -> None:
+        """What concerns several fields.
+
+        Raises:
+            RequestError: names the field that cannot stand with the others.
+        """
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def parse_body(model: type[BodyT], body: bytes) -> BodyT:
+    """The request in a body.
+
+    Raises:
+        RequestError: no JSON, or a field that is wrong; names the field.
+    """
+    try:
+        values = json.loads(body.decode())
+    except UnicodeDecodeError as problem:
+        raise RequestError(f"body: not UTF-8 at byte {problem.start + 1}") from None
+    except json.JSONDecodeError as problem:
+        raise RequestError(
+            f"body: no valid JSON at line {problem.lineno}, column {problem.colno}: {problem.msg}"
+        ) from None
+    except (ValueError, RecursionError) as problem:
+        # Numbers of thousands of digits, thousands of nested brackets.
+        raise RequestError(f"body: no usable JSON: {problem}") from None
+    if not isinstance(values, dict):
+        raise RequestError(f"body: must be a JSON object, got {shown(values)}")
+    if b"\\u" in body:
+        _check_unicode(values, "")
+    request = validated(model, model.prepared(values), error=RequestError)
+    request.check()
+    return request
+
+
+def refuse(field: str, line: str) -> NoReturn:
+    """
+    Raises:
+        RequestError: always; names the field.
+    """
+    raise RequestError(f"{field}: {line}", field=field)
+
+
+def is_token_ids(value: Any) -> bool:
+    """Whether a JSON value is a list of what could be token ids of some model."""
+    return isinstance(value, list) and all(
+        isinstance(token, int) and not isinstance(token, bool) and 0 <= token < _TOKEN_ID_LIMIT
+        for token in value
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
+
+
+def _check_unicode(value: Any, path: str) -> None:
+    """JSON can spell halves of surrogate pairs, which are no text and cannot be sent on."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as problem:
+            raise RequestError(
+                f"{path}: no valid Unicode: a lone surrogate at character {problem.start}",
+                field=path,
+            ) from None
+    elif isinstance(value, list):
+        for i, element in enumerate(value):
+            _check_unicode(element, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for name, element in value.items():
+            _check_unicode(name, f"{path}.<name>" if path else "body")
+            _check_unicode(element, f"{path}.{name}" if path else name)

@@ -1,0 +1,89 @@
+"""Plans for requests that say how to speculate."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from specrouter_dist.config import EdgeKnobs, Plan
+from specrouter_dist.errors import InputError, RequestError
+from specrouter_dist.pools.loading import Pool, parse_chain
+from specrouter_dist.routing.planner import Candidate
+from specrouter_dist.routing.rounds import burst_and_window
+from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.serving.openai_schema import Speculation
+
+
+class Planning(Protocol):
+    """What is asked of a router; may block."""
+
+    def plan_of(self, chain: Sequence[str], traffic: Traffic) -> Plan:
+        """A plan for a chain that the user has named."""
+        ...
+
+    def candidates(self, traffic: Traffic) -> list[Candidate]:
+        """All chains with their predicted times, best first."""
+        ...
+
+
+class Speculating:
+    """Makes plans of what requests say.
+
+    Args:
+        pool: the pool that runs.
+        router: of the pool.
+    """
+
+    def __init__(self, pool: Pool, router: Planning) -> None:
+        self._pool = pool
+        self._router = router
+
+    def plan(self, wanted: Speculation, traffic: Traffic) -> Plan | None:
+        """None: the router chooses, and chooses again.
+
+        Raises:
+            RequestError: the pool has no such chain; names the field.
+            UnavailableError: the router does not answer.
+        """
+        if wanted.chain is None and wanted.num_speculative_tokens is None:
+            return None
+        plan = self._router.plan_of(self._chain(wanted, traffic), traffic)
+        num_tokens = wanted.num_speculative_tokens
+        return plan if num_tokens is None else with_blocks(plan, num_tokens)
+
+    def _chain(self, wanted: Speculation, traffic: Traffic) -> tuple[str, ...]:
+        alone = (self._pool.config.target.name,)
+        if wanted.chain is not None:
+            return self._named(wanted.chain)
+        if wanted.num_speculative_tokens == 0:
+            return alone
+        if len(self._pool.config.members) == 1:
+            field = "speculative.num_speculative_tokens"
+            raise RequestError(f"{field}: the pool has no drafter", field=field)
+        # Drafters may all be away just now; the text is the same without them.
+        chains = (candidate.chain for candidate in self._router.candidates(traffic))
+        return next((chain for chain in chains if len(chain) > 1), alone)
+
+    def _named(self, chain: Sequence[str]) -> tuple[str, ...]:
+        try:
+            return parse_chain(self._pool, ",".join(chain))
+        except InputError as problem:
+            # A wrong field, and not, as on the command line, a thing that was not found.
+            raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
+
+
+def with_blocks(plan: Plan, num_tokens: int) -> Plan:
+    """The plan with blocks of ``num_tokens`` on every edge, in lock-step or ahead as it has them.
+
+    So many proposals are waited for. What the rounds of a verifier in between exceed a block by
+    is taken too.
+    """
+    edges: list[EdgeKnobs] = []
+    old_overshoot = 0
+    for edge in plan.edges:
+        ahead = (edge.burst - old_overshoot) // edge.patience if edge.drafts_ahead else 0
+        burst, window = burst_and_window(num_tokens, ahead, num_tokens if edges else 0)
+        # Longer blocks take longer.
+        patience_ms = edge.patience_ms * max(1.0, (num_tokens + 1) / (edge.patience + 1))
+        knobs = {"patience": num_tokens, "burst": int(burst), "window": int(window)}
+        edges.append(edge.model_copy(update={**knobs, "patience_ms": patience_ms}))
+        old_overshoot = edge.patience
+    return plan.model_copy(update={"edges": tuple(edges)})

@@ -1,0 +1,130 @@
+"""The routes over a pool in this process, with OpenAI's own client: what needs real tokens."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fastapi import FastAPI
+
+from specrouter_dist.cli.session import open_pool
+from specrouter_dist.serving.http import build_http
+from specrouter_dist.serving.openai_service import OpenAIService
+from specrouter_dist.text.tokenizer import Tokenizer
+from tests.pools import open_tiny
+
+pytestmark = pytest.mark.timeout(300)
+
+PROMPTS = ["Once upon a time", "Open the file."]
+BODY: dict[str, Any] = {"ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[FastAPI]:
+    pool, report = open_pool("tiny", dtype=None)
+    with open_tiny("local") as backend:
+        tokenizer = Tokenizer.load(pool.directories["target"])
+        running = backend.running
+        yield build_http(OpenAIService(running.client, tokenizer, report, pool, running))
+
+
+def ask(app: FastAPI, use: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> Any:
+    """What ``use`` gets from a client of the application."""
+
+    async def call() -> Any:
+        carrier = httpx.AsyncClient(transport=httpx.ASGITransport(app))
+        async with openai.AsyncOpenAI(
+            base_url="http://test/v1", api_key="none", max_retries=0, http_client=carrier
+        ) as client:
+            return await use(client)
+
+    return asyncio.run(call())
+
+
+def complete(app: FastAPI, speculative: Any = True, **fields: Any) -> openai.types.Completion:
+    body = {**BODY, "speculative": speculative}
+    answer: openai.types.Completion = ask(
+        app,
+        lambda client: client.completions.create(
+            **{"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 24, **fields}, extra_body=body
+        ),
+    )
+    return answer
+
+
+def test_choices_are_what_their_seeds_give_alone(app: FastAPI) -> None:
+    choices = complete(app, prompt=PROMPTS, n=3, seed=7).choices
+    assert len({choice.text for choice in choices}) == 6
+    for choice in choices:
+        alone = complete(
+            app,
+            speculative=False,
+            prompt=PROMPTS[choice.index // 3],
+            seed=choice.seed,  # type: ignore[attr-defined]
+        )
+        assert alone.choices[0].text == choice.text
+
+
+def test_a_stream_of_choices_says_what_the_whole_says(app: FastAPI) -> None:
+    async def stream(client: openai.AsyncOpenAI) -> dict[int, str]:
+        texts: dict[int, str] = {}
+        async for chunk in await client.completions.create(
+            model="tiny", prompt=PROMPTS, n=2, seed=7, max_tokens=24, stream=True, extra_body=BODY
+        ):
+            (choice,) = chunk.choices
+            texts[choice.index] = texts.get(choice.index, "") + choice.text
+        return texts
+
+    whole = complete(app, prompt=PROMPTS, n=2, seed=7).choices
+    assert ask(app, stream) == {choice.index: choice.text for choice in whole}
+
+
+@pytest.mark.parametrize(
+    ("speculative", "chain", "lengths"),
+    [
+        ({"chain": ["small", "target"], "num_speculative_tokens": 3}, ["small", "target"], [3]),
+        ({"num_speculative_tokens": 2}, None, None),
+        ({"num_speculative_tokens": 0}, ["target"], []),
+    ],
+)
+def test_stated_blocks_are_used_and_change_no_text(
+    app: FastAPI, speculative: Any, chain: list[str] | None, lengths: list[int] | None
+) -> None:
+    answer = complete(app, speculative, seed=3)
+    assert answer.choices[0].text == complete(app, False, seed=3).choices[0].text
+    metrics = answer.metrics  # type: ignore[attr-defined]
+    if chain is None:
+        assert len(metrics["chain"]) > 1
+        lengths = [2] * (len(metrics["chain"]) - 1)
+    else:
+        assert metrics["chain"] == chain
+    assert [plan["num_draft_tokens"] for plan in metrics["plans"]] == [lengths]
+    proposed = metrics["speculative_decoding"]["num_draft_tokens"]
+    assert (proposed > 0) == (metrics["chain"] != ["target"])
+
+
+def test_an_echo_comes_before_what_comes_without(app: FastAPI) -> None:
+    fields: dict[str, Any] = {"temperature": 0.0}
+    with_prompt = complete(app, echo=True, **fields).choices[0].text
+    assert with_prompt == PROMPTS[0] + complete(app, **fields).choices[0].text
+    assert complete(app, echo=True, max_tokens=0).choices[0].text == PROMPTS[0]
+
+
+def test_metrics_count_what_was_said(app: FastAPI) -> None:
+    def count(name: str) -> float:
+        async def get() -> str:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+                return (await client.get("http://test/metrics")).text
+
+        lines = asyncio.run(get()).splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
+
+    names = [f"vllm:{name}_total" for name in ("generation_tokens", "request_success")]
+    names += ["vllm:spec_decode_num_accepted_tokens_total"]
+    before = [count(name) for name in names]
+    answer = complete(app, {"chain": ["small", "target"]}, n=2)
+    accepted = answer.metrics["speculative_decoding"]["num_accepted_draft_tokens"]  # type: ignore[attr-defined]
+    after = [count(name) for name in names]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [48, 2, accepted]
