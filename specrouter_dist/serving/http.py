@@ -17,13 +17,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from specrouter_dist.errors import (
-    InputError,
-    NoRoomError,
-    NotFoundError,
-    SpecRouterError,
-    UnavailableError,
-)
+from specrouter_dist.errors import SpecRouterError
+from specrouter_dist.serving.openai_errors import describe_error, error_body
 from specrouter_dist.serving.openai_service import Job, OpenAIService
 from specrouter_dist.serving.tokenizing import Tokenizing
 
@@ -84,19 +79,19 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(SpecRouterError)
     async def on_error(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, SpecRouterError)
-        return _error_response(*_describe(problem))
+        return _error_response(*describe_error(problem))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
         message = f"{request.method} {request.url.path}: {problem.detail}"
         return _error_response(
-            problem.status_code, _error(message, "invalid_request_error", None, None)
+            problem.status_code, error_body(message, "invalid_request_error", None, None)
         )
 
     @app.exception_handler(Exception)
     async def on_defect(_: Request, problem: Exception) -> Response:
-        return _error_response(*_describe(problem))
+        return _error_response(*describe_error(problem))
 
 
 def _answer(service: OpenAIService, job: Job) -> Response:
@@ -168,7 +163,7 @@ class EventStream(Response):
             raise
         except Exception as problem:
             logger.warning("a stream has failed", exc_info=problem)
-            await send_event(_to_json(_describe(problem)[1]))
+            await send_event(_to_json(describe_error(problem)[1]))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -193,27 +188,6 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) ->
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _describe(problem: Exception) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of an error, in OpenAI's shape."""
-    match problem:
-        case NotFoundError():
-            code = "model_not_found" if problem.field == "model" else "not_found"
-            return 404, _error(str(problem), "invalid_request_error", problem.field or None, code)
-        case InputError():
-            return 400, _error(str(problem), "invalid_request_error", problem.field or None, None)
-        case NoRoomError():
-            return 429, _error(str(problem), "rate_limit_error", None, "no_room")
-        case UnavailableError():
-            return 503, _error(str(problem), "service_unavailable_error", None, "unavailable")
-        case _:
-            text = f"{type(problem).__name__}: the server has failed; its log says more"
-            return 500, _error(text, "server_error", None, None)
-
-
-def _error(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _error_response(status: int, body: dict[str, Any]) -> Response:
