@@ -49,14 +49,15 @@ def start_ray() -> bool:
         return False
     running = os.environ.get("RAY_ADDRESS") or os.path.exists("/tmp/ray/ray_current_cluster")
     if running:
-        _init_ray()
+        join_ray()
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _init_ray(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES)
+    join_ray(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES)
     return True
 
 
-def _init_ray(**options: Any) -> None:
+def join_ray(**options: Any) -> None:
+    """``ray.init`` with what is the same whatever cluster it is."""
     # Ray logs before it reads its own setting.
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="error", **options)
@@ -178,7 +179,7 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
     Raises:
         UnavailableError: the members are not up in time.
     """
-    router = _find_router(pool)
+    router = named_router(pool)
     if router is not None:
         config_hash, secret, workers = ray.get(router.identity.remote(), timeout=CALL_TIMEOUT_S)
         if config_hash == pool.config_hash:
@@ -214,25 +215,8 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         raise
 
 
-def find_router(pool: Pool) -> RouterClient:
-    """The router of ``pool``, which runs; starts nothing.
-
-    Raises:
-        UnavailableError: no such pool runs in the cluster of this machine, or no cluster.
-    """
-    start = f"start it with: specrouter serve --pool {pool.config.name}"
-    try:
-        # Also a cluster that another process has started for itself.
-        _init_ray(address="auto")
-    except ConnectionError:
-        raise UnavailableError(f"no Ray cluster runs on this machine; {start}") from None
-    router = _find_router(pool)
-    if router is None:
-        raise UnavailableError(f"no pool {pool.config.name!r} runs; {start}")
-    return RouterClient(router)
-
-
-def _find_router(pool: Pool) -> Any | None:
+def named_router(pool: Pool) -> Any | None:
+    """The actor that routes ``pool`` in the cluster, if there is one."""
     try:
         return ray.get_actor(_router_name(pool), NAMESPACE)
     except ValueError:

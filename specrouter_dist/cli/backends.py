@@ -1,4 +1,4 @@
-"""The two ways to run a pool: in this process, or as Ray actors."""
+"""The ways to a pool: started in this process or as Ray actors, or found running."""
 
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.pools.checks import PoolReport
@@ -20,6 +20,17 @@ def open_backend(pool: Pool, report: PoolReport, backend: BackendName) -> PoolBa
         opened.close()
         raise
     return opened
+
+
+def find_backend(pool: Pool, report: PoolReport) -> PoolBackend:
+    """The pool, which runs; it goes on running when the backend is closed.
+
+    Raises:
+        UnavailableError: it does not run.
+    """
+    from specrouter_dist.actors.finding import find_pool
+
+    return PoolBackend(pool, report, find_pool(pool))
 
 
 def _open_local(pool: Pool, report: PoolReport) -> PoolBackend:

@@ -49,7 +49,7 @@ def plan(
         raise RequestError("--live: only a pool of Ray actors can be looked at", field="live")
     checked, report = open_pool(pool, dtype=dtype)
     if live:
-        from specrouter_dist.actors.pool import find_router
+        from specrouter_dist.actors.finding import find_router
         from specrouter_dist.serving.backend import describe_plan
 
         router = find_router(checked)

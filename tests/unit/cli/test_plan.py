@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from specrouter_dist.actors import pool as actors
+from specrouter_dist.actors import finding as actors
 from specrouter_dist.cli import backends
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.plan_text import plan_text

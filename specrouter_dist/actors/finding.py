@@ -1,0 +1,48 @@
+"""Pools that run already; nothing here starts one."""
+
+from typing import Any
+
+import ray
+
+from specrouter_dist.actors.pool import RunningPool, join_ray, named_router
+from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
+from specrouter_dist.errors import UnavailableError
+from specrouter_dist.pools.loading import Pool
+
+
+def find_router(pool: Pool) -> RouterClient:
+    """The router of ``pool``, which runs.
+
+    Raises:
+        UnavailableError: no such pool runs in the cluster, or there is no cluster.
+    """
+    return RouterClient(_running_router(pool))
+
+
+def find_pool(pool: Pool) -> RunningPool:
+    """The actors of ``pool``, which run.
+
+    Raises:
+        UnavailableError: as :func:`find_router`, or its configuration is another.
+    """
+    router = _running_router(pool)
+    config_hash, secret, workers = ray.get(router.identity.remote(), timeout=CALL_TIMEOUT_S)
+    if config_hash != pool.config_hash:
+        raise UnavailableError(
+            f"a pool {pool.config.name!r} of other members, settings or model files runs; give "
+            "the --pool and --dtype that it was started with"
+        )
+    return RunningPool(router, workers, secret, is_new=False, owned=False)
+
+
+def _running_router(pool: Pool) -> Any:
+    start = f"start it with: specrouter serve --pool {pool.config.name}"
+    try:
+        # Also a cluster that another process has started for itself.
+        join_ray(address="auto")
+    except ConnectionError:
+        raise UnavailableError(f"no Ray cluster runs on this machine; {start}") from None
+    router = named_router(pool)
+    if router is None:
+        raise UnavailableError(f"no pool {pool.config.name!r} runs; {start}")
+    return router
