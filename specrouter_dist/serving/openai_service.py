@@ -140,7 +140,11 @@ class OpenAIService:
         Raises:
             SpecRouterError: as the target's worker reported it.
         """
-        return job.answer.whole(await results_of(self._rounds(job)))
+        return job.answer.whole(await self.results(job))
+
+    async def results(self, job: Job) -> list[GenerateResult]:
+        """The outputs of its choices, once they are complete; as :meth:`whole` otherwise."""
+        return await results_of(self._rounds(job))
 
     async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes: one object per round of a choice. Closing it early cancels all.

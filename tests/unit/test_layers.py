@@ -20,7 +20,7 @@ LAYERS = [
     {"simulation", "links", "engine", "text"},
     {"serving.results"},
     {"worker"},
-    {"actors", "serving", "align"},
+    {"actors", "serving", "batch", "align"},
     {"cli", "deployments"},
 ]
 """Lowest first. ``serving.results`` is plain data that workers may produce."""
@@ -83,7 +83,7 @@ def test_only_actors_and_deployments_import_ray() -> None:
 PURE_FORBIDS = {"ray", "torch", "transformers", "socket", "time", "random", "threading", "asyncio"}
 
 
-PURE = ("speculation", "routing", "simulation", "tracing")
+PURE = ("speculation", "routing", "simulation", "tracing", "batch")
 """A function of what it is given; under a virtual clock all of it must be repeatable."""
 
 

@@ -1,0 +1,1 @@
+"""Batch files: rows, their order, and where a run that was cut off goes on."""
