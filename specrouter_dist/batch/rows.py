@@ -23,6 +23,7 @@ COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 
 _OPENAI_KEYS = frozenset({"custom_id", "method", "url", "body"})
+_PROMPT_KEYS = frozenset({"prompt", "messages"})
 _FIELDS = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
 """Keys of plain rows that are no further keys."""
 _LIKENESS = 0.85
@@ -61,7 +62,8 @@ def parse_row(line: Line, *, seed: int, defaults: Mapping[str, Any]) -> Row:
     row = Row()
     try:
         values = _read(line)
-        is_plain = not _OPENAI_KEYS & values.keys()
+        # Rows with a prompt of their own may carry a "url" or a "custom_id".
+        is_plain = bool(_PROMPT_KEYS & values.keys()) or not _OPENAI_KEYS & values.keys()
         row = _begin_plain(values) if is_plain else _begin_openai(values)
         row = _with_body_of_plain(row, values) if is_plain else _with_body_of_openai(row, values)
         assert row.body is not None
@@ -114,9 +116,9 @@ def _further(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_body_of_plain(row: Row, values: Mapping[str, Any]) -> Row:
-    given = [key for key in ("prompt", "messages") if values.get(key) is not None]
+    given = [key for key in sorted(_PROMPT_KEYS) if values.get(key) is not None]
     if len(given) != 1:
-        got = " and ".join(map(repr, given)) or "neither"
+        got = "both" if given else "neither"
         raise RequestError(
             "exactly one of 'prompt' and 'messages' is needed, or OpenAI's 'custom_id', 'method', "
             f"'url' and 'body'; got {got}"

@@ -46,6 +46,7 @@ def test_help_takes_less_than_half_a_second_of_cpu() -> None:
 @pytest.mark.parametrize(
     "command",
     [
+        "batch",
         "generate",
         "plan",
         "serve",
