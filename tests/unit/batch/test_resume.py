@@ -5,40 +5,11 @@ import json
 
 import pytest
 
-from specrouter_dist.batch.keys import Settings, key_of
+from specrouter_dist.batch.keys import Settings
 from specrouter_dist.batch.lines import read_lines
-from specrouter_dist.batch.output import answered, failed
 from specrouter_dist.batch.resume import Done, find_done
-from specrouter_dist.batch.rows import parse_row
 from specrouter_dist.errors import RequestError
-
-SETTINGS = Settings("hash", 5, {"max_tokens": 4})
-INPUT = b"""\
-{"prompt": "a", "id": 1}
-
-{"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {"prompt": "b"}}
-wrong
-{"prompt": "\xc3\xa9", "error": "carried", "request_id": "carried"}
-{"prompt": "d", "stream": true}
-"""
-
-
-def outputs(content: bytes = INPUT, settings: Settings = SETTINGS) -> list[bytes]:
-    """What a run writes, without one."""
-    written = []
-    for line in read_lines(io.BytesIO(content)):
-        row = parse_row(line, seed=settings.seed, defaults=settings.defaults)
-        key = key_of(line, settings.digest())
-        if row.problem is None:
-            seed = (row.body or {})["seed"]
-            answer = {"seed": seed, "text": "a\nb é"}
-            if row.carried is None:
-                answer["id"] = "cmpl-x"
-            written.append(answered(row, key, answer))
-        else:
-            error = {"message": str(row.problem)}
-            written.append(failed(row, key, line_number=line.number, status_code=400, error=error))
-    return written
+from tests.unit.batch.made import INPUT, SETTINGS, outputs
 
 
 def done(output: bytes, content: bytes = INPUT, settings: Settings = SETTINGS) -> Done:

@@ -20,7 +20,7 @@ from specrouter_dist.cli.batch_progress import Progress, Tally, open_progress
 from specrouter_dist.errors import InputError, RequestError, SpecRouterError, UnavailableError
 from specrouter_dist.pools.loading import load_pool
 from specrouter_dist.serving.batch_runner import Outcome
-from tests.unit.batch.test_resume import outputs
+from tests.unit.batch.made import outputs
 
 ROW = b'{"prompt": "a"}\n'
 
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_refused_before_anything_starts(
 
 
 def finished(source: Path, content: bytes = ROW * 3) -> Path:
-    """An output of these rows in which all have failed... or would have: only keys count."""
+    """The output of these rows under the command's defaults."""
     output = source.with_name("out.jsonl")
     settings = Settings(load_pool("tiny").config_hash, 0, {})
     output.write_bytes(b"".join(outputs(content, settings)))
