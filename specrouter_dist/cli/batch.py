@@ -25,70 +25,81 @@ if TYPE_CHECKING:
 EXIT_SOME_FAILED = 3
 
 
+InputArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A JSONL file; rows are OpenAI's batch rows, or hold 'prompt' or 'messages', any "
+        "field of the HTTP endpoints, and further keys, which are copied to the output."
+    ),
+]
+OutputArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Gets one line per row, in their order. If some are there already, the run goes on "
+        "behind them."
+    ),
+]
+RowChainOption = Annotated[
+    str,
+    typer.Option(
+        "--chain",
+        help="For rows without 'speculative': members joined by commas, target last; 'auto': the "
+        "router's choice.",
+    ),
+]
+RowMaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", help="For rows without it; else as over HTTP.")
+]
+RowTemperatureOption = Annotated[
+    float | None, typer.Option("--temperature", help="For rows without it; else as over HTTP.")
+]
+RunSeedOption = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        help="Rows without a seed get seeds derived from this one and their place in the file.",
+    ),
+]
+RunBackendOption = Annotated[
+    BackendName,
+    typer.Option(
+        "--backend",
+        help="'ray': the pool if it runs in the cluster (RAY_ADDRESS is respected), else actors "
+        "for this run; 'local': all in this process.",
+    ),
+]
+LiveOption = Annotated[
+    bool, typer.Option("--live", help="Only on a pool that runs already; starts nothing.")
+]
+RowsAtATimeOption = Annotated[
+    int, typer.Option("--concurrency", min=1, max=4096, help="How many rows run at a time.")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Begin anew, whatever the output holds.")
+]
+ProgressOption = Annotated[
+    Path | None, typer.Option("--progress", help="A JSONL file that gets a line every second.")
+]
+SummaryOption = Annotated[
+    bool, typer.Option("--json", help="Print the summary as one JSON object.")
+]
+
+
 def batch(
-    input: Annotated[
-        Path,
-        typer.Argument(
-            help="A JSONL file; rows are OpenAI's batch rows, or hold 'prompt' or 'messages', any "
-            "field of the HTTP endpoints, and further keys, which are copied to the output."
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Argument(
-            help="Gets one line per row, in their order. If some are there already, the run goes "
-            "on behind them."
-        ),
-    ],
+    input: InputArgument,
+    output: OutputArgument,
     pool: PoolOption = "tiny",
-    chain: Annotated[
-        str,
-        typer.Option(
-            "--chain",
-            help="For rows without 'speculative': members joined by commas, target last; 'auto': "
-            "the router's choice.",
-        ),
-    ] = "auto",
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", help="For rows without it; else as over HTTP."),
-    ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", help="For rows without it; else as over HTTP."),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed",
-            help="Rows without a seed get seeds derived from this one and their place in the file.",
-        ),
-    ] = 0,
+    chain: RowChainOption = "auto",
+    max_tokens: RowMaxTokensOption = None,
+    temperature: RowTemperatureOption = None,
+    seed: RunSeedOption = 0,
     dtype: DtypeOption = None,
-    backend: Annotated[
-        BackendName,
-        typer.Option(
-            "--backend",
-            help="'ray': the pool if it runs in the cluster (RAY_ADDRESS is respected), else "
-            "actors for this run; 'local': all in this process.",
-        ),
-    ] = BackendName.RAY,
-    live: Annotated[
-        bool, typer.Option("--live", help="Only on a pool that runs already; starts nothing.")
-    ] = False,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, max=4096, help="How many rows run at a time.")
-    ] = 16,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever the output holds.")
-    ] = False,
-    progress: Annotated[
-        Path | None,
-        typer.Option("--progress", help="A JSONL file that gets a line every second."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one JSON object.")
-    ] = False,
+    backend: RunBackendOption = BackendName.RAY,
+    live: LiveOption = False,
+    concurrency: RowsAtATimeOption = 16,
+    overwrite: OverwriteOption = False,
+    progress: ProgressOption = None,
+    as_json: SummaryOption = False,
 ) -> None:
     """Run every row of a file; after any interruption the same command goes on.
 

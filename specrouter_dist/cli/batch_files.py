@@ -21,10 +21,9 @@ class BatchInput:
             InputError: no file that can be read, or one without rows.
         """
         self.path = path
+        _check_regular("input", path)
         try:
             with path.open("rb") as file:
-                if not file.seekable():
-                    raise RequestError(f"input: {str(path)!r} must be a file, to be read again")
                 self.num_rows = sum(1 for _ in read_lines(file))
         except OSError as problem:
             line = f"input: cannot read {str(path)!r}: {problem.strerror}"
@@ -93,6 +92,7 @@ def open_output(path: Path) -> Iterator[BatchOutput]:
     Raises:
         InputError: it cannot be written, or another run writes it.
     """
+    _check_regular("output", path)
     try:
         file_descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as problem:
@@ -104,6 +104,12 @@ def open_output(path: Path) -> Iterator[BatchOutput]:
         os.fsync(file_descriptor)
     finally:
         os.close(file_descriptor)
+
+
+def _check_regular(field: str, path: Path) -> None:
+    """What a run goes on with is read again: no pipe, no device."""
+    if path.exists() and not path.is_file():
+        raise RequestError(f"{field}: {str(path)!r} is no regular file", field=field)
 
 
 def _lock(path: Path, file_descriptor: int) -> None:

@@ -1,6 +1,7 @@
 """What a line asks for, and how each kind of wrong line is told."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +121,11 @@ JSON = st.recursive(
 def test_any_line_is_a_request_or_a_problem(content: bytes) -> None:
     row = parse_row(Line(0, 1, content), seed=0, defaults={})
     assert (row.body is None) == (row.problem is not None)
+
+
+def test_the_rows_of_the_documentation_are_requests() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "batch.md").read_bytes()
+    rows = [line for line in text.splitlines() if line.startswith((b'{"prompt"', b'{"messages"'))]
+    rows += [line for line in text.splitlines() if line.startswith(b'{"custom_id"')]
+    assert len(rows) == 4
+    assert [parse(row).problem for row in rows] == [None] * 4

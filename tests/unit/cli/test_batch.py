@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from specrouter_dist.batch.resume import Done
 from specrouter_dist.cli import backends
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.batch import EXIT_SOME_FAILED
-from specrouter_dist.cli.batch_files import BatchInput, open_output
+from specrouter_dist.cli.batch_files import BatchInput, BatchOutput, open_output
 from specrouter_dist.cli.batch_progress import Progress, Tally, open_progress
 from specrouter_dist.errors import InputError, RequestError, SpecRouterError, UnavailableError
 from specrouter_dist.pools.loading import load_pool
@@ -55,7 +56,10 @@ def source(tmp_path: Path) -> Path:
 
 REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("no.jsonl", "out.jsonl"), "input: cannot read 'no.jsonl': No such file"),
-    ((".", "out.jsonl"), "input: cannot read '.': Is a directory"),
+    ((".", "out.jsonl"), "input: '.' is no regular file"),
+    (("pipe", "out.jsonl"), "input: 'pipe' is no regular file"),
+    (("in.jsonl", "pipe"), "output: 'pipe' is no regular file"),
+    (("in.jsonl", "/dev/null"), "output: '/dev/null' is no regular file"),
     (("empty.jsonl", "out.jsonl"), "input: 'empty.jsonl' holds no rows"),
     (("in.jsonl", "in.jsonl"), "output: the same file as input"),
     (("in.jsonl", "./out.jsonl", "--progress", "out.jsonl"), "--progress: the same file as output"),
@@ -84,6 +88,7 @@ def test_what_is_wrong_is_refused_before_anything_starts(
     monkeypatch.chdir(source.parent)
     Path("empty.jsonl").write_bytes(b"\n \n")
     Path("notes.txt").write_text("notes")
+    os.mkfifo("pipe")
     code, out, err = run(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith(f"error: {message}")
@@ -163,11 +168,12 @@ def test_an_output_is_cut_and_continued(source: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_of_one_line() -> None:
-    with (
-        pytest.raises(SpecRouterError, match="cannot write '/dev/full': No space left"),
-        open_output(Path("/dev/full")) as out,
-    ):
-        out.write(b"x")
+    file_descriptor = os.open("/dev/full", os.O_RDWR)
+    try:
+        with pytest.raises(SpecRouterError, match=r"out\.jsonl': No space left"):
+            BatchOutput(Path("out.jsonl"), file_descriptor).write(b"x")
+    finally:
+        os.close(file_descriptor)
 
 
 def test_rows_begin_where_they_are_wanted(source: Path) -> None:
