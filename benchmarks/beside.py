@@ -140,6 +140,9 @@ def main() -> None:
         if OURS in arguments.arms
     ]
     chosen = [peer for peer in known if peer.name in arguments.arms]
+    if arguments.json is not None:
+        # Now, not when there is something to lose.
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()
     results = Driver(arguments, prompts, chosen, own).run()
     content = report("beside", arguments, {"load_average_before": load, **results})

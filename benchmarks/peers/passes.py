@@ -11,6 +11,9 @@ from benchmarks.peers.lines import Answer, Request
 from benchmarks.peers.settings import OURS, Arm, Peer
 from benchmarks.peers.worker import Worker, WorkerError
 
+_SETTLE_S = 0.3
+"""Pause before a pass: the threads of the worker before spin for 0.2 s behind their last work."""
+
 Start = Callable[[Arm], Worker]
 """Starts an arm's worker."""
 
@@ -119,7 +122,13 @@ def _measure_each(arms: Sequence[Arm], workload: Workload, start: Start, found: 
 
 
 def measure(
-    arms: Sequence[Arm], temperature: float, workload: Workload, start: Start, num_passes: int
+    arms: Sequence[Arm],
+    temperature: float,
+    workload: Workload,
+    start: Start,
+    num_passes: int,
+    *,
+    settle_s: float = _SETTLE_S,
 ) -> tuple[list[Measured], dict[str, str]]:
     """Every arm in every pass, in rotating order; one pass is run before and not counted.
 
@@ -138,6 +147,7 @@ def measure(
                 worker = workers[row.arm.worker]
                 idle = [other for other in workers.values() if other is not worker]
                 requests = workload.requests(row.arm, temperature)
+                time.sleep(settle_s)
                 counted = row if turn >= 0 else Measured(row.arm)
                 _run_pass(counted, worker, idle, requests)
         for row in measured:

@@ -129,11 +129,11 @@ def test_where_there_is_nothing_to_choose_nothing_is_measured() -> None:
 def test_a_peer_that_does_not_start_is_absent_and_ours_must() -> None:
     arms = [Arm(name, name, (name,)) for name in ("ours", "peer")]
     workers = FakeWorkers({("ours", 0.0): 1.0}, broken=["peer"])
-    measured, absent = measure(arms, 0.0, WORKLOAD, workers.start, 1)
+    measured, absent = measure(arms, 0.0, WORKLOAD, workers.start, 1, settle_s=0.0)
     assert names([row.arm for row in measured]) == ["ours"]
     assert absent == {"peer": "peer: does not load"}
     with pytest.raises(WorkerError, match="ours: does not load"):
-        measure(arms, 0.0, WORKLOAD, FakeWorkers({}, broken=["ours"]).start, 1)
+        measure(arms, 0.0, WORKLOAD, FakeWorkers({}, broken=["ours"]).start, 1, settle_s=0.0)
 
 
 def test_short_forms_leave_nothing_to_choose() -> None:
@@ -148,7 +148,7 @@ def test_short_forms_leave_nothing_to_choose() -> None:
 def test_passes_rotate_over_the_same_prompts_and_the_first_is_not_counted() -> None:
     arms = [Arm(name, name, (name,)) for name in "abc"]
     workers = FakeWorkers({(name, 0.8): 2.0 for name in "abc"})
-    measured, absent = measure(arms, 0.8, WORKLOAD, workers.start, 3)
+    measured, absent = measure(arms, 0.8, WORKLOAD, workers.start, 3, settle_s=0.0)
     assert not absent
     order = [name for name, request in workers.asked if request.seed == 0]
     assert "".join(order) == "cab" + "abc" + "bca" + "cab"
@@ -167,7 +167,7 @@ def test_own_arms_of_one_backend_share_a_worker() -> None:
         "ours medium -> target (local)",
     ]
     workers = FakeWorkers({(arm.name, 0.0): 1.0 for arm in arms})
-    measure(arms, 0.0, WORKLOAD, workers.start, 1)
+    measure(arms, 0.0, WORKLOAD, workers.start, 1, settle_s=0.0)
     assert dict(workers.started) == {"ours auto (local)": 1}
     chains = [request.chain for _, request in workers.asked[-6::2]]
     assert chains == [None, ["target"], ["medium", "target"]]
