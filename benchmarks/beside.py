@@ -31,7 +31,7 @@ from specrouter_dist.pools.loading import model_members
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _SWEPT_PROMPTS = 4
-_SHORT = {"per_task": 1, "max_tokens": 64, "temperature": [0.0]}
+_SHORT = {"per_task": 1, "max_tokens": 48, "temperature": [0.0]}
 """Defaults of the short form."""
 
 

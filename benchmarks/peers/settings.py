@@ -83,8 +83,6 @@ def peers(
         short: so few settings that none need be chosen: those that were good on the tiny pool.
     """
     drafters = {name: path for name, path in models.items() if name != target}
-    if short:
-        drafters = dict(list(drafters.items())[-1:])
     makers = (_transformers, _vllm)
     return tuple(make(directory, models[target], drafters, short) for make in makers)
 
@@ -93,7 +91,7 @@ def _transformers(directory: Path, target: Path, drafters: Mapping[str, Path], s
     assisted = [
         Setting(f"assisted {name} {length}", ("--assistant", str(path), "--length", str(length)))
         for name, path in drafters.items()
-        for length in ((4,) if short else (2, 4, 8))
+        for length in (() if short else (2, 4, 8))
     ]
     lookups = [
         Setting(f"prompt lookup {length}", ("--lookup", str(length)))
@@ -108,6 +106,8 @@ def _transformers(directory: Path, target: Path, drafters: Mapping[str, Path], s
 
 
 def _vllm(directory: Path, target: Path, drafters: Mapping[str, Path], short: bool) -> Peer:
+    if short:
+        drafters = dict(list(drafters.items())[-1:])
     drafted = [
         _speculative(f"draft_model {name} {length}", "draft_model", length, model=str(path))
         for name, path in drafters.items()

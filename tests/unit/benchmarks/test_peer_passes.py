@@ -139,7 +139,7 @@ def test_a_peer_that_does_not_start_is_absent_and_ours_must() -> None:
 def test_short_forms_leave_nothing_to_choose() -> None:
     models = {name: Path(name) for name in ("small", "medium", "target")}
     for peer in peers(Path("environments"), models, "target", short=True):
-        assert len(peer.modes) == 1 and len(peer.settings) == 3
+        assert len(peer.modes) == 1 and len(peer.settings) in (2, 3)
     for peer in peers(Path("environments"), models, "target", short=False):
         arms = [peer.arm(setting, mode) for setting in peer.settings for mode in peer.modes]
         assert len({arm.name for arm in arms}) == len({arm.worker for arm in arms}) == len(arms)
