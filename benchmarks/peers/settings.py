@@ -80,7 +80,7 @@ def peers(
         directory: of their virtual environments (setup.sh).
         models: the pool's models by name.
         target: the name of the one that is served; the others are its drafters.
-        short: so few settings that none need be chosen: those that were good on the tiny pool.
+        short: so few settings that none need be chosen; not enough to say what a peer can do.
     """
     drafters = {name: path for name, path in models.items() if name != target}
     makers = (_transformers, _vllm)
