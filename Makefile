@@ -3,6 +3,7 @@
 #   make test     unit, integration, chaos tests; GPU tests where there is a GPU
 #   make check    ruff, mypy --strict, unit tests
 #   make serve    the OpenAI-compatible service on PORT
+#   make bench    beside vLLM and transformers, the short form; first: make bench-peers
 # Another build of torch, e.g. a CUDA one:
 #   make demo TORCH=torch==2.13.0+cu130 PIP_ARGS="--extra-index-url <the build's index>"
 
@@ -12,6 +13,9 @@ PIP_ARGS ?=
 POOL ?= tiny
 PORT ?= 8000
 PYTEST_ARGS ?=
+PEERS ?= .peers
+DATA ?= ../shared/data
+BENCH_ARGS ?= --short
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +26,7 @@ TEST_DIRECTORIES := $(wildcard tests/unit tests/integration tests/chaos tests/gp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check format serve clean
+.PHONY: setup demo test check format serve bench bench-peers clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -57,6 +61,13 @@ format: setup
 
 serve: setup
 	$(BIN)/specrouter serve --pool $(POOL) --port $(PORT)
+
+bench-peers:
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" PIP_ARGS="$(PIP_ARGS)" benchmarks/peers/setup.sh $(PEERS)
+
+bench: setup
+	$(BIN)/python -m benchmarks.beside --pool $(POOL) --peers $(PEERS) --data $(DATA) \
+	  --json build/beside.json $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,15 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="on one line")
 
 
+def report(
+    name: str, arguments: argparse.Namespace, results: Mapping[str, object]
+) -> dict[str, object]:
+    """``results`` behind the benchmark's name, its arguments and the environment."""
+    return {"benchmark": name, "arguments": vars(arguments), **environment(), **results}
+
+
 def print_report(name: str, arguments: argparse.Namespace, results: Mapping[str, object]) -> None:
-    """Prints ``results`` behind the benchmark's name, its arguments and the environment."""
-    head = {"benchmark": name, "arguments": vars(arguments), **environment()}
+    """Prints the report."""
     indent = None if arguments.json else 2
-    print(json.dumps({**head, **results}, indent=indent, default=str, ensure_ascii=False))
+    content = report(name, arguments, results)
+    print(json.dumps(content, indent=indent, default=str, ensure_ascii=False))
