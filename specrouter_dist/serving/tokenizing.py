@@ -87,11 +87,11 @@ class Tokenizing:
         }
 
     def detokenize(self, body: bytes) -> dict[str, Any]:
-        """The text of ids, special tokens left out; raises as :meth:`tokenize`."""
+        """The text of ids, special tokens among them; raises as :meth:`tokenize`."""
         request = parse_body(DetokenizeRequest, body)
         self._check_model(request.model)
         self.check_ids(request.tokens, "tokens")
-        return {"prompt": self._tokenizer.decode(request.tokens)}
+        return {"prompt": self._tokenizer.decode_all(request.tokens)}
 
     def encode(self, prompt: str | tuple[int, ...]) -> TokenArray:
         """The ids of a prompt, which may be ids already.

@@ -111,7 +111,13 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a whole sequence, special tokens left out."""
         detokenizer = self.detokenizer()
-        text = detokenizer.push(tokens) + detokenizer.finish()
+        return self._stripped(detokenizer.push(tokens) + detokenizer.finish())
+
+    def decode_all(self, tokens: Sequence[int]) -> str:
+        """The same, special tokens by their names."""
+        return self._stripped(b"".join(map(self.token_bytes, tokens)).decode(errors="replace"))
+
+    def _stripped(self, text: str) -> str:
         return text.removeprefix(" ") if self._strips_space else text
 
     def token_bytes(self, token: int) -> bytes:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ def test_a_conversation_is_tokenized_as_it_is_answered(app: FastAPI, tokenizer: 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(min_size=1), special=st.booleans())
+@example(text="a<|user|>b", special=False)
 def test_any_text_comes_back(app: FastAPI, text: str, special: bool) -> None:
     tokens = ask(app, "/tokenize", prompt=text, add_special_tokens=special)["tokens"]
     assert ask(app, "/detokenize", tokens=tokens) == {"prompt": text}
