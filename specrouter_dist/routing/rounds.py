@@ -100,7 +100,7 @@ class Rounds:
         owns = [costs.own_text(way.draft, way.verifier, way.match_tokens) for way in ways]
         share = np.array([[own.share] for own in owns])
         own_tokens = Interpolated(np.array([own.tokens for own in owns]))
-        verify = _verify(costs, ways, taking, [own.drafted for own in owns])
+        verify = _verify(costs, ways, taking, [own.drafted for own in owns], blocks)
         if costs.can_overlap(ways[0].draft, ways[0].verifier):
             # Behind a round from the own text the drafter begins anew.
             mean = mean_round(blocks, taking, verify, 1.0 - share)
@@ -150,10 +150,13 @@ class Rounds:
         others = _chances(self.yields_continued.rows(ways), picked(self.num_continued))
         chances += self.continued[ways] * (others - chances)
         per_round = (self.first_us, self.times_us, self.num_tokens, self.devices_us, self.held)
-        return Blocks.of_rounds(num_rounds(chances), *(picked(each) for each in per_round))
+        means = (picked(each) for each in per_round)
+        return Blocks.of_rounds(num_rounds(chances), spread(chances), *means)
 
 
-def _verify(costs: Costs, ways: Sequence[Way], taking: Taking, curves: Sequence[Curve]) -> Verify:
+def _verify(
+    costs: Costs, ways: Sequence[Way], taking: Taking, curves: Sequence[Curve], blocks: Blocks
+) -> Verify:
     pairs = [(way.draft, way.verifier) for way in ways]
     slowdowns = np.array([[costs.slowdown(*pair)] for pair in pairs])
     return Verify(
@@ -161,6 +164,7 @@ def _verify(costs: Costs, ways: Sequence[Way], taking: Taking, curves: Sequence[
         np.array([costs.verifying_us(way.verifier) for way in ways]),
         np.where(taking.is_ahead, slowdowns, 1.0),
         curves,
+        blocks,
     )
 
 
@@ -201,3 +205,14 @@ def num_rounds(chances: Floats) -> Floats:
         # One round, and then those of what is left.
         rounds[:, have] += (chances[:, :have] * rounds[:, have - 1 :: -1]).sum(axis=1)
     return rounds
+
+
+def spread(chances: Floats) -> Floats:
+    """Variance of the tokens that a round yields, per token, shape [ways, 1]; that of a sum of
+    rounds grows with it."""
+    num_tokens = np.arange(1.0, chances.shape[1] + 1)
+    total = chances.sum(axis=1, keepdims=True)
+    mean = (chances * num_tokens).sum(axis=1, keepdims=True) / total
+    variance: Floats = (chances * (num_tokens - mean) ** 2).sum(axis=1, keepdims=True) / total
+    of_each: Floats = variance / mean
+    return of_each

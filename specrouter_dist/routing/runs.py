@@ -31,6 +31,7 @@ _JITTER = 0.1
 """Share by which the time of a verify varies."""
 _MOST_POSITIONS = 132
 """Of a run's first rounds, blocks and bonus tokens."""
+_LEAST_SPREAD = 1e-9
 _AGREEMENTS = (0.01, 0.999)
 """Least and most per position: nothing is certain."""
 
@@ -51,17 +52,21 @@ class Blocks(NamedTuple):
     held: Floats
     """Share of what is under way that goes on when upstream hears of a rejection: a forward, not
     the waiting for proposals."""
+    spread: Floats
+    """Variance of the number of tokens, per token: a unit may be one token or a dozen."""
 
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
         """By a drafter, which draws a block in so much time, and parts of one."""
         drawn, lengths = times_us[None], LENGTHS[None]
-        return cls(drawn, lengths, drawn, drawn, lengths, np.ones_like(lengths))
+        ones = np.ones_like(lengths)
+        return cls(drawn, lengths, drawn, drawn, lengths, ones, 0.0 * ones)
 
     @classmethod
     def of_rounds(
         cls,
         num_rounds: Floats,
+        spread: Floats,
         first_us: Floats,
         time_us: Floats,
         num_tokens: Floats,
@@ -78,6 +83,7 @@ class Blocks(NamedTuple):
             time_us * one,
             num_tokens * one,
             held * one,
+            spread * one,
         )
 
     @classmethod
@@ -118,20 +124,26 @@ class Verify:
         times_us: by the number of proposals, from 1 on, as in ``LENGTHS``.
         slower: by so many times, in each way that the stage takes proposals.
         curves: agreement with upstream, one per way.
+        blocks: what upstream hands down.
     """
 
     __slots__ = ("_slower", "_times_us", "alike", "hop_us", "sum_alike")
 
     def __init__(
-        self, hop_us: Floats, times_us: Floats, slower: Floats, curves: Sequence[Curve]
+        self,
+        hop_us: Floats,
+        times_us: Floats,
+        slower: Floats,
+        curves: Sequence[Curve],
+        blocks: Blocks,
     ) -> None:
         self.hop_us = hop_us
         self._times_us = Interpolated(times_us, first=1)
         self._slower = slower
         survival = _survival(curves)
-        self.alike = Interpolated(survival)
+        self.alike = _in_the_mean(survival, blocks)
         """Chance that the first so many tokens of upstream stand,"""
-        self.sum_alike = Interpolated(survival.cumsum(axis=1))
+        self.sum_alike = _in_the_mean(survival.cumsum(axis=1), blocks)
         """and that of 0, 1, ... and so many tokens in sum: what a round of so many yields."""
 
     def time_us(self, num_proposals: Floats) -> Floats:
@@ -151,6 +163,21 @@ def _survival(curves: Sequence[Curve]) -> Floats:
     np.cumprod(conditional.clip(*_AGREEMENTS), axis=1, out=survival[:, 1:])
     survival[:, 1:] *= some
     return survival
+
+
+def _in_the_mean(values: Floats, blocks: Blocks) -> Interpolated:
+    """Of a function of the number of tokens, over the numbers that upstream hands down where so
+    many are expected: two of them, of that mean and variance, none fewer than a token a unit."""
+    exact = Interpolated(values)
+    spread, unit = blocks.spread[:, :1], blocks.unit_tokens[:, :1]
+    if not spread.any():
+        return exact
+    expected = np.arange(values.shape[1], dtype=np.float64)
+    variance = spread * expected
+    below = np.minimum(np.sqrt(variance), expected * (1 - 1 / unit))
+    above = variance / np.maximum(below, _LEAST_SPREAD)
+    few, many = exact.at(expected - below), exact.at(expected + above)
+    return Interpolated(few + (many - few) * below / np.maximum(below + above, _LEAST_SPREAD))
 
 
 class Round(NamedTuple):
