@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import replace
+from math import log2
 
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.costs import Regime
@@ -17,8 +18,12 @@ _HYSTERESIS = 0.05
 _SURPRISE = 0.25
 """By so much it must be predicted to be faster if it was not the best one a turn before."""
 _LEAST_GAIN = 0.05
-"""What a chain must promise over the target alone: it costs more of the machine, and under load
-predictions are off by about as much."""
+"""What a chain must promise over the target alone for one request: it costs more of the machine."""
+_LEAST_GAIN_PER_DOUBLING = 0.02
+"""Which is so much more with each doubling of the requests that run, since predictions are off by
+more,"""
+_MOST_LEAST_GAIN = 0.12
+"""and at most this."""
 _SCALES = (0.2, 0.4, 0.6, 0.8, 1.15)
 """Agreement of requests, relative to the usual, that have a plan of their own."""
 _SCALED_CHAINS = 5
@@ -105,7 +110,9 @@ def _worth_it(ways: Sequence[Candidate], regime: Regime) -> Candidate:
     """The best, or the target alone where the gain is too small. ``ways``: best first."""
     best = ways[0]
     alone = next((way for way in ways if len(way.chain) == 1), best)
-    is_worth_it = _price_us(best, regime) < (1 - _LEAST_GAIN) * _price_us(alone, regime)
+    gain = _LEAST_GAIN + _LEAST_GAIN_PER_DOUBLING * log2(regime.num_sessions)
+    least = 1 - min(gain, _MOST_LEAST_GAIN)
+    is_worth_it = _price_us(best, regime) < least * _price_us(alone, regime)
     return best if is_worth_it else alone
 
 
