@@ -171,9 +171,8 @@ def _paces(paces: PaceTable) -> list[dict[str, Any]]:
     return [
         {
             "chain": list(pace.chain),
-            "drafts_ahead": pace.ahead,
             "num_sessions": pace.num_sessions,
-            "ratio": paces.ratio(pace.chain, pace.num_sessions, ahead=pace.ahead),
+            "ratio": paces.ratio(pace.chain, pace.num_sessions),
         }
         for pace in nsmallest(_MOST_PACES, paces.state(), lambda p: p.variance)
         if pace.chain

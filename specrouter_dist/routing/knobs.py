@@ -5,7 +5,7 @@ stage's own text, is a way to feed it; for each way all lengths to wait for and 
 take at once are weighed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -69,12 +69,9 @@ class Setting:
 
 
 _Settings = dict[Chain, list[Setting]]
-Ratio = Callable[[Chain, bool], float]
-"""By which the predicted times of a chain are to be scaled, and whether it drafts ahead of the
-target; measurement decides (routing/pace.py)."""
 
 
-def best_settings(costs: Costs, chains: Sequence[Chain], ratio: Ratio) -> dict[Chain, Setting]:
+def best_settings(costs: Costs, chains: Sequence[Chain]) -> dict[Chain, Setting]:
     """Of chains of two members or more."""
     settings: _Settings = {}
     for length in range(2, max(map(len, chains), default=0) + 1):
@@ -82,13 +79,11 @@ def best_settings(costs: Costs, chains: Sequence[Chain], ratio: Ratio) -> dict[C
         for overlaps in (True, False):
             alike = [part for part in parts if costs.can_overlap(*part[-2:]) is overlaps]
             if alike:
-                settings |= _extended(costs, alike, settings, ratio)
+                settings |= _extended(costs, alike, settings)
     return {chain: settings[chain][0] for chain in chains}
 
 
-def _extended(
-    costs: Costs, chains: Sequence[Chain], settings: _Settings, ratio: Ratio
-) -> _Settings:
+def _extended(costs: Costs, chains: Sequence[Chain], settings: _Settings) -> _Settings:
     """The best of these chains, from the ``settings`` of those without their last members."""
     fed = [
         (chain, below, match)
@@ -101,22 +96,14 @@ def _extended(
     overshoot = [[float(below.edges[-1].num_draft_tokens) if below else 0.0] for _, below, _ in fed]
     taking = burst_and_window(LENGTHS, np.array(aheads)[:, None, None], np.array(overshoot))
     rounds = Rounds.of(costs, ways, Taking(*taking))
-    scales = np.array(
-        [
-            [ratio(chain, ahead > 0) if chain[-1] == costs.target else 1.0 for chain, *_ in fed]
-            for ahead in aheads
-        ]
-    )
-    prices_us = rounds.prices_us(costs.regime) * scales[..., None]
-    best = list(_best_of_each(prices_us, [chain for chain, *_ in fed]))
+    best = list(_best_of_each(rounds.prices_us(costs.regime), [chain for chain, *_ in fed]))
     level, devices_us = _Level(rounds, best), rounds.token_devices_us(costs.regime.num_sessions)
     found: _Settings = {chain: [] for chain in chains}
     for row, at in enumerate(best):
         ahead, way, length = at
         chain, below, match = fed[way]
         edges = *(below.edges if below else ()), EdgeChoice(length + 1, aheads[ahead], match)
-        scale = float(scales[ahead, way])
-        times_us = float(rounds.taus_us[at]) * scale, float(devices_us[at]) * scale
+        times_us = float(rounds.taus_us[at]), float(devices_us[at])
         found[chain].append(Setting(edges, *times_us, level, row))
     return found
 

@@ -123,25 +123,23 @@ class Planner:
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
             devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
             blocks = rounds.blocks([at])
-        ratio = self.paces.ratio(plan.chain, regime.num_sessions, ahead=is_ahead(plan))
+        ratio = self.paces.ratio(plan.chain, regime.num_sessions)
         return Prediction(tau_us * ratio, devices_us * ratio, round_us)
 
     def _evaluate(self, costs: Costs, chains: Sequence[Chain]) -> Iterator[Candidate]:
         """Each with its best knobs, its times corrected by what was measured."""
         num_sessions = costs.regime.num_sessions
-
-        def ratio(chain: Chain, ahead: bool) -> float:
-            return self.paces.ratio(chain, num_sessions, ahead=ahead)
-
-        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1], ratio)
+        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1])
         for chain in chains:
+            ratio = self.paces.ratio(chain, num_sessions)
             if len(chain) == 1:
-                alone_us = costs.alone_us(chain[0]) * ratio(chain, False)
+                alone_us = costs.alone_us(chain[0]) * ratio
                 yield Candidate(chain, (), alone_us, devices_us=alone_us / num_sessions)
                 continue
             best = settings[chain]
+            times_us = best.predicted_us * ratio, best.devices_us * ratio
             lengths, aheads, matches = zip(*best.edges, strict=True)
-            yield Candidate(chain, lengths, best.predicted_us, aheads, matches, best.devices_us)
+            yield Candidate(chain, lengths, times_us[0], aheads, matches, times_us[1])
 
     def _is_known(self, costs: Costs, chain: Sequence[str]) -> bool:
         return all(member in self.lookups or costs.is_known(member) for member in chain)
@@ -213,11 +211,6 @@ def _patience_ms(candidate: Candidate, length: int) -> float:
     if not isfinite(round_ms):
         return _UNKNOWN_PATIENCE_MS
     return max(_LEAST_PATIENCE_MS, _PATIENCE_ROUNDS * round_ms)
-
-
-def is_ahead(plan: Plan) -> bool:
-    """Whether the target's drafter goes on during its verifies."""
-    return bool(plan.edges) and plan.edges[-1].drafts_ahead
 
 
 def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:

@@ -153,8 +153,6 @@ class PaceState(NamedTuple):
 
     chain: tuple[Name, ...]
     """Whose own part it is; empty: what the machine does to all."""
-    ahead: bool
-    """What it has beside that where it drafts ahead of the target."""
     num_sessions: Size
     log_ratio: Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
     variance: Positive

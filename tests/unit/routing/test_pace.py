@@ -8,15 +8,9 @@ from specrouter_dist.routing.pace import PaceTable
 USED, OTHER, ALONE = ("small", "target"), ("medium", "target"), ("target",)
 
 
-def observe(
-    table: PaceTable,
-    chain: tuple[str, ...],
-    ratio: float,
-    times: int = 20,
-    ahead: bool = False,
-) -> None:
+def observe(table: PaceTable, chain: tuple[str, ...], ratio: float, times: int = 20) -> None:
     for _ in range(times):
-        table.observe(chain, 1, 1000.0, Pace(20, 60, 20 * 1000.0 * ratio), ahead=ahead)
+        table.observe(chain, 1, 1000.0, Pace(20, 60, 20 * 1000.0 * ratio))
 
 
 @pytest.fixture
@@ -50,20 +44,6 @@ def test_a_chain_that_is_slow_by_itself_is_told_from_a_slow_machine(table: PaceT
         observe(table, USED, 1.0)
         observe(table, OTHER, 1.3)
     assert table.ratio(OTHER, 1) / table.ratio(USED, 1) == pytest.approx(1.3, rel=0.06)
-
-
-def test_what_is_left_out_ahead_is_told_from_lock_step(table: PaceTable) -> None:
-    for _ in range(5):
-        observe(table, USED, 1.2)
-        observe(table, USED, 0.8, ahead=True)
-    assert table.ratio(USED, 1) == pytest.approx(1.2, rel=0.05)
-    assert table.ratio(USED, 1, ahead=True) == pytest.approx(0.8, rel=0.05)
-
-
-def test_one_way_never_used_shares_what_is_known_of_the_other(table: PaceTable) -> None:
-    observe(table, USED, 0.7, ahead=True)
-    assert table.ratio(USED, 1, ahead=True) == pytest.approx(0.7, rel=0.02)
-    assert 0.7 < table.ratio(USED, 1) < 0.9
 
 
 def test_the_target_alone_has_no_part_in_it(table: PaceTable) -> None:

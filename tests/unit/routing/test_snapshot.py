@@ -139,8 +139,8 @@ EVIDENCE, FORWARDS, HOPS, SLOWDOWNS, CONTEXT = (
 REACHED, ACCEPTED, NUM_BLOCKS, NUM_EMPTY, AGE_S = 4, 5, 6, 7, 8
 
 BAD = {
-    "an older version": (put("version", value=1), "of version 1; this is version 4"),
-    "a newer version": (put("version", value=5), "of version 5; this is version 4"),
+    "an older version": (put("version", value=1), "of version 1; this is version 3"),
+    "a newer version": (put("version", value=4), "of version 4; this is version 3"),
     "no version": (lambda content: content.pop("version"), "of version None"),
     "another pool": (put("pool_hash", value="other"), "of pool 'other', not of 'pool'"),
     "a missing part": (lambda content: content.pop("latency"), "latency: Field required"),
@@ -187,7 +187,7 @@ BAD = {
     ),
     "an absurd slowdown": (put(*SLOWDOWNS, 0, 2, 0, value=1e9), "latency.2.0.2: .*ratios lie in"),
     "a negative hop": (put(*HOPS, 0, 2, 0, value=-5.0), "latency.3.0.2.0: .*got -5.0"),
-    "an absurd pace": (put("paces", 0, 3, value=1e9), "paces.0.3: .*less than or equal to 10"),
+    "an absurd pace": (put("paces", 0, 2, value=1e9), "paces.0.2: .*less than or equal to 10"),
     "a negative number": (put("number", value=-1), "number: .*got -1"),
     "a text for a number": (put("number", value="x"), "number: .*got x"),
 }
