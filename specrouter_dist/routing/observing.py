@@ -71,9 +71,7 @@ def end_step(
     # While the own text is verified the drafter may be at a block that nobody wants any more.
     session.drafter_restarts = accepted < step.num_proposals and not step.from_own_text
     was_judged = len(new) > accepted or accepted == step.num_proposals
-    # Nobody is to blame for a block that was not asked for.
-    is_block = bool(step.num_proposals) or step.wants_proposals
-    if is_block and session.upstream and was_judged:
+    if step.num_picks and session.upstream and was_judged:
         pair = PairKey(session.upstream, member, session.traffic)
         match_tokens = session.edges[session.num_attached - 1].match_tokens
         _observe_block(pair, match_tokens, step, accepted, seen)

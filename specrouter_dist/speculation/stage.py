@@ -110,8 +110,7 @@ class Stage:
             proposals, is_own = self._take_proposals()
             num_drafts = self._drafts_wanted() - 1 if self.up is None else 0
             fed, num = tail + proposals, len(proposals)
-            wants_any = self._useful_tokens() > 0
-            self._step = Step(self.kv_len, fed, num + 1, num, num_drafts, is_own, wants_any)
+            self._step = Step(self.kv_len, fed, num + 1, num, num_drafts, is_own)
         return self._step
 
     def on_step_done(self, picks: TokenArray) -> TokenArray:
@@ -185,17 +184,12 @@ class Stage:
         return self.up.queue.tokens[: min(self.up.knobs.burst, useful_tokens)], False
 
     def _waits(self) -> bool:
-        """Whether proposals are worth waiting for."""
-        useful_tokens = self._useful_tokens()
-        if self.up is None or useful_tokens < 1:
+        """Whether proposals are worth waiting for. The first token never waits."""
+        room = self._room()
+        if self.up is None or room < 1 or self.kv_len < self._prompt_tokens:
             return False
-        is_short = len(self.up.queue) < self.up.patience(useful_tokens)
-        return is_short and not self.up.own_match(self.tokens, useful_tokens)
-
-    def _useful_tokens(self) -> int:
-        """Proposals that are worth waiting for. The first token never waits."""
-        is_first = self.kv_len < self._prompt_tokens
-        return 0 if self.up is None or is_first else self._room() - 1
+        is_short = len(self.up.queue) < self.up.patience(room - 1)
+        return is_short and not self.up.own_match(self.tokens, room - 1)
 
     def _room(self) -> int:
         """Tokens by which the stream may grow now."""

@@ -18,9 +18,6 @@ class Step:
     """Tokens to draw autoregressively behind the last pick."""
     from_own_text: bool = False
     """The proposals continue the stage's own text; upstream did not make them."""
-    wants_proposals: bool = False
-    """Some could have been used, and the stage waited for them as its knobs say: not for the first
-    token, nor for the last that there is room for."""
 
     @property
     def first_pick(self) -> int:

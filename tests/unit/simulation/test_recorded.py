@@ -89,10 +89,10 @@ def test_a_middle_stage_continues_its_own_text(match_tokens: int) -> None:
         return
     own, beside = own_text_names("small", match_tokens)
     assert set(found) == {(own, "medium"), (beside, "medium"), ("medium", "target")}
-    # 1 with the prompt, for which nobody is asked; 2, where the drafter is and is wrong; 3 to 6 are
-    # found, and 7 is the bonus; 8 is found, and 60.
-    assert found[own, "medium"] == Survival([2, 1, 1, 1], [2, 1, 1, 1], 3, num_empty=1)
-    assert found[beside, "medium"] == Survival([1, 0, 0, 0], [0, 0, 0, 0], 1, num_empty=0)
+    # 1 with the prompt; 2, where the drafter is asked and wrong; 3 to 6 are found, and 7 is the
+    # bonus; 8 is found, and 60.
+    assert found[own, "medium"] == Survival([2, 1, 1, 1], [2, 1, 1, 1], 4, num_empty=2)
+    assert found[beside, "medium"] == Survival([1, 0, 0, 0], [0, 0, 0, 0], 2, num_empty=1)
 
 
 @pytest.mark.parametrize(("runner_up", "drafting_ms"), [(5, 0), (77, 4)])
