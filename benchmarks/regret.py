@@ -12,7 +12,9 @@ The last row is the mixture of all tasks, against the best single arm of them al
 """
 
 import argparse
+import json
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -172,6 +174,8 @@ def run(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object
         finalists = race.finalists(plans)
         champions |= dict.fromkeys(finalists[:2])
         rows[task] = compare(race, finalists, alone, arguments.passes)
+        # A task takes minutes: what is known is told, should the rest never come.
+        tqdm.write(json.dumps({task: rows[task]}), file=sys.stderr)
     mixed = [ids for group in zip(*prompts.values(), strict=False) for ids in group]
     race = Race(backend, mixed, sampling)
     rows["mixture"] = compare(race, list(champions), alone, arguments.passes)
