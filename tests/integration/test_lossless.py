@@ -55,7 +55,7 @@ def test_stated_blocks_change_no_text(backend: PoolBackend, num_tokens: int) -> 
     ]
     results = list(backend.generate(asked, concurrency=8))
     assert [result.token_ids for result in results] == wanted
-    used = {use.num_draft_tokens for result in results for use in result.metrics.plans}
+    used = {use.plan.num_draft_tokens for result in results for use in result.metrics.plans}
     assert used == {(num_tokens, num_tokens)}
 
 
