@@ -58,8 +58,7 @@ class Blocks(NamedTuple):
     @classmethod
     def drawn(cls, times_us: Floats) -> Self:
         """By a drafter, which draws a block in so much time, and parts of one."""
-        drawn, lengths = times_us[None], LENGTHS[None]
-        ones = np.ones_like(lengths)
+        drawn, lengths, ones = times_us[None], LENGTHS[None], np.ones((1, len(LENGTHS)))
         return cls(drawn, lengths, drawn, drawn, lengths, ones, 0.0 * ones)
 
     @classmethod
