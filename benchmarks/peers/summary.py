@@ -32,8 +32,8 @@ def summarise_arm(row: Measured, reference: Measured) -> dict[str, Any]:
         "system": row.arm.system,
         "tokens_per_second": asdict(median_interval(row.speeds())),
         "tokens_per_second_by_pass": row.speeds(),
-        "time_to_first_token_ms": _percentiles([a.time_to_first_token_ms for a in answers]),
-        "time_per_output_token_ms": _percentiles(times_per_output_token_ms(answers)),
+        "time_to_first_token_ms": percentiles([a.time_to_first_token_ms for a in answers]),
+        "time_per_output_token_ms": percentiles(times_per_output_token_ms(answers)),
         "draft_acceptance_rate": acceptance_rate(answers),
         "cpu_ms_per_token": 1e3 * sum(row.cpu_s) / num_tokens,
         "rss_mib": row.rss_bytes / 2**20,
@@ -84,5 +84,5 @@ def ratio(row: Measured, other: Measured) -> dict[str, float]:
     return asdict(median_interval([ours / theirs for ours, theirs in pairs]))
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
+def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": float(np.percentile(values, p)) for p in _PERCENTILES} if values else {}

@@ -9,13 +9,11 @@ from pathlib import Path
 from threading import Timer
 from typing import Self, TypeVar
 
-import psutil
-
 from benchmarks.peers.lines import Answer, LineError, Ready, Request, to_line
+from benchmarks.peers.processes import Family, end
 
 ROOT = Path(__file__).parents[2]
 _LAST_LINES = 8
-_CLOSE_S = 30.0
 
 _Line = TypeVar("_Line", Ready, Answer)
 
@@ -64,6 +62,7 @@ class Worker:
         except OSError as error:
             self._errors.close()
             raise WorkerError(f"{name}: {error}") from error
+        self._family = Family(self._process.pid)
         try:
             self.versions = self._read(Ready, start_s).versions
         except BaseException:
@@ -86,22 +85,19 @@ class Worker:
 
     def cpu_s(self) -> float:
         """Processor time of all its processes since their starts."""
-        times = [process.cpu_times() for process in self._family()]
-        return sum(time.user + time.system for time in times)
+        return self._family.cpu_s()
 
     def rss_bytes(self) -> int:
         """Memory of all its processes; what they share counts in each."""
-        return sum(process.memory_info().rss for process in self._family())
+        return self._family.rss_bytes()
 
     def close(self) -> None:
         """Lets it end by itself, and ends what is left of it."""
-        family = self._family()
+        family = self._family.members()
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        _, alive = psutil.wait_procs(family, timeout=_CLOSE_S)
-        for process in alive:
-            process.kill()
+        end(family)
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()
@@ -111,13 +107,6 @@ class Worker:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _family(self) -> list[psutil.Process]:
-        try:
-            process = psutil.Process(self._process.pid)
-            return [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
 
     def _read(self, kind: type[_Line], limit_s: float) -> _Line:
         assert self._process.stdout is not None

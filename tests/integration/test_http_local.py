@@ -9,6 +9,7 @@ import openai
 import pytest
 from fastapi import FastAPI
 
+from benchmarks.peers.streams import Ask, ask_all
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
@@ -52,6 +53,18 @@ def complete(app: FastAPI, speculative: Any = True, **fields: Any) -> openai.typ
         ),
     )
     return answer
+
+
+def app_tokens(app: FastAPI, text: str) -> list[int]:
+    """Of the pool's own tokenizer, as the service tells them."""
+
+    async def post() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            answer = await client.post("http://test/tokenize", json={"prompt": text})
+            tokens: list[int] = answer.json()["tokens"]
+            return tokens
+
+    return asyncio.run(post())
 
 
 def test_choices_are_what_their_seeds_give_alone(app: FastAPI) -> None:
@@ -128,3 +141,20 @@ def test_metrics_count_what_was_said(app: FastAPI) -> None:
     accepted = answer.metrics["speculative_decoding"]["num_accepted_draft_tokens"]  # type: ignore[attr-defined]
     after = [count(name) for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [48, 2, accepted]
+
+
+def test_what_the_benchmark_streams_is_what_was_written_and_all_of_it(app: FastAPI) -> None:
+    ids = [app_tokens(app, prompt) for prompt in PROMPTS]
+    fields = {"speculative": {"chain": ["small", "target"]}}
+    asked = Ask("http://test/v1", "tiny", 24, 0.0, ignore_eos=True, fields=fields)
+    streamed = ask_all(asked, ids, concurrency=2, transport=httpx.ASGITransport(app))
+    assert [one.num_tokens for one in streamed] == [24, 24]
+    for one, prompt in zip(streamed, PROMPTS, strict=True):
+        assert one.text == complete(app, prompt=prompt, temperature=0.0).choices[0].text
+        assert 0 < one.time_to_first_token_ms <= one.total_ms
+
+
+def test_a_refusal_ends_the_benchmark(app: FastAPI) -> None:
+    asked = Ask("http://test/v1", "tiny", 0, 0.0, ignore_eos=True, fields={})
+    with pytest.raises(RuntimeError, match=r"400: .*max_tokens"):
+        ask_all(asked, [[1, 2]], concurrency=1, transport=httpx.ASGITransport(app))
