@@ -170,12 +170,13 @@ def _paces(paces: PaceTable) -> list[dict[str, Any]]:
     """Those of which most is known; not what the machine does to all."""
     return [
         {
-            "chain": list(pace.chain),
+            "chain": list(pace.manner.chain),
+            "is_ahead": pace.manner.is_ahead,
             "num_sessions": pace.num_sessions,
-            "ratio": paces.ratio(pace.chain, pace.num_sessions),
+            "ratio": paces.ratio(pace.manner, pace.num_sessions),
         }
         for pace in nsmallest(_MOST_PACES, paces.state(), lambda p: p.variance)
-        if pace.chain
+        if pace.manner.chain
     ]
 
 

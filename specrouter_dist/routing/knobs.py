@@ -5,7 +5,7 @@ stage's own text, is a way to feed it; for each way all lengths to wait for and 
 take at once are weighed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -27,6 +27,8 @@ _KEPT_SETTINGS = 3
 """Of each chain, best first: the fastest is not always what the next level makes the most of."""
 
 Chain = tuple[str, ...]
+PaceOf = Callable[[Chain, bool], float]
+"""Measured over predicted times of a chain, and whether it drafts ahead for its last member."""
 
 
 class EdgeChoice(NamedTuple):
@@ -71,7 +73,7 @@ class Setting:
 _Settings = dict[Chain, list[Setting]]
 
 
-def best_settings(costs: Costs, chains: Sequence[Chain]) -> dict[Chain, Setting]:
+def best_settings(costs: Costs, chains: Sequence[Chain], pace: PaceOf) -> dict[Chain, Setting]:
     """Of chains of two members or more."""
     settings: _Settings = {}
     for length in range(2, max(map(len, chains), default=0) + 1):
@@ -79,11 +81,13 @@ def best_settings(costs: Costs, chains: Sequence[Chain]) -> dict[Chain, Setting]
         for overlaps in (True, False):
             alike = [part for part in parts if costs.can_overlap(*part[-2:]) is overlaps]
             if alike:
-                settings |= _extended(costs, alike, settings)
+                settings |= _extended(costs, alike, settings, pace)
     return {chain: settings[chain][0] for chain in chains}
 
 
-def _extended(costs: Costs, chains: Sequence[Chain], settings: _Settings) -> _Settings:
+def _extended(
+    costs: Costs, chains: Sequence[Chain], settings: _Settings, pace: PaceOf
+) -> _Settings:
     """The best of these chains, from the ``settings`` of those without their last members."""
     fed = [
         (chain, below, match)
@@ -96,7 +100,9 @@ def _extended(costs: Costs, chains: Sequence[Chain], settings: _Settings) -> _Se
     overshoot = [[float(below.edges[-1].num_draft_tokens) if below else 0.0] for _, below, _ in fed]
     taking = burst_and_window(LENGTHS, np.array(aheads)[:, None, None], np.array(overshoot))
     rounds = Rounds.of(costs, ways, Taking(*taking))
-    best = list(_best_of_each(rounds.prices_us(costs.regime), [chain for chain, *_ in fed]))
+    ratios = [[[pace(chain, ahead > 0)] for chain, *_ in fed] for ahead in aheads]
+    prices_us = rounds.prices_us(costs.regime) * np.array(ratios)
+    best = list(_best_of_each(prices_us, [chain for chain, *_ in fed]))
     level, devices_us = _Level(rounds, best), rounds.token_devices_us(costs.regime.num_sessions)
     found: _Settings = {chain: [] for chain in chains}
     for row, at in enumerate(best):

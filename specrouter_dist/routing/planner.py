@@ -22,6 +22,7 @@ from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.rounds import Rounds, Way, burst_and_window
 from specrouter_dist.routing.runs import Blocks, Taking
+from specrouter_dist.routing.state import Manner
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
@@ -123,22 +124,26 @@ class Planner:
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
             devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
             blocks = rounds.blocks([at])
-        ratio = self.paces.ratio(plan.chain, regime.num_sessions)
+        ratio = self.paces.ratio(manner_of(plan), regime.num_sessions)
         return Prediction(tau_us * ratio, devices_us * ratio, round_us)
 
     def _evaluate(self, costs: Costs, chains: Sequence[Chain]) -> Iterator[Candidate]:
         """Each with its best knobs, its times corrected by what was measured."""
         num_sessions = costs.regime.num_sessions
-        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1])
+
+        def pace(chain: Chain, is_ahead: bool) -> float:
+            return self.paces.ratio(Manner(chain, is_ahead), num_sessions)
+
+        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1], pace)
         for chain in chains:
-            ratio = self.paces.ratio(chain, num_sessions)
             if len(chain) == 1:
-                alone_us = costs.alone_us(chain[0]) * ratio
+                alone_us = costs.alone_us(chain[0]) * pace(chain, False)
                 yield Candidate(chain, (), alone_us, devices_us=alone_us / num_sessions)
                 continue
             best = settings[chain]
-            times_us = best.predicted_us * ratio, best.devices_us * ratio
             lengths, aheads, matches = zip(*best.edges, strict=True)
+            ratio = pace(chain, aheads[-1] > 0)
+            times_us = best.predicted_us * ratio, best.devices_us * ratio
             yield Candidate(chain, lengths, times_us[0], aheads, matches, times_us[1])
 
     def _is_known(self, costs: Costs, chain: Sequence[str]) -> bool:
@@ -211,6 +216,11 @@ def _patience_ms(candidate: Candidate, length: int) -> float:
     if not isfinite(round_ms):
         return _UNKNOWN_PATIENCE_MS
     return max(_LEAST_PATIENCE_MS, _PATIENCE_ROUNDS * round_ms)
+
+
+def manner_of(plan: Plan) -> Manner:
+    """As whose its pace is known."""
+    return Manner(plan.chain, bool(plan.edges) and plan.edges[-1].drafts_ahead)
 
 
 def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:

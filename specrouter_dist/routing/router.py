@@ -27,7 +27,7 @@ from specrouter_dist.routing.observations import (
     Survival,
 )
 from specrouter_dist.routing.pace import PaceTable
-from specrouter_dist.routing.planner import Candidate, Planner, to_plan
+from specrouter_dist.routing.planner import Candidate, Planner, manner_of, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable
 from specrouter_dist.routing.replay import Replays
 from specrouter_dist.routing.traffic import Traffic
@@ -168,7 +168,7 @@ class Router:
         prediction = self._planner.predict(key.plan, regime)
         if prediction is None:
             return
-        self.paces.observe(key.plan.chain, key.num_sessions, prediction.round_us, pace)
+        self.paces.observe(manner_of(key.plan), key.num_sessions, prediction.round_us, pace)
         self.journal.note_pace(key, prediction.predicted_us, pace, now_s)
 
     def _see(self, traffic: Traffic, now_s: float, load: int = 0) -> None:

@@ -148,11 +148,19 @@ class LatencyState(NamedTuple):
     """Typical of the traffic."""
 
 
+class Manner(NamedTuple):
+    """How the target's text is made."""
+
+    chain: tuple[Name, ...]
+    is_ahead: bool = False
+    """Drafts are made ahead for the target."""
+
+
 class PaceState(NamedTuple):
     """Measured over predicted round times at one load."""
 
-    chain: tuple[Name, ...]
-    """Whose own part it is; empty: what the machine does to all."""
+    manner: Manner
+    """Whose own part it is; of no chain: what the machine does to all."""
     num_sessions: Size
     log_ratio: Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
     variance: Positive

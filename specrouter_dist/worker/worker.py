@@ -129,13 +129,17 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            busy = False
+            busy, began = False, self._clock()
             while not self._closing:
-                timeout_s = 0.0 if busy else self._idle_s()
-                for event in self.hub.receive(timeout_s):
+                events = self.hub.receive(0.0 if busy else self._idle_s())
+                # A turn begins where the last one ended, or when a wait has ended: no time lies
+                # between what steps are said to take and what is waited.
+                began = began if busy else self._clock()
+                for event in events:
                     self._on_event(event)
                 self._settle()
-                busy = self._advance()
+                busy = self._advance(began)
+                began = self._clock()
         except Exception as error:
             # The engine thread is the worker: without it the process is of no use.
             logger.exception("the engine thread of %s has failed", self.hub.address.worker)
@@ -273,18 +277,17 @@ class Worker:
                 self._outbox.put(session.down_peer, Report(session.down_edge, levels, device_us))
             self._outbox.put(session.down_peer, message)
 
-    def _advance(self) -> bool:
+    def _advance(self, began: float) -> bool:
         """One forward of the first member that has something to do, or else to prepare or to read;
-        whether there was one."""
-        now = self._clock()
+        whether there was one. ``began``: when the turn did."""
         for model in self._models:
             if model.answer(self._observations, self._touch):
                 return True  # It is said before anything is computed.
-            batch = model.take_steps(now, self._observations)
+            batch = model.take_steps(began, self._observations)
             if not batch:
                 continue
             # Asked before: the forward may end the request and with it the chain.
-            key, started = model.turn_key(batch), time.perf_counter()
+            key = model.turn_key(batch)
             steps = dict(batch)
             for session, new, picks in model.forward(batch, self._observations):
                 self._touch(session)
@@ -292,7 +295,7 @@ class Worker:
                     self._requests.on_grown(session, steps[session], new, picks)
             self._settle()
             if key is not None:
-                self._observations.add_forward(key, (time.perf_counter() - started) * 1e6)
+                self._observations.add_forward(key, (self._clock() - began) * 1e6)
             return True
         is_preparing = any(model.prepare() for model in self._models)
         return is_preparing or self._readers.advance(self._observations)

@@ -21,6 +21,7 @@ from specrouter_dist.routing.observations import (
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable
 from specrouter_dist.routing.router import Router
+from specrouter_dist.routing.state import Manner
 from specrouter_dist.routing.traffic import GREEDY, ROOTS, Traffic
 from tests.unit.routing.learned import WARM, blocks, learned_router, measured, new_router
 
@@ -177,7 +178,7 @@ def test_predictions_stand_beside_what_was_measured(router: Router) -> None:
     error = abs(pace["predicted"] - 2000.0) / 2000.0
     assert content["median_error"]["us_per_token"] == pytest.approx(error)
     (ratio,) = content["paces"]
-    assert ratio["ratio"] == router.paces.ratio(("small", "target"), 1) != 1.0
+    assert ratio["ratio"] == router.paces.ratio(Manner(("small", "target")), 1) != 1.0
     of_pairs = {outcome["of"] for outcome in content["outcomes"]["tokens_per_round"]}
     assert of_pairs == {"small -> medium", "small -> target", "medium -> target"}
 

@@ -4,13 +4,15 @@ import pytest
 
 from specrouter_dist.routing.observations import Pace
 from specrouter_dist.routing.pace import PaceTable
+from specrouter_dist.routing.state import Manner
 
-USED, OTHER, ALONE = ("small", "target"), ("medium", "target"), ("target",)
+USED, OTHER, ALONE = Manner(("small", "target")), Manner(("medium", "target")), Manner(("target",))
+OTHER_AHEAD = OTHER._replace(is_ahead=True)
 
 
-def observe(table: PaceTable, chain: tuple[str, ...], ratio: float, times: int = 20) -> None:
+def observe(table: PaceTable, manner: Manner, ratio: float, times: int = 20) -> None:
     for _ in range(times):
-        table.observe(chain, 1, 1000.0, Pace(20, 60, 20 * 1000.0 * ratio))
+        table.observe(manner, 1, 1000.0, Pace(20, 60, 20 * 1000.0 * ratio))
 
 
 @pytest.fixture
@@ -28,6 +30,19 @@ def test_what_is_measured_of_a_chain_corrects_it(table: PaceTable) -> None:
 def test_a_chain_never_used_shares_what_the_machine_does(table: PaceTable) -> None:
     observe(table, USED, 1.3)
     assert 1.1 < table.ratio(OTHER, 1) < 1.3
+
+
+def test_drafting_ahead_has_a_part_of_its_own(table: PaceTable) -> None:
+    for _ in range(5):
+        observe(table, OTHER, 1.2)
+        observe(table, OTHER_AHEAD, 0.9)
+    assert table.ratio(OTHER, 1) == pytest.approx(1.2, rel=0.05)
+    assert table.ratio(OTHER_AHEAD, 1) == pytest.approx(0.9, rel=0.05)
+
+
+def test_until_it_is_measured_it_is_as_its_chain(table: PaceTable) -> None:
+    observe(table, OTHER, 1.2)
+    assert table.ratio(OTHER_AHEAD, 1) == table.ratio(OTHER, 1) > 1.15
 
 
 def test_when_the_machine_slows_down_all_chains_keep_their_order(table: PaceTable) -> None:
@@ -60,7 +75,7 @@ def test_one_observation_is_not_believed_without_bounds(table: PaceTable) -> Non
 
 def test_what_is_not_used_fades(table: PaceTable) -> None:
     def own() -> float:
-        return {known.chain: known.log_ratio for known in table.state()}.get(OTHER, 0.0)
+        return {known.manner: known.log_ratio for known in table.state()}.get(OTHER, 0.0)
 
     for _ in range(5):
         observe(table, USED, 1.0)
@@ -87,8 +102,8 @@ def test_what_a_slow_member_did_to_its_chain_is_forgotten_when_it_is_fast_again(
     table.on_change("medium", 1.0)
     assert table.state() != before
     table.on_change("medium", 0.2)
-    assert [known for known in table.state() if known.chain == OTHER] == [
-        known for known in before if known.chain == OTHER
+    assert [known for known in table.state() if known.manner == OTHER] == [
+        known for known in before if known.manner == OTHER
     ]
 
 

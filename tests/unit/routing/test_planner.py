@@ -183,6 +183,11 @@ class TestOwnText:
         assert taus_us[1] < 0.95 * taus_us[0]
 
 
+def _in_turn(plan: Plan) -> tuple[EdgeKnobs, ...]:
+    edge = plan.edges[-1]
+    return (*plan.edges[:-1], edge.model_copy(update={"window": edge.burst}))
+
+
 class TestMeasurementDecides:
     def test_a_chain_whose_rounds_take_longer_than_predicted_is_left(self) -> None:
         made = router(TWO_US, {("small", "target"): 0.4})
@@ -195,6 +200,23 @@ class TestMeasurementDecides:
         made.decide(0.0)
         made.decide(0.5)
         assert made.table.plan(GREEDY).chain == ("target",)
+
+    def test_drafting_ahead_may_be_given_up_and_the_chain_kept(self) -> None:
+        made = router(TWO_US, {("small", "target"): 0.7}, one_device=False)
+        made.decide(0.0)
+        plan = made.table.plan(GREEDY)
+        assert plan.edges[-1].drafts_ahead
+        lock_step = plan.model_copy(update={"edges": _in_turn(plan)})
+        for each, ratio in ((plan, 1.4), (lock_step, 1.0)):
+            prediction = made._planner.predict(each, Regime(GREEDY))
+            assert prediction is not None
+            total_us = 1000 * ratio * prediction.round_us
+            measured = Observations(paces={PaceKey(each, GREEDY, 1): Pace(1000, 3000, total_us)})
+            for _ in range(5):
+                made.observe(measured, 0.0)
+        best = made.candidates(GREEDY)[0]
+        assert best.chain == plan.chain
+        assert best.aheads == (0,)
 
     def test_and_tried_again_when_that_is_long_ago(self) -> None:
         made = router(TWO_US, {("small", "target"): 0.4})

@@ -267,7 +267,9 @@ class TestPlanner:
         plan = Plan(chain=("small", "target"), edges=(edge,))
         pace = Pace(10, 30, 10 * 5000.0)
         made.observe(Observations(paces={PaceKey(plan, GREEDY, 1): pace}), 0.0)
-        is_predicted = any(known.chain == ("small", "target") for known in made.paces.state())
+        is_predicted = any(
+            known.manner.chain == ("small", "target") for known in made.paces.state()
+        )
         assert is_predicted == (patience <= 16)
 
     def test_a_stage_waits_for_its_block_and_takes_what_upstream_overshoots(self) -> None:

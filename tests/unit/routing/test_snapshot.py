@@ -47,7 +47,7 @@ class TestRoundTrip:
         before, after = learned_router(), restored(dumped())
         assert after.latency.state() == before.latency.state()
         assert after.paces.state() == before.paces.state()
-        assert [len(known.chain) for known in after.paces.state()] == [0, 2]
+        assert [len(known.manner.chain) for known in after.paces.state()] == [0, 2]
         latency = after.latency
         assert [len(part) for part in latency.state()[:4]] == [3, 3, 1, 1]
         assert latency.context_tokens == before.latency.context_tokens > SHORTEST_CONTEXT
@@ -139,8 +139,8 @@ EVIDENCE, FORWARDS, HOPS, SLOWDOWNS, CONTEXT = (
 REACHED, ACCEPTED, NUM_BLOCKS, NUM_EMPTY, AGE_S = 4, 5, 6, 7, 8
 
 BAD = {
-    "an older version": (put("version", value=1), "of version 1; this is version 3"),
-    "a newer version": (put("version", value=4), "of version 4; this is version 3"),
+    "an older version": (put("version", value=1), "of version 1; this is version 4"),
+    "a newer version": (put("version", value=5), "of version 5; this is version 4"),
     "no version": (lambda content: content.pop("version"), "of version None"),
     "another pool": (put("pool_hash", value="other"), "of pool 'other', not of 'pool'"),
     "a missing part": (lambda content: content.pop("latency"), "latency: Field required"),
