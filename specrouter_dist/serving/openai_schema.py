@@ -95,6 +95,9 @@ class GenerationRequest(Body):
     """Choices per prompt, each with a seed of its own that ``seed`` determines."""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    timeout: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Seconds for all of it, waiting included; None: the service's own. Neither OpenAI's nor vLLM's
+    bodies have it; the name is that of their clients' option, which the server never sees."""
     user: str | None = None
     """Whom the client serves; nothing depends on it."""
     speculative: Speculation = Speculation()
