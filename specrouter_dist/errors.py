@@ -8,7 +8,7 @@ SpecRouterError
 ├── NoRoomError             slots or KV blocks are used up; HTTP 429, or a shorter chain
 │   └── RateLimitError      a key's limit or a queue of the service is full; HTTP 429
 ├── AuthenticationError     no API key, or a wrong one; HTTP 401
-├── DeadlineError           a request was not done in time; HTTP 504
+├── DeadlineError           a request was not done in time; HTTP 408
 ├── UnavailableError        the target is lost and not back yet; HTTP 503
 ├── SnapshotError           what a router remembered cannot be used
 ├── LinkError               a link is closed or broken

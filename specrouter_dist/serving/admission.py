@@ -103,6 +103,11 @@ class Admission:
         self._ends: deque[float] = deque(maxlen=_REMEMBERED_ENDS)
 
     @property
+    def has_keys(self) -> bool:
+        """Whether clients have to show one."""
+        return self._everybody is None
+
+    @property
     def num_running(self) -> int:
         """Choices that were let in and have not ended."""
         return self._num_running

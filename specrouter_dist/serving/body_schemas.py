@@ -40,6 +40,11 @@ _PART: Schema = {
     "required": ["type", "text"],
 }
 _SOME_TOKEN_IDS: Schema = {**_TOKEN_IDS, "minItems": 1}
+_MESSAGES: Schema = {
+    "type": "array",
+    "items": {"$ref": _REF.format(model="ChatMessage")},
+    "minItems": 1,
+}
 _SPECULATION: Schema = {"$ref": _REF.format(model="Speculation")}
 
 _AS_SENT: Mapping[str, Mapping[str, Schema]] = {
@@ -56,6 +61,8 @@ _AS_SENT: Mapping[str, Mapping[str, Schema]] = {
     "ChatMessage": {
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
     },
+    "ChatRequest": {"messages": _MESSAGES},
+    "TokenizeRequest": {"messages": _MESSAGES},
     "DetokenizeRequest": {"tokens": _TOKEN_IDS},
 }
 _AS_SENT_TO_GENERATE: Mapping[str, Schema] = {
@@ -71,8 +78,11 @@ _AS_SENT_TO_GENERATE: Mapping[str, Schema] = {
 }
 
 
-def body_schemas() -> dict[str, Schema]:
-    """By name: those of the bodies, and of the objects in them."""
+def body_schemas(model: str) -> dict[str, Schema]:
+    """By name: those of the bodies, and of the objects in them.
+
+    Conditions between fields are not in them (``stream_options`` needs ``stream``).
+    """
     _, made = models_json_schema([(body, "validation") for body in BODIES], ref_template=_REF)
     schemas: dict[str, Schema] = made["$defs"]
     ranges = SamplingParams.model_json_schema()["properties"]
@@ -81,9 +91,11 @@ def body_schemas() -> dict[str, Schema]:
         if name in _GENERATION:
             for field in properties.keys() & ranges.keys():
                 _narrow(properties[field], ranges[field])
-            properties |= _AS_SENT_TO_GENERATE
+            properties.update(_AS_SENT_TO_GENERATE)
             properties |= {field: {"enum": list(WITHOUT_EFFECT[field])} for field in WITHOUT_EFFECT}
         properties |= _AS_SENT.get(name, {})
+        if "model" in properties:
+            properties["model"] = {"enum": [model]}
         required = schema.get("required", ())
         for field, described in properties.items():
             properties[field] = described if field in required else _or_null(described)

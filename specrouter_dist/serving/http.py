@@ -105,7 +105,7 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
         return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     _add_tokenizing(app, service.tokenizing, routes)
-    add_openapi_route(app)
+    add_openapi_route(app, service.model, has_keys=service.admission.has_keys)
     add_error_handlers(app)
     add_gate(app, service.admission, settings)
     return app

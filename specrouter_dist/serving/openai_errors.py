@@ -32,7 +32,7 @@ def describe_error(problem: Exception) -> tuple[int, dict[str, Any]]:
         case NoRoomError():
             return 429, error_body(str(problem), "rate_limit_error", None, "no_room")
         case DeadlineError():
-            return 504, error_body(str(problem), "timeout_error", None, "deadline_exceeded")
+            return 408, error_body(str(problem), "timeout_error", None, "deadline_exceeded")
         case UnavailableError():
             return 503, error_body(str(problem), "service_unavailable_error", None, "unavailable")
         case _:

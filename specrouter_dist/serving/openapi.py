@@ -14,11 +14,10 @@ _STATUSES = {
     400: "Not understood, or a field that is wrong",
     401: "No API key of this service",
     404: "No such model",
-    408: "The body did not come in time",
+    408: "The body did not come in time, or the request was not done by its deadline",
     413: "The body is too long",
     429: "A limit is reached, or the pool is full; Retry-After says when to try again",
     503: "The target or the router cannot be reached now",
-    504: "The deadline has passed",
 }
 _ERROR: Schema = {
     "type": "object",
@@ -39,8 +38,7 @@ _ERROR: Schema = {
     "additionalProperties": False,
 }
 _RETRY_AFTER: Schema = {"Retry-After": {"schema": {"type": "string", "pattern": "^[0-9]+$"}}}
-_KEY = [{"key": []}, {}]
-"""A key, or none where the service has none."""
+_KEY = [{"key": []}]
 
 
 def _object(*required: str) -> Schema:
@@ -50,6 +48,10 @@ def _object(*required: str) -> Schema:
 
 def _text(media_type: str) -> Schema:
     return {media_type: {"schema": {"type": "string"}}}
+
+
+def _named(model: str) -> Schema:
+    return {"name": "name", "in": "path", "required": True, "schema": {"enum": [model]}}
 
 
 def _operation(
@@ -82,16 +84,16 @@ def _operation(
 _BODY_ERRORS = (400, 404, 408, 413)
 _ANSWER = {
     **_object("id", "object", "created", "model", "choices", "usage"),
-    **_text("text/event-stream"),
+    # OpenAPI 3.1 has no words for a stream's events; each is an object of the whole's shape.
+    "text/event-stream": {},
 }
-_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 
 _OPERATIONS: Mapping[tuple[str, str], Schema] = {
     ("POST", "/v1/completions"): _operation(
-        "Continue a text", _ANSWER, (*_BODY_ERRORS, 429, 503, 504), body="CompletionRequest"
+        "Continue a text", _ANSWER, (*_BODY_ERRORS, 429, 503), body="CompletionRequest"
     ),
     ("POST", "/v1/chat/completions"): _operation(
-        "Answer a conversation", _ANSWER, (*_BODY_ERRORS, 429, 503, 504), body="ChatRequest"
+        "Answer a conversation", _ANSWER, (*_BODY_ERRORS, 429, 503), body="ChatRequest"
     ),
     ("POST", "/tokenize"): _operation(
         "Token ids of a text or a conversation",
@@ -103,10 +105,9 @@ _OPERATIONS: Mapping[tuple[str, str], Schema] = {
         "The text of token ids", _object("prompt"), _BODY_ERRORS, body="DetokenizeRequest"
     ),
     ("GET", "/v1/models"): _operation("The one model there is", _object("object", "data")),
-    ("GET", "/v1/models/{name}"): {
-        **_operation("The model of that name", _object("id", "object"), (404,)),
-        "parameters": [_NAME],
-    },
+    ("GET", "/v1/models/{name}"): _operation(
+        "The model of that name", _object("id", "object"), (404,)
+    ),
     ("GET", "/v1/router"): _operation("What the router knows", _object(), (503,)),
     ("GET", "/router"): _operation("The same, as a page", _text("text/html"), is_open=True),
     ("GET", "/health"): _operation(
@@ -117,16 +118,21 @@ _OPERATIONS: Mapping[tuple[str, str], Schema] = {
 }
 
 
-def add_openapi_route(app: FastAPI) -> None:
+def add_openapi_route(app: FastAPI, model: str, *, has_keys: bool) -> None:
     """Adds ``GET /openapi.json``, which describes the routes that the application has then."""
 
     @app.get("/openapi.json")
     async def openapi() -> Response:
-        return JSONResponse(document(app))
+        return JSONResponse(document(app, model, has_keys=has_keys))
 
 
-def document(app: FastAPI) -> dict[str, Any]:
+def document(app: FastAPI, model: str, *, has_keys: bool) -> dict[str, Any]:
     """The OpenAPI document of the application's routes.
+
+    Args:
+        app: with all of its routes.
+        model: name of the one model there is.
+        has_keys: whether the service has API keys; without, it wants none.
 
     Raises:
         KeyError: a route that is not described here.
@@ -135,14 +141,19 @@ def document(app: FastAPI) -> dict[str, Any]:
     for route in app.routes:
         if isinstance(route, APIRoute):
             path = route.path.replace(":path}", "}")
-            methods = {m.lower(): _OPERATIONS[m, path] for m in route.methods}
+            methods = {m.lower(): {**_OPERATIONS[m, path]} for m in route.methods}
+            if not has_keys:
+                for operation in methods.values():
+                    operation.pop("security", None)
             paths.setdefault(path, {}).update(methods)
+            if "{name}" in path:
+                paths[path]["parameters"] = [_named(model)]
     return {
         "openapi": "3.1.0",
         "info": {"title": "specrouter", "version": __version__},
         "paths": paths,
         "components": {
-            "schemas": {**body_schemas(), "Error": _ERROR},
+            "schemas": {**body_schemas(model), "Error": _ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }

@@ -135,14 +135,14 @@ def test_only_tokens_that_came_count(service: Service, client: ScriptedClient) -
 
 
 @pytest.mark.parametrize("fields", [{"timeout_s": 0.05}, {}])
-def test_a_late_request_is_504_and_cancelled(
+def test_a_late_request_is_408_and_cancelled(
     service: Service, client: ScriptedClient, fields: dict[str, float]
 ) -> None:
     client.script = lambda submit: []
     app = service.app(**fields)
     body = BODY if fields else {**BODY, "timeout": 0.05}
     for stream in (False, True):
-        wrong = error(call(app, "POST", COMPLETIONS, {**body, "stream": stream}), 504)
+        wrong = error(call(app, "POST", COMPLETIONS, {**body, "stream": stream}), 408)
         assert (wrong["type"], wrong["code"]) == ("timeout_error", "deadline_exceeded")
         assert "0.05 seconds" in wrong["message"]
     assert client.cancelled == [submit.request for submit in client.submits]
@@ -167,7 +167,7 @@ def test_waiting_for_a_turn_counts(service: Service, client: ScriptedClient) -> 
         async with service.admission.admit(None, Need(1, 0, 0)):
             return await call_here(app, "POST", COMPLETIONS, {**BODY, "timeout": 0.05})
 
-    error(asyncio.run(ask_while_another_runs()), 504)
+    error(asyncio.run(ask_while_another_runs()), 408)
     assert client.submits == []
     assert service.is_free()
 
