@@ -1,5 +1,6 @@
 """The service over the embedded pool in this process, behind a real socket. No Ray."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -67,19 +68,19 @@ def serving(
     tokenizer = Tokenizer.load(pool.directories["target"])
     admission = Admission(settings, keys)
     service = OpenAIService(running.client, tokenizer, report, pool, running, admission)
-    config = uvicorn.Config(
-        build_http(service, settings), port=0, log_level="critical", lifespan="off"
-    )
+    config = uvicorn.Config(build_http(service, settings), log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="uvicorn")
+    listening = socket.create_server(("127.0.0.1", 0))
+    # The kernel takes little off a stream that nobody reads; connections inherit it.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    thread = threading.Thread(target=lambda: server.run([listening]), name="uvicorn")
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        (listening,) = server.servers
-        port: int = listening.sockets[0].getsockname()[1]
-        yield HttpServer(port, running, admission)
+        yield HttpServer(listening.getsockname()[1], running, admission)
     finally:
         server.should_exit = True
         thread.join()
+        listening.close()

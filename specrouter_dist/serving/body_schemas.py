@@ -70,7 +70,7 @@ _AS_SENT_TO_GENERATE: Mapping[str, Schema] = {
     "stop_token_ids": {**_TOKEN_IDS, "maxItems": 1024},
     "logit_bias": {
         "type": "object",
-        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        "propertyNames": {"pattern": "^[0-9]{1,10}$"},
         "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
         "maxProperties": 1024,
     },
