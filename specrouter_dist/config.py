@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_SEED = (1 << 64) - 1
-MAX_COUNT = (1 << 31) - 1
+MAX_COUNT = (1 << 32) - 1
 """Of what is counted in tokens: more than any context, and it fits every wire."""
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]

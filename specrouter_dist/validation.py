@@ -80,11 +80,14 @@ def _short(text: str) -> str:
 def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, Any]:
     """The path as a user would write it, and the type found there.
 
-    pydantic puts a union's tag into its locations; no user wrote it, so it is left out.
+    pydantic puts a union's tag into its locations, and ``[key]`` behind a key that is wrong; no
+    user wrote them, so they are left out.
     """
     path = ""
     here: Any = model
     for part in location:
+        if part == "[key]":
+            continue
         options = _options(here)
         if isinstance(part, int):
             path += f"[{part}]"

@@ -106,7 +106,9 @@ def _narrow(schema: Schema, range_: Schema) -> None:
     """The range belongs to the one type there is besides null."""
     for option in schema.get("anyOf", [schema]):
         if option.get("type") in ("integer", "number"):
-            source = next((o for o in range_.get("anyOf", [range_]) if o.get("type") != "null"), {})
+            source: Schema = next(
+                (o for o in range_.get("anyOf", [range_]) if o.get("type") != "null"), {}
+            )
             option |= {key: source[key] for key in _RANGES if key in source}
 
 

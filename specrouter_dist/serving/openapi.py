@@ -38,7 +38,7 @@ _ERROR: Schema = {
     "additionalProperties": False,
 }
 _RETRY_AFTER: Schema = {"Retry-After": {"schema": {"type": "string", "pattern": "^[0-9]+$"}}}
-_KEY = [{"key": []}]
+_KEY: list[Schema] = [{"key": []}]
 
 
 def _object(*required: str) -> Schema:
@@ -141,7 +141,7 @@ def document(app: FastAPI, model: str, *, has_keys: bool) -> dict[str, Any]:
     for route in app.routes:
         if isinstance(route, APIRoute):
             path = route.path.replace(":path}", "}")
-            methods = {m.lower(): {**_OPERATIONS[m, path]} for m in route.methods}
+            methods = {m.lower(): {**_OPERATIONS[m, path]} for m in route.methods or ()}
             if not has_keys:
                 for operation in methods.values():
                     operation.pop("security", None)
