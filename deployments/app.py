@@ -16,11 +16,14 @@ from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import Dtype, UserModel
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
+from specrouter_dist.serving.admission import Admission
+from specrouter_dist.serving.api_keys import ApiKeys, load_keys
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.router_http import add_router_route
+from specrouter_dist.serving.settings import ServiceSettings
 from specrouter_dist.text.tokenizer import Tokenizer
 
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
@@ -33,35 +36,47 @@ class ServeArgs(UserModel):
     """A pool's name, or the path of a pool file."""
     dtype: Dtype | None = None
     """Replaces that of every member."""
+    service: ServiceSettings = ServiceSettings()
+    """Keys, limits, deadlines, origins."""
 
 
 # Serve looks at the annotation itself, so it must not be a text.
 def build_app(args: ServeArgs) -> Application:
     """The application of a Serve config file."""
     pool = resolve_directories(load_pool(args.pool, dtype=args.dtype))
-    return bind(pool, check_pool(pool))
+    return bind(pool, check_pool(pool), args.service)
 
 
-def bind(pool: Pool, report: PoolReport) -> Application:
-    """The application over a checked pool."""
-    application: Application = _DEPLOYMENT.bind(pool, report)
+def bind(pool: Pool, report: PoolReport, settings: ServiceSettings) -> Application:
+    """The application over a checked pool.
+
+    Raises:
+        InputError: of the API keys, which are read here: replicas may run elsewhere.
+    """
+    keys = load_keys(settings)
+    application: Application = _DEPLOYMENT.bind(pool, report, settings, keys)
     return application
 
 
 class Ingress:
     """The HTTP routes. Replicas share the pool's actors; the first to come starts them."""
 
-    def __init__(self, pool: Pool, report: PoolReport) -> None:
+    def __init__(
+        self, pool: Pool, report: PoolReport, settings: ServiceSettings, keys: ApiKeys
+    ) -> None:
+        self._settings = settings
         self._running = running = connect_pool(pool, report, detached=True)
         if running.is_new:
             calibrate(pool, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
-        self._service = OpenAIService(running.client, tokenizer, report, pool, running)
+        self._service = OpenAIService(
+            running.client, tokenizer, report, pool, running, Admission(settings, keys)
+        )
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Ready means that real tokens have come through the chain.
         await self._service.health()
-        app = build_http(self._service)
+        app = build_http(self._service, self._settings)
         add_router_route(app, self._running.explain)
         add_router_page(app)
         return app

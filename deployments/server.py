@@ -15,19 +15,22 @@ from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.settings import ServiceSettings
 
 APP_NAME = "specrouter"
 
 
-def run_server(pool: Pool, *, host: str, port: int) -> None:
+def run_server(pool: Pool, settings: ServiceSettings, *, host: str, port: int) -> None:
     """Serves the pool until SIGINT or SIGTERM; what it started ends with it.
 
     Raises:
+        InputError: of the API keys.
         UnavailableError: the pool is not up in time, or Serve listens elsewhere.
         KeyboardInterrupt: a signal ended it.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     report = check_pool(pool)
+    application = bind(pool, report, settings)
     with ExitStack() as stack:
         if start_ray():
             stack.callback(stop_ray)
@@ -47,7 +50,6 @@ def run_server(pool: Pool, *, host: str, port: int) -> None:
             starting.result()
             stack.callback(serve.delete, APP_NAME)
             # ... and the ingress while the pool is calibrated.
-            application = bind(pool, report)
             deploying = executor.submit(serve.run, application, name=APP_NAME, route_prefix="/")
             if running.is_new:
                 calibrate(pool, PoolBackend(pool, report, running))

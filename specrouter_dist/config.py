@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_SEED = (1 << 64) - 1
+MAX_COUNT = (1 << 32) - 1
+"""Of what is counted in tokens: more than any context, and it fits every wire."""
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -20,14 +22,14 @@ class UserModel(BaseModel):
 class SamplingParams(UserModel):
     """How one request's tokens are drawn. Names and meanings are OpenAI's and vLLM's."""
 
-    max_tokens: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=16, ge=1, le=MAX_COUNT)
     """Most tokens to generate."""
-    min_tokens: int = Field(default=0, ge=0)
+    min_tokens: int = Field(default=0, ge=0, le=MAX_COUNT)
     """EOS and stop ids cannot be drawn before this many."""
     temperature: Finite = Field(default=1.0, ge=0.0, le=100.0)
     """0 is greedy."""
     top_p: Finite = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=-1)
+    top_k: int = Field(default=0, ge=-1, le=MAX_COUNT)
     """0 and -1 mean all."""
     min_p: Finite = Field(default=0.0, ge=0.0, le=1.0)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)

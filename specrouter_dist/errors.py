@@ -6,6 +6,9 @@ SpecRouterError
 │   ├── RequestError        one request's fields
 │   └── NotFoundError       a pool, member or model that does not exist; HTTP 404
 ├── NoRoomError             slots or KV blocks are used up; HTTP 429, or a shorter chain
+│   └── RateLimitError      a key's limit or a queue of the service is full; HTTP 429
+├── AuthenticationError     no API key, or a wrong one; HTTP 401
+├── DeadlineError           a request was not done in time; HTTP 408
 ├── UnavailableError        the target is lost and not back yet; HTTP 503
 ├── SnapshotError           what a router remembered cannot be used
 ├── LinkError               a link is closed or broken
@@ -40,6 +43,22 @@ class NotFoundError(InputError):
 
 class NoRoomError(SpecRouterError):
     """Session slots or KV blocks are used up; try again later or go without this member."""
+
+
+class RateLimitError(NoRoomError):
+    """A limit of the service is reached; the same request may be taken later."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class AuthenticationError(SpecRouterError):
+    """The request carries no API key that the service knows."""
+
+
+class DeadlineError(SpecRouterError):
+    """The request was not done by its deadline, and has been cancelled."""
 
 
 class UnavailableError(SpecRouterError):

@@ -34,10 +34,10 @@ def describe(problem: ValidationError, model: type[BaseModel]) -> tuple[str, str
     findings = problem.errors(include_url=False)
     first = findings[0]
     location, kind, context = first["loc"], first["type"], first.get("ctx", {})
-    path = _walk(model, location)[0]
+    path = _short(_walk(model, location)[0])
     if kind == "extra_forbidden":
         accepted = _fields(_walk(model, location[:-1])[1])
-        hint = did_you_mean(str(location[-1]), accepted)
+        hint = did_you_mean(_short(str(location[-1])), accepted)
         line = f"unknown field{hint}; {one_of(accepted)}"
     elif kind == "missing":
         line = "missing"
@@ -70,18 +70,24 @@ def one_of(accepted: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    return _short(repr(value))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
 
 
 def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, Any]:
     """The path as a user would write it, and the type found there.
 
-    pydantic puts a union's tag into its locations; no user wrote it, so it is left out.
+    pydantic puts a union's tag into its locations, and ``[key]`` behind a key that is wrong; no
+    user wrote them, so they are left out.
     """
     path = ""
     here: Any = model
     for part in location:
+        if part == "[key]":
+            continue
         options = _options(here)
         if isinstance(part, int):
             path += f"[{part}]"

@@ -1,6 +1,7 @@
 """``specrouter serve``: the OpenAI-compatible service over a pool."""
 
 import socket
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,18 +17,53 @@ def serve(
         int, typer.Option("--port", min=1, max=65535, help="Port of the HTTP service.")
     ] = 8000,
     dtype: DtypeOption = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings", help="A YAML file: keys, limits, deadlines, origins (docs/serving.md)."
+        ),
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-keys-file",
+            help="One API key per line. Keys may also stand in SPECROUTER_API_KEYS; without any, "
+            "whoever reaches the service may use it.",
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option("--timeout-s", help="Deadline of requests that do not say their own."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            help="Whose web pages may call the service; may be given several times. "
+            "Without it, none.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a pool over HTTP until interrupted; /router is a live page of what its router does.
 
-    Example: specrouter serve --pool tiny --port 8000
+    Example: specrouter serve --pool tiny --port 8000 --api-keys-file keys.txt
     """
     from specrouter_dist.cli.session import open_pool
+    from specrouter_dist.serving.api_keys import load_keys
+    from specrouter_dist.serving.settings import read_settings
 
+    given = {
+        "api_keys_file": api_keys_file,
+        "timeout_s": timeout_s,
+        "cors_origins": cors_origin or None,
+    }
+    service = read_settings(settings, given)
+    load_keys(service)
     check_port_free(host, port)
     checked, _ = open_pool(pool, dtype=dtype)
     from deployments.server import run_server
 
-    run_server(checked, host=host, port=port)
+    run_server(checked, service, host=host, port=port)
 
 
 def check_port_free(host: str, port: int) -> None:

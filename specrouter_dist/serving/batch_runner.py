@@ -13,8 +13,9 @@ from specrouter_dist.batch.ordering import ReorderBuffer
 from specrouter_dist.batch.output import answered, failed
 from specrouter_dist.batch.rows import CHAT, Row, parse_row
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError, UnavailableError
+from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.openai_errors import describe_error
-from specrouter_dist.serving.openai_service import Job, OpenAIService
+from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.results import GenerateResult
 
 logger = logging.getLogger(__name__)

@@ -17,29 +17,75 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from specrouter_dist.errors import SpecRouterError
-from specrouter_dist.serving.openai_errors import describe_error, error_body
-from specrouter_dist.serving.openai_service import Job, OpenAIService
+from specrouter_dist.serving.http_errors import add_error_handlers
+from specrouter_dist.serving.http_gate import add_gate
+from specrouter_dist.serving.job import Job
+from specrouter_dist.serving.openai_errors import describe_error
+from specrouter_dist.serving.openai_service import OpenAIService
+from specrouter_dist.serving.openapi import add_openapi_route
+from specrouter_dist.serving.settings import ServiceSettings
 from specrouter_dist.serving.tokenizing import Tokenizing
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Longer bodies are refused before they are read to the end."""
-_RETRY_AFTER_S = {429: 1, 503: 5}
 
 
-def build_http(service: OpenAIService) -> FastAPI:
-    """The application: completions, chat completions, token ids, models, health and metrics."""
+class Routes:
+    """What the routes share.
+
+    Args:
+        service: answers.
+        settings: of the service.
+    """
+
+    def __init__(self, service: OpenAIService, settings: ServiceSettings) -> None:
+        self._service = service
+        self._settings = settings
+
+    async def body(self, request: Request) -> bytes:
+        """The whole body.
+
+        Raises:
+            HTTPException: 413 or 408, too long or too slow.
+        """
+        limit_s = self._settings.body_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await _read_body(request)
+        except TimeoutError:
+            detail = f"the body did not come within {limit_s:g} s"
+            # What of it may still come is not to be read.
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+
+    def answer(self, job: Job) -> Response:
+        """The job's, as it comes or whole."""
+        if not job.stream:
+            return WholeAnswer(self._service, job)
+        return EventStream(self._service.events(job), self._settings.stall_timeout_s)
+
+
+def build_http(service: OpenAIService, settings: ServiceSettings | None = None) -> FastAPI:
+    """The application: completions, chat completions, token ids, models, health and metrics.
+
+    Args:
+        service: answers; its admission knows the keys.
+        settings: None: the defaults.
+    """
+    settings = settings or ServiceSettings()
+    routes = Routes(service, settings)
     app = FastAPI(title="specrouter", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return _answer(service, await service.completion(await _read_body(request)))
+        body = await routes.body(request)
+        return routes.answer(await service.completion(body, request.state.account))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return _answer(service, await service.chat(await _read_body(request)))
+        body = await routes.body(request)
+        return routes.answer(await service.chat(body, request.state.account))
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -58,52 +104,35 @@ def build_http(service: OpenAIService) -> FastAPI:
     async def metrics() -> Response:
         return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    _add_tokenizing(app, service.tokenizing)
-    _add_error_handlers(app)
+    _add_tokenizing(app, service.tokenizing, routes)
+    add_openapi_route(app, service.model, has_keys=service.admission.has_keys)
+    add_error_handlers(app)
+    add_gate(app, service.admission, settings)
     return app
 
 
-def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing) -> None:
+def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing, routes: Routes) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = await _read_body(request)
+        body = await routes.body(request)
         return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, body))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        body = await _read_body(request)
+        body = await routes.body(request)
         return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, body))
 
 
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(SpecRouterError)
-    async def on_error(_: Request, problem: Exception) -> Response:
-        assert isinstance(problem, SpecRouterError)
-        return _error_response(*describe_error(problem))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, HTTPException)
-        message = f"{request.method} {request.url.path}: {problem.detail}"
-        return _error_response(
-            problem.status_code, error_body(message, "invalid_request_error", None, None)
-        )
-
-    @app.exception_handler(Exception)
-    async def on_defect(_: Request, problem: Exception) -> Response:
-        return _error_response(*describe_error(problem))
-
-
-def _answer(service: OpenAIService, job: Job) -> Response:
-    return EventStream(service.events(job)) if job.stream else WholeAnswer(service, job)
-
-
 async def _read_body(request: Request) -> bytes:
+    problem = HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+    # The server has checked that it is a number, and lets no more come.
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise problem
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+            raise problem
     return bytes(body)
 
 
@@ -127,14 +156,21 @@ class EventStream(Response):
 
     What fails before the first object is an HTTP error like any other. What fails later is an
     event with ``error``, after which the stream ends without ``[DONE]``.
+
+    Args:
+        events: the objects; closed with the stream.
+        stall_timeout_s: how long the client may read nothing; then the stream ends.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[dict[str, Any], None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[dict[str, Any], None], stall_timeout_s: float
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._stall_timeout_s = stall_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
@@ -143,7 +179,9 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         async def send_event(data: str) -> None:
             body = f"data: {data}\n\n".encode()
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            # Servers hold a little of what is sent, then let their senders wait.
+            async with asyncio.timeout(self._stall_timeout_s):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
 
         first = await anext(self._events)
         await send(
@@ -158,6 +196,9 @@ class EventStream(Response):
             async for event in self._events:
                 await send_event(_to_json(event))
             await send_event("[DONE]")
+        except TimeoutError:
+            logger.warning("a stream is cancelled: nothing was read in %g s", self._stall_timeout_s)
+            return
         except OSError:
             # The connection is gone; there is nobody to tell.
             raise
@@ -188,12 +229,6 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) ->
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _error_response(status: int, body: dict[str, Any]) -> Response:
-    retry_after_s = _RETRY_AFTER_S.get(status)
-    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def _to_json(value: dict[str, Any]) -> str:

@@ -69,9 +69,17 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
     except (ValueError, RecursionError) as problem:
         # Numbers of thousands of digits, thousands of nested brackets.
         raise RequestError(f"body: no usable JSON: {problem}") from None
+    try:
+        return _checked(model, values, may_hold_surrogates=b"\\u" in body)
+    except RecursionError:
+        # The parser may bear more brackets than what looks at its result.
+        raise RequestError("body: nested too deeply") from None
+
+
+def _checked(model: type[BodyT], values: Any, *, may_hold_surrogates: bool) -> BodyT:
     if not isinstance(values, dict):
         raise RequestError(f"body: must be a JSON object, got {shown(values)}")
-    if b"\\u" in body:
+    if may_hold_surrogates:
         _check_unicode(values, "")
     request = validated(model, model.prepared(values), error=RequestError)
     request.check()

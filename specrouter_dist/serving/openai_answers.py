@@ -42,6 +42,11 @@ class Answer(ABC):
         self._head = head
         self._tokenizer = tokenizer
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of all prompts."""
+        return self._head.num_prompt_tokens
+
     def whole(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
         """The answer to a request that does not stream, from the results of its choices."""
         return {

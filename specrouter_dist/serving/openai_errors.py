@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from specrouter_dist.errors import InputError, NoRoomError, NotFoundError, UnavailableError
+from specrouter_dist.errors import (
+    AuthenticationError,
+    DeadlineError,
+    InputError,
+    NoRoomError,
+    NotFoundError,
+    RateLimitError,
+    UnavailableError,
+)
 
 
 def describe_error(problem: Exception) -> tuple[int, dict[str, Any]]:
@@ -17,8 +25,14 @@ def describe_error(problem: Exception) -> tuple[int, dict[str, Any]]:
             return 400, error_body(
                 str(problem), "invalid_request_error", problem.field or None, None
             )
+        case AuthenticationError():
+            return 401, error_body(str(problem), "invalid_request_error", None, "invalid_api_key")
+        case RateLimitError():
+            return 429, error_body(str(problem), "rate_limit_error", None, "rate_limit_exceeded")
         case NoRoomError():
             return 429, error_body(str(problem), "rate_limit_error", None, "no_room")
+        case DeadlineError():
+            return 408, error_body(str(problem), "timeout_error", None, "deadline_exceeded")
         case UnavailableError():
             return 503, error_body(str(problem), "service_unavailable_error", None, "unavailable")
         case _:

@@ -21,6 +21,8 @@ _MAX_LISTED = 1024
 """Most elements of a list, and most characters of a stop string: a request has to fit a frame of
 the links whatever it says."""
 
+_TokenIdText = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
+
 _SAMPLING_FIELDS = (
     "temperature",
     "top_p",
@@ -87,7 +89,7 @@ class GenerationRequest(Body):
     stop: list[Annotated[str, Field(max_length=_MAX_LISTED)]] | None = None
     stop_token_ids: list[int] | None = Field(default=None, max_length=_MAX_LISTED)
     ignore_eos: bool | None = None
-    logit_bias: dict[str, float] | None = Field(default=None, max_length=_MAX_LISTED)
+    logit_bias: dict[_TokenIdText, float] | None = Field(default=None, max_length=_MAX_LISTED)
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
@@ -95,6 +97,9 @@ class GenerationRequest(Body):
     """Choices per prompt, each with a seed of its own that ``seed`` determines."""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    timeout: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Seconds for all of it, waiting included; None: the service's own. Neither OpenAI's nor vLLM's
+    bodies have it; the name is that of their clients' option, which the server never sees."""
     user: str | None = None
     """Whom the client serves; nothing depends on it."""
     speculative: Speculation = Speculation()

@@ -4,8 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from specrouter_dist.config import ModelMember, SamplingParams
@@ -18,13 +17,17 @@ from specrouter_dist.errors import (
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
 from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.serving.admission import Account, Admission
 from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
 from specrouter_dist.serving.client import Client
+from specrouter_dist.serving.deadlines import Deadline
+from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.metrics import ServiceMetrics
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.settings import UNLIMITED
 from specrouter_dist.serving.speculative import Planning, Speculating
 from specrouter_dist.serving.tokenizing import Tokenizing
 from specrouter_dist.speculation.messages import TokenArray
@@ -36,20 +39,6 @@ _HEALTH_TOKENS = 8
 """Enough for proposals to be made and verified."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One checked request."""
-
-    choices: tuple[GenerateRequest, ...]
-    """All of the first prompt, then all of the second, ..."""
-    answer: Answer
-    is_echo_alone: bool
-    """Nothing is to be generated."""
-    stream: bool
-    includes_usage: bool
-    includes_usage_always: bool
-
-
 class OpenAIService:
     """Requests of OpenAI's clients to one pool.
 
@@ -59,6 +48,7 @@ class OpenAIService:
         report: of the pool's checks.
         pool: the pool that runs.
         router: makes plans for requests that say how to speculate.
+        admission: lets requests in; None: everybody, at once.
     """
 
     def __init__(
@@ -68,7 +58,9 @@ class OpenAIService:
         report: PoolReport,
         pool: Pool,
         router: Planning,
+        admission: Admission | None = None,
     ) -> None:
+        self.admission = admission or Admission(UNLIMITED)
         self._metrics = ServiceMetrics(pool.config.name)
         self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
         self._probe = Runner(client, tokenizer, report.eos_ids)
@@ -119,26 +111,30 @@ class OpenAIService:
 
     # -- requests --------------------------------------------------------------------------------
 
-    async def completion(self, body: bytes) -> Job:
+    async def completion(self, body: bytes, account: Account | None = None) -> Job:
         """The job of a ``/v1/completions`` body.
+
+        Args:
+            body: JSON.
+            account: whose request it is; None: there are no keys.
 
         Raises:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
         """
         request = parse_body(CompletionRequest, body)
-        return await asyncio.to_thread(self._completion, request)
+        return await asyncio.to_thread(self._completion, request, account)
 
-    async def chat(self, body: bytes) -> Job:
-        """The job of a ``/v1/chat/completions`` body; raises as :meth:`completion`."""
+    async def chat(self, body: bytes, account: Account | None = None) -> Job:
+        """The job of a ``/v1/chat/completions`` body, as :meth:`completion`."""
         request = parse_body(ChatRequest, body)
-        return await asyncio.to_thread(self._chat, request)
+        return await asyncio.to_thread(self._chat, request, account)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
 
         Raises:
-            SpecRouterError: as the target's worker reported it.
+            SpecRouterError: as the target's worker reported it, or not admitted, or not in time.
         """
         return job.answer.whole(await self.results(job))
 
@@ -170,7 +166,8 @@ class OpenAIService:
     def metrics(self) -> bytes:
         """What has ended so far and how much runs, in Prometheus' text format."""
         runner = self._runner
-        return self._metrics.text(num_running=runner.num_running, num_waiting=runner.num_waiting)
+        num_waiting = runner.num_waiting + self.admission.num_queued
+        return self._metrics.text(num_running=runner.num_running, num_waiting=num_waiting)
 
     async def health(self) -> dict[str, Any]:
         """Generates real tokens with the router's chain.
@@ -199,12 +196,28 @@ class OpenAIService:
             "time_ms": (time.perf_counter() - started) * 1e3,
         }
 
-    def _rounds(self, job: Job) -> Rounds:
+    async def _rounds(self, job: Job) -> Rounds:
+        """The rounds once the job is admitted, until its deadline."""
+        deadline = Deadline(job.timeout_s)
+        async with AsyncExitStack() as stack:
+            async with deadline.kept():
+                admitted = self.admission.admit(job.account, job.need)
+                ticket = await stack.enter_async_context(admitted)
+            rounds = await stack.enter_async_context(aclosing(self._unlimited_rounds(job)))
+            while True:
+                async with deadline.kept():
+                    came = await anext(rounds, None)
+                if came is None:
+                    return
+                ticket.num_tokens += len(came[1].tokens)
+                yield came
+
+    def _unlimited_rounds(self, job: Job) -> Rounds:
         if job.is_echo_alone:
             return without_output(job.choices, self._pool.config.target.name)
         return self._runner.rounds(job.choices)
 
-    def _completion(self, request: CompletionRequest) -> Job:
+    def _completion(self, request: CompletionRequest, account: Account | None) -> Job:
         prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
         choices, head = self._choices(request, prompts, "cmpl")
         echoes = None
@@ -215,12 +228,32 @@ class OpenAIService:
             ]
             echoes = [text for text in texts for _ in range(request.n)]
         answer = CompletionAnswer(head, self._tokenizer, echoes)
-        return _job(request, choices, answer, is_echo_alone=request.is_echo_alone)
+        return self._job(request, choices, answer, account, is_echo_alone=request.is_echo_alone)
 
-    def _chat(self, request: ChatRequest) -> Job:
+    def _chat(self, request: ChatRequest, account: Account | None) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
         choices, head = self._choices(request, [self._tokenizer.encode_chat(messages)], "chatcmpl")
-        return _job(request, choices, ChatAnswer(head, self._tokenizer))
+        return self._job(request, choices, ChatAnswer(head, self._tokenizer), account)
+
+    def _job(
+        self,
+        request: CompletionRequest | ChatRequest,
+        choices: tuple[GenerateRequest, ...],
+        answer: Answer,
+        account: Account | None,
+        *,
+        is_echo_alone: bool = False,
+    ) -> Job:
+        return Job(
+            choices=choices,
+            answer=answer,
+            is_echo_alone=is_echo_alone,
+            stream=request.stream,
+            includes_usage=request.includes_usage,
+            includes_usage_always=request.includes_usage_always,
+            account=account,
+            timeout_s=self.admission.timeout_s(request.timeout),
+        )
 
     def _choices(
         self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray], prefix: str
@@ -256,23 +289,6 @@ class OpenAIService:
                 field=field,
             )
         return room
-
-
-def _job(
-    request: CompletionRequest | ChatRequest,
-    choices: tuple[GenerateRequest, ...],
-    answer: Answer,
-    *,
-    is_echo_alone: bool = False,
-) -> Job:
-    return Job(
-        choices=choices,
-        answer=answer,
-        is_echo_alone=is_echo_alone,
-        stream=request.stream,
-        includes_usage=request.includes_usage,
-        includes_usage_always=request.includes_usage_always,
-    )
 
 
 def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:

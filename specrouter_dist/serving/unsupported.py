@@ -9,7 +9,7 @@ from typing import Any
 
 from specrouter_dist.serving.json_body import refuse, shown
 
-_WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
+WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "chat_template": (),
@@ -50,13 +50,13 @@ def without_unsupported(values: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: a feature that does not exist is asked for; names its field.
     """
     for name in values:
-        if name in _WITHOUT_EFFECT:
+        if name in WITHOUT_EFFECT:
             _check(name, values[name])
-    return {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}
+    return {name: value for name, value in values.items() if name not in WITHOUT_EFFECT}
 
 
 def _check(name: str, value: Any) -> None:
-    accepted = _WITHOUT_EFFECT[name]
+    accepted = WITHOUT_EFFECT[name]
     # By type too: JSON's true is no 1.
     if value is None or any(type(value) is type(one) and value == one for one in accepted):
         return

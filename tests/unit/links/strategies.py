@@ -4,7 +4,7 @@ from array import array
 
 from hypothesis import strategies as st
 
-from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
+from specrouter_dist.config import MAX_COUNT, EdgeKnobs, Plan, SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.frames import (
     Attach,
@@ -51,13 +51,13 @@ def plans(draw: st.DrawFn) -> Plan:
 
 @st.composite
 def sampling_params(draw: st.DrawFn) -> SamplingParams:
-    max_tokens = draw(st.integers(1, 1 << 40))
+    max_tokens = draw(st.integers(1, MAX_COUNT))
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=draw(st.integers(0, max_tokens)),
         temperature=draw(st.floats(0, 100)),
         top_p=draw(st.floats(1e-9, 1)),
-        top_k=draw(st.integers(-1, 1000)),
+        top_k=draw(st.integers(-1, MAX_COUNT)),
         seed=draw(uint64),
         presence_penalty=draw(st.floats(-2, 2)),
         logit_bias=draw(st.dictionaries(token_ids, st.floats(-100, 100), max_size=3)),

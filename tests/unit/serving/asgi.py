@@ -36,9 +36,15 @@ class Reply:
         return [text if text == "[DONE]" else json.loads(text) for text in data]
 
 
-def call(app: ASGIApp, method: str, path: str, body: bytes | Mapping[str, Any] = b"") -> Reply:
+def call(
+    app: ASGIApp,
+    method: str,
+    path: str,
+    body: bytes | Mapping[str, Any] = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
     """One whole request."""
-    return asyncio.run(_call(app, method, path, body, None))
+    return asyncio.run(call_here(app, method, path, body, headers=headers))
 
 
 def call_and_hang_up(
@@ -53,24 +59,35 @@ def call_and_hang_up(
 
     ``receive`` then raises ``problem``, if given, as some servers' does.
     """
-    return asyncio.run(_call(app, "POST", path, body, after_parts, problem))
+    return asyncio.run(call_here(app, "POST", path, body, after_parts, problem))
 
 
-async def _call(
+def call_slowly(
+    app: ASGIApp, path: str, body: Mapping[str, Any] | None = None, *, reads_parts: int = 0
+) -> Reply:
+    """A request whose body never ends, or whose client reads so many parts and then no more."""
+    return asyncio.run(call_here(app, "POST", path, body, stops_after=reads_parts))
+
+
+async def call_here(
     app: ASGIApp,
     method: str,
     path: str,
-    body: bytes | Mapping[str, Any],
-    hang_up_after: int | None,
+    body: bytes | Mapping[str, Any] | None,
+    hang_up_after: int | None = None,
     problem: Exception | None = None,
+    *,
+    stops_after: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    """On the running loop; ``body`` None: it begins and does not end."""
+    content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
     reply = Reply()
     gone = asyncio.Event()
     if hang_up_after == 0:
         # Not before the request has been read, so that it is under way.
         asyncio.get_running_loop().call_later(0.05, gone.set)
-    unread = [{"type": "http.request", "body": content, "more_body": False}]
+    unread = [{"type": "http.request", "body": content, "more_body": body is None}]
 
     async def receive() -> MutableMapping[str, Any]:
         if unread:
@@ -86,17 +103,19 @@ async def _call(
             reply.headers = {k.decode(): v.decode() for k, v in message["headers"]}
             return
         if message.get("body"):
+            if stops_after is not None and len(reply.parts) >= stops_after > 0:
+                await gone.wait()
             reply.parts.append(message["body"])
         reply.complete = not message.get("more_body", False)
         if len(reply.parts) == hang_up_after:
             gone.set()
 
     async with asyncio.timeout(PATIENCE_S):
-        await app(_scope(method, path), receive, send)
+        await app(_scope(method, path, headers or {}), receive, send)
     return reply
 
 
-def _scope(method: str, path: str) -> MutableMapping[str, Any]:
+def _scope(method: str, path: str, headers: Mapping[str, str]) -> MutableMapping[str, Any]:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -107,7 +126,10 @@ def _scope(method: str, path: str) -> MutableMapping[str, Any]:
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [
+            (b"content-type", b"application/json"),
+            *((name.encode(), value.encode("latin1")) for name, value in headers.items()),
+        ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }

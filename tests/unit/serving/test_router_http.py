@@ -14,7 +14,7 @@ from specrouter_dist.routing.explanation import explain
 from specrouter_dist.serving import router_http
 from specrouter_dist.serving.router_http import Explain, add_router_route
 from tests.unit.routing.learned import learned_router
-from tests.unit.serving.asgi import Reply, _call, call
+from tests.unit.serving.asgi import Reply, call, call_here
 
 
 def ask(app: FastAPI, answer: Explain, path: str = "/v1/router") -> Reply:
@@ -55,10 +55,12 @@ def test_a_silent_router_is_a_503_and_holds_up_no_request(
         return {}
 
     async def many_look_while_others_complete() -> tuple[list[Reply], Reply]:
-        looks = [asyncio.create_task(_call(app, "GET", "/v1/router", b"", None)) for _ in range(50)]
+        looks = [
+            asyncio.create_task(call_here(app, "GET", "/v1/router", b"", None)) for _ in range(50)
+        ]
         await asyncio.sleep(0.05)
         body = {"model": "tiny", "prompt": "Hello"}
-        completion = await _call(app, "POST", "/v1/completions", body, None)
+        completion = await call_here(app, "POST", "/v1/completions", body, None)
         assert not any(look.done() for look in looks)
         return await asyncio.gather(*looks), completion
 

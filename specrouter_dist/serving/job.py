@@ -1,0 +1,34 @@
+"""A request that was checked, ready to be admitted and run."""
+
+from dataclasses import dataclass
+
+from specrouter_dist.serving.admission import Account, Need
+from specrouter_dist.serving.openai_answers import Answer
+from specrouter_dist.serving.results import GenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One checked request."""
+
+    choices: tuple[GenerateRequest, ...]
+    """All of the first prompt, then all of the second, ..."""
+    answer: Answer
+    is_echo_alone: bool
+    """Nothing is to be generated."""
+    stream: bool
+    includes_usage: bool
+    includes_usage_always: bool
+    account: Account | None
+    """Who asks."""
+    timeout_s: float | None
+
+    @property
+    def need(self) -> Need:
+        """What is asked for."""
+        outputs = () if self.is_echo_alone else self.choices
+        return Need(
+            num_choices=len(self.choices),
+            num_prompt_tokens=self.answer.num_prompt_tokens,
+            max_output_tokens=sum(choice.sampling.max_tokens for choice in outputs),
+        )
