@@ -182,7 +182,9 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
     while True:
         router = named_router(pool.config.name)
         if router is not None:
-            spec = ask_spec(router)
+            spec = _spec_of_running(router)
+            if spec is None:
+                continue
             if spec.config_hash == pool.config_hash:
                 return RunningPool(router, spec)
             stop_actors(router, spec)
@@ -208,6 +210,15 @@ def ask_spec(router: Any) -> PoolSpec:
     """What does not change of the pool that ``router`` routes."""
     spec: PoolSpec = ray.get(router.spec.remote(), timeout=CALL_TIMEOUT_S)
     return spec
+
+
+def _spec_of_running(router: Any) -> PoolSpec | None:
+    """None: it has ended, with the process that it was started by, or it starts again."""
+    try:
+        return ask_spec(router)
+    except RayActorError:
+        time.sleep(_WATCH_EVERY_S)
+        return None
 
 
 def stop_actors(router: Any, spec: PoolSpec) -> None:

@@ -8,6 +8,7 @@ import pytest
 import ray
 import yaml
 
+from benchmarks.clusters import ray_head
 from specrouter_dist.actors.placing import why_waiting
 from specrouter_dist.actors.pool import RunningPool, stop_ray
 from specrouter_dist.actors.registry import MemberState
@@ -17,7 +18,6 @@ from specrouter_dist.cli.session import open_pool
 from specrouter_dist.pools.loading import POOLS_DIRECTORY
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.serving.backend import PoolBackend
-from tests.clusters import ray_head
 from tests.pools import requests
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -66,8 +66,8 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 
 def kinds_there() -> set[str]:
     """Accelerator types of the nodes that are alive."""
-    labels = [node["Labels"] for node in ray.nodes() if node["Alive"]]
-    return {label["ray.io/accelerator-type"] for label in labels} - {""}
+    kinds = [node["Labels"].get("ray.io/accelerator-type") for node in ray.nodes() if node["Alive"]]
+    return {kind for kind in kinds if kind}
 
 
 def plans_with_small(running: RunningPool) -> bool:
