@@ -43,23 +43,21 @@ class Service:
         """``serve deploy`` of the configuration with these arguments of the application."""
         self.config["applications"][0]["args"].update(args)
         self.file.write_text(yaml.safe_dump(self.config))
-        self._serve("deploy", str(self.file))
+        command = [executable("serve"), "deploy", str(self.file), "--address", self.dashboard]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def replicas(self) -> set[str]:
         """Those that answer, when no other starts or stops."""
-        status = yaml.safe_load(self._serve("status", "--name", "specrouter"))
         with urllib.request.urlopen(f"{self.dashboard}/api/serve/applications/") as response:
-            (application,) = json.load(response)["applications"].values()
-        (deployment,) = application["deployments"].values()
-        states = {replica["replica_id"]: replica["state"] for replica in deployment["replicas"]}
-        is_done = status["status"] == "RUNNING" and set(states.values()) == {"RUNNING"}
+            application = json.load(response)["applications"]["specrouter"]
+        states = {
+            replica["replica_id"]: replica["state"]
+            for deployment in application["deployments"].values()
+            for replica in deployment["replicas"]
+        }
+        is_done = application["status"] == "RUNNING" and set(states.values()) == {"RUNNING"}
         return set(states) if is_done else set()
-
-    def _serve(self, *arguments: str) -> str:
-        command = [executable("serve"), *arguments, "--address", self.dashboard]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
