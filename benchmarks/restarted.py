@@ -16,7 +16,8 @@ import ray
 
 from benchmarks.known import Known, newer_snapshot, plan_of, snapshot_file
 from benchmarks.regret import describe
-from specrouter_dist.actors.pool import NAMESPACE, RunningPool
+from specrouter_dist.actors.pool import RunningPool
+from specrouter_dist.actors.registry import NAMESPACE
 from specrouter_dist.config import Plan
 from specrouter_dist.errors import SpecRouterError, UnavailableError
 from specrouter_dist.pools.loading import Pool

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from ray import serve
 
 from deployments.app import LOGGING, bind
+from specrouter_dist.actors.placing import check_placeable
 from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.pools.checks import check_pool
@@ -34,6 +35,7 @@ def run_server(pool: Pool, settings: ServiceSettings, *, host: str, port: int) -
     with ExitStack() as stack:
         if start_ray():
             stack.callback(stop_ray)
+            check_placeable(pool)
         # Ray takes SIGTERM for itself, and a script's background jobs inherit an ignored SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,10 +2,14 @@
 
 from typing import Any
 
-import ray
-
-from specrouter_dist.actors.pool import RunningPool, join_ray, named_router
-from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
+from specrouter_dist.actors.pool import (
+    RunningPool,
+    ask_spec,
+    join_ray,
+    named_router,
+    stop_actors,
+)
+from specrouter_dist.actors.router_client import RouterClient
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.pools.loading import Pool
 
@@ -26,13 +30,23 @@ def find_pool(pool: Pool) -> RunningPool:
         UnavailableError: as :func:`find_router`, or its configuration is another.
     """
     router = _running_router(pool)
-    config_hash, secret, workers = ray.get(router.identity.remote(), timeout=CALL_TIMEOUT_S)
-    if config_hash != pool.config_hash:
+    spec = ask_spec(router)
+    if spec.config_hash != pool.config_hash:
         raise UnavailableError(
             f"a pool {pool.config.name!r} of other members, settings or model files runs; give "
             "the --pool and --dtype that it was started with"
         )
-    return RunningPool(router, workers, secret, is_new=False, owned=False)
+    return RunningPool(router, spec)
+
+
+def end_pool(pool: Pool) -> None:
+    """Ends the actors of ``pool``, whoever has started them.
+
+    Raises:
+        UnavailableError: as :func:`find_router`.
+    """
+    router = _running_router(pool)
+    stop_actors(router, ask_spec(router))
 
 
 def _running_router(pool: Pool) -> Any:
@@ -42,7 +56,7 @@ def _running_router(pool: Pool) -> Any:
         join_ray(address="auto")
     except ConnectionError:
         raise UnavailableError(f"no Ray cluster runs on this machine; {start}") from None
-    router = named_router(pool)
+    router = named_router(pool.config.name)
     if router is None:
         raise UnavailableError(f"no pool {pool.config.name!r} runs; {start}")
     return router

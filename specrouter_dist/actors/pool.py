@@ -5,19 +5,26 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import ActorAlreadyExistsError, GetTimeoutError, RayActorError
 
+from specrouter_dist.actors.registry import (
+    NAMESPACE,
+    PoolSpec,
+    end_strays,
+    find_workers,
+    router_name,
+    start_worker,
+)
 from specrouter_dist.actors.router_actor import RouterActor
 from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
 from specrouter_dist.actors.state_file import state_directory
-from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
-from specrouter_dist.config import ModelMember
+from specrouter_dist.actors.waiting import START_TIMEOUT_S, wait_for_members
+from specrouter_dist.actors.worker_actor import WorkerSpec
 from specrouter_dist.errors import UnavailableError
-from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
@@ -26,10 +33,8 @@ from specrouter_dist.tracing.records import WorkerTrace
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "specrouter"
 HOP_US = 500.0
 """Assumed for a round trip between two workers until it has been observed."""
-START_TIMEOUT_S = 120.0
 _WATCH_EVERY_S = 0.5
 _LOOK_EVERY_S = 5.0
 """At least; every call costs the router some milliseconds."""
@@ -72,33 +77,33 @@ class RunningPool(RouterClient):
     """A pool's actors, and a client of its target in this process.
 
     Made by :func:`connect_pool`.
+
+    Args:
+        router: the pool's router.
+        spec: what it was started with.
+        is_new: whether it was started just now and nobody has used it yet.
+        owned: workers that end with this object, and the router and all others with them; Ray
+            ends an actor of which its process holds no handle. Empty: the pool goes on.
     """
 
     def __init__(
-        self,
-        router: Any,
-        workers: dict[str, Any],
-        secret: bytes,
-        *,
-        is_new: bool,
-        owned: bool,
+        self, router: Any, spec: PoolSpec, *, is_new: bool = False, owned: Sequence[Any] = ()
     ) -> None:
         super().__init__(router)
         self.is_new = is_new
+        self._spec = spec
         self._owned = owned
         self._stopping = threading.Event()
-        self.workers = workers
-        """Actors by the name of their member; the last is the target."""
         node = ray.get_runtime_context().get_node_id()
         hub = Hub(
             f"client-{secrets.token_hex(4)}",
             secrets.randbits(63),
             node,
-            secret,
+            spec.secret,
             grpc_host=ray.util.get_node_ip_address(),
         )
         try:
-            self.client = LinkClient(hub, self._wait_for_members())
+            self.client = LinkClient(hub, wait_for_members(self, spec))
         except BaseException:
             hub.close()
             raise
@@ -111,11 +116,16 @@ class RunningPool(RouterClient):
         self._watcher.join()
         self.client.close()
         if self._owned:
-            stop_actors(self._router, self.workers)
+            stop_actors(self._router, self._spec)
+
+    @property
+    def workers(self) -> dict[str, Any]:
+        """Actors by the name of their member, as there are now; the last is the target."""
+        return find_workers(self._spec)
 
     def pids(self) -> dict[str, int]:
         """Process ids of the pool's actors, by member; ``router`` is the router's."""
-        actors = {**self.workers, "router": self._router}
+        actors = {**self._present_workers(), "router": self._router}
         calls = [actor.pid.remote() for actor in actors.values()]
         found: list[int] = ray.get(calls, timeout=CALL_TIMEOUT_S)
         return dict(zip(actors, found, strict=True))
@@ -130,31 +140,21 @@ class RunningPool(RouterClient):
         return traces
 
     def _ask_workers(self, method: str) -> list[Any]:
-        calls = [getattr(worker, method).remote() for worker in self.workers.values()]
+        workers = self._present_workers()
+        calls = [getattr(worker, method).remote() for worker in workers.values()]
         try:
             return list(ray.get(calls, timeout=_TRACE_TIMEOUT_S))
         except (RayActorError, GetTimeoutError) as error:
             raise UnavailableError(f"a worker does not answer: {type(error).__name__}") from None
 
-    def _wait_for_members(self) -> Address:
-        """Until every member is there once: the target's address."""
-        end = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < end:
-            directory = self.directory(START_TIMEOUT_S)
-            missing = [name for name in self.workers if name not in directory]
-            if not missing:
-                return directory[list(self.workers)[-1]]
-            for name in missing:
-                _raise_if_start_failed(name, self.workers[name])
-            time.sleep(0.05)
-        raise UnavailableError(
-            f"members {missing} are not up after {START_TIMEOUT_S:.0f} s; does the cluster have "
-            "the resources that the pool file asks for?"
-        )
+    def _present_workers(self) -> dict[str, Any]:
+        """Those that answer: others may be waiting for a node."""
+        present = self.directory()
+        return {member: worker for member, worker in self.workers.items() if member in present}
 
     def _watch(self) -> None:
         """Tells the client when the target has moved: looked for while the client has none."""
-        target, look_at_s = list(self.workers)[-1], 0.0
+        target, look_at_s = self._spec.target, 0.0
         while not self._stopping.wait(_WATCH_EVERY_S):
             if self.client.is_connected and time.monotonic() < look_at_s:
                 continue
@@ -177,107 +177,109 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         detached: the actors outlive this process, for others to find.
 
     Raises:
-        UnavailableError: the members are not up in time.
+        UnavailableError: the target is not up in time, or a member cannot start.
     """
-    router = named_router(pool)
-    if router is not None:
-        config_hash, secret, workers = ray.get(router.identity.remote(), timeout=CALL_TIMEOUT_S)
-        if config_hash == pool.config_hash:
-            return RunningPool(router, workers, secret, is_new=False, owned=False)
-        stop_actors(router, workers)
-    secret = secrets.token_bytes(32)
-    lifetime = "detached" if detached else None
-    # A name of its own: those of a pool that is being stopped may still be taken.
-    names = {
-        member.name: f"{pool.config.name}:{member.name}:{secrets.token_hex(4)}"
-        for member in model_members(pool)
-    }
-    workers = {
-        member.name: _start_worker(pool, report, member, secret, lifetime, names[member.name])
-        for member in model_members(pool)
-    }
-    lookups = {member.name: member for member in lookup_members(pool)}
-    router = (
-        ray.remote(RouterActor)
-        .options(
-            name=_router_name(pool),
-            namespace=NAMESPACE,
-            lifetime=lifetime,
-            num_cpus=0,
-            max_restarts=-1,
-        )
-        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US, state_directory())
-    )
-    try:
-        return RunningPool(router, workers, secret, is_new=True, owned=not detached)
-    except BaseException:
-        stop_actors(router, workers)
-        raise
+    while True:
+        router = named_router(pool.config.name)
+        if router is not None:
+            spec = _spec_of_running(router)
+            if spec is None:
+                continue
+            if spec.config_hash == pool.config_hash:
+                return RunningPool(router, spec)
+            stop_actors(router, spec)
+        spec = _spec_of(pool, report)
+        lifetime = "detached" if detached else None
+        try:
+            router = _start_router(spec, lifetime)
+        except ActorAlreadyExistsError:
+            # Another process was first: its pool is looked at.
+            continue
+        return _start_workers(router, spec, lifetime)
 
 
-def named_router(pool: Pool) -> Any | None:
-    """The actor that routes ``pool`` in the cluster, if there is one."""
+def named_router(pool: str) -> Any | None:
+    """The actor that routes the pool of that name in the cluster, if there is one."""
     try:
-        return ray.get_actor(_router_name(pool), NAMESPACE)
+        return ray.get_actor(router_name(pool), NAMESPACE)
     except ValueError:
         return None
 
 
-def _router_name(pool: Pool) -> str:
-    return f"{pool.config.name}:router"
+def ask_spec(router: Any) -> PoolSpec:
+    """What does not change of the pool that ``router`` routes."""
+    spec: PoolSpec = ray.get(router.spec.remote(), timeout=CALL_TIMEOUT_S)
+    return spec
 
 
-def stop_actors(router: Any, workers: dict[str, Any]) -> None:
+def _spec_of_running(router: Any) -> PoolSpec | None:
+    """None: it has ended, with the process that it was started by, or it starts again."""
+    try:
+        return ask_spec(router)
+    except RayActorError:
+        time.sleep(_WATCH_EVERY_S)
+        return None
+
+
+def stop_actors(router: Any, spec: PoolSpec) -> None:
     """Ends a pool's actors: in order where they still answer, by force where not."""
-    actors = [router, *workers.values()]
+    actors = [router, *find_workers(spec).values()]
     calls = [actor.stop.remote() for actor in actors]
     ray.wait(calls, num_returns=len(calls), timeout=_STOP_TIMEOUT_S)
     for actor in actors:
         ray.kill(actor)
 
 
-def _start_worker(
-    pool: Pool,
-    report: PoolReport,
-    member: ModelMember,
-    secret: bytes,
-    lifetime: str | None,
-    name: str,
-) -> Any:
-    spec = WorkerSpec(
-        member=member,
-        directory=pool.directories[member.name],
-        lookups=tuple(lookup_members(pool)),
-        num_ids=report.num_ids,
-        exact=pool.config.exact,
-        secret=secret,
-    )
-    options: dict[str, Any] = {
-        "name": name,
-        "namespace": NAMESPACE,
-        "lifetime": lifetime,
-        "num_cpus": member.num_cpus,
-        "num_gpus": member.num_gpus,
-        "resources": dict(member.resources),
-        "max_restarts": -1,
-        "runtime_env": {"env_vars": _ENVIRONMENT},
+def _spec_of(pool: Pool, report: PoolReport) -> PoolSpec:
+    secret = secrets.token_bytes(32)
+    lookups = lookup_members(pool)
+    workers = {
+        member.name: WorkerSpec(
+            member=member,
+            directory=pool.directories[member.name],
+            lookups=tuple(lookups),
+            num_ids=report.num_ids,
+            exact=pool.config.exact,
+            secret=secret,
+        )
+        for member in model_members(pool)
     }
-    if member.labels:
-        options["label_selector"] = dict(member.labels)
-    return ray.remote(WorkerActor).options(**options).remote(spec)
+    return PoolSpec(
+        name=pool.config.name,
+        config_hash=pool.config_hash,
+        secret=secret,
+        life=secrets.token_hex(4),
+        workers=workers,
+        lookups={member.name: member for member in lookups},
+    )
 
 
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""A chain's processes must not starve each other while their OpenMP threads have no work."""
+def _start_router(spec: PoolSpec, lifetime: str | None) -> Any:
+    """Its name is what a pool is claimed by.
+
+    Raises:
+        ActorAlreadyExistsError: there is one.
+    """
+    return (
+        ray.remote(RouterActor)
+        .options(
+            name=router_name(spec.name),
+            namespace=NAMESPACE,
+            lifetime=lifetime,
+            num_cpus=0,
+            max_restarts=-1,
+        )
+        .remote(spec, HOP_US, state_directory())
+    )
 
 
-def _raise_if_start_failed(name: str, worker: Any) -> None:
-    """A constructor's error is the user's to know; Ray keeps it with the dead actor."""
-    ready: Callable[..., Any] = worker.pid.remote
-    done, _ = ray.wait([ready()], timeout=0.5)
-    if done:
-        try:
-            ray.get(done[0])
-        except RayActorError as error:
-            lines = str(error).strip().splitlines()
-            raise UnavailableError(f"member {name!r} did not start: {lines[-1]}") from None
+def _start_workers(router: Any, spec: PoolSpec, lifetime: str | None) -> RunningPool:
+    try:
+        end_strays(spec)
+        workers = [start_worker(spec, member, lifetime=lifetime) for member in spec.workers]
+        ray.get(router.look_for_workers.remote(), timeout=START_TIMEOUT_S)
+        owned = workers if lifetime is None else ()
+        return RunningPool(router, spec, is_new=True, owned=owned)
+    except BaseException:
+        stop_actors(router, spec)
+        raise

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from specrouter_dist.actors.memory import Memory
+from specrouter_dist.actors.registry import MemberState, PoolSpec, find_workers, start_worker
 from specrouter_dist.actors.state_file import StateFile
-from specrouter_dist.config import LookupMember, Plan
+from specrouter_dist.config import Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
@@ -45,48 +46,62 @@ class RouterActor:
     """Registry and decisions of one pool.
 
     Args:
-        config_hash: of the pool; decides whether a running pool is the wanted one.
-        secret: of the pool's links.
-        workers: names of actors by the name of their member; the last is the target. Names, since
-            handles among the arguments would keep Ray from starting the router again.
-        namespace: of these names.
-        lookups: the members without a model.
+        spec: of the pool. Workers are found by their names, since handles among the arguments
+            would keep Ray from starting the router again.
         hop_us: what a round pays for crossing between two workers, until it has been observed.
         state_directory: where what it learns is kept, for the router that comes after it.
     """
 
-    def __init__(
-        self,
-        config_hash: str,
-        secret: bytes,
-        workers: Mapping[str, str],
-        namespace: str,
-        lookups: Mapping[str, LookupMember],
-        hop_us: float,
-        state_directory: Path,
-    ) -> None:
-        self._config_hash = config_hash
-        self._secret = secret
-        self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
-        self._router = Router(
-            list(workers), lookups, devices={m: m for m in workers}, hop_us=hop_us
-        )
+    def __init__(self, spec: PoolSpec, hop_us: float, state_directory: Path) -> None:
+        self._spec = spec
+        names = list(spec.workers)
+        self._router = Router(names, spec.lookups, devices={m: m for m in names}, hop_us=hop_us)
+        self._workers: dict[str, Any] = {}
         self._addresses: dict[str, Address] = {}
-        self._memory = Memory(
-            self._router, StateFile(state_directory, config_hash), config_hash, secret
-        )
+        self._was_up: set[str] = set()
+        file = StateFile(state_directory, spec.config_hash)
+        self._memory = Memory(self._router, file, spec.config_hash, spec.secret)
         self._learned = self._memory.recall()
         """Whether there is something to decide about."""
         self._decided_at = -PERIOD_S
         self._cpu_s: defaultdict[str, float] = defaultdict(float)
         """Of this thread, by what it was spent on."""
-        loop = asyncio.get_running_loop()
-        self._deciding = loop.create_task(self._run_for_ever())
-        self._saving = loop.create_task(self._memory.save_for_ever())
+        self._saving = asyncio.get_running_loop().create_task(self._memory.save_for_ever())
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._note_who_is_there()
+        self._follow(find_workers(spec))
 
-    async def identity(self) -> tuple[str, bytes, dict[str, Any]]:
-        """The pool's config hash, its secret and its workers."""
-        return self._config_hash, self._secret, self._workers
+    async def spec(self) -> PoolSpec:
+        """What the pool was started with."""
+        return self._spec
+
+    async def look_for_workers(self) -> None:
+        """Those that were started since the last call, too."""
+        self._follow(find_workers(self._spec))
+
+    async def members(self) -> dict[str, MemberState]:
+        """How each member with a model is; the target is the last."""
+        return {member: self._state_of(member) for member in self._spec.workers}
+
+    async def add(self, member: str) -> None:
+        """Starts a member that was removed; it drafts as soon as it is up."""
+        if member not in self._workers:
+            # The process that started the pool may be gone, and this one may be started again.
+            self._follow({member: start_worker(self._spec, member, lifetime="detached")})
+
+    async def remove(self, member: str) -> None:
+        """Ends a drafter's actor. Requests that it drafts for go on without it."""
+        if member == self._spec.target:
+            raise ValueError("a pool has a target")
+        worker = self._workers.pop(member, None)
+        if worker is None:
+            return
+        self._following.pop(member).cancel()
+        self._was_up.discard(member)
+        if self._addresses.pop(member, None) is not None:
+            await self._on_members_changed()
+            await self._call(member, worker.stop.remote())
+        ray.kill(worker)
 
     async def directory(self) -> dict[str, Address]:
         """Members that can be reached, and where."""
@@ -114,28 +129,45 @@ class RouterActor:
 
     async def stop(self) -> None:
         """Ends its decisions and keeps what it knows."""
-        self._deciding.cancel()
+        for following in self._following.values():
+            following.cancel()
         await self._memory.save()
 
-    async def _run_for_ever(self) -> None:
-        asked = {name: self._ask(name) for name in self._workers}
-        pending = {asyncio.ensure_future(task): name for name, task in asked.items()}
+    def _follow(self, workers: Mapping[str, Any]) -> None:
+        """Asks those that are new what they measure, as long as they are members."""
+        for member in workers.keys() - self._workers.keys():
+            self._workers[member] = workers[member]
+            task = asyncio.get_running_loop().create_task(self._ask_for_ever(member))
+            self._following[member] = task
+
+    async def _ask_for_ever(self, member: str) -> None:
         while True:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            changed = False
-            for task in done:
-                name = pending.pop(task)
-                answer = task.result()
-                changed |= self._heard(name, answer)
-                pending[asyncio.ensure_future(self._ask(name, self._pause_s(name, answer)))] = name
-            if changed:
-                await self._tell(list(self._addresses), "set_directory", self._addresses)
-            target = list(self._workers)[-1]
-            decided = self._decide()
-            # The numbers of plans must go on from there.
-            self._memory.has_news |= decided
-            if decided or (changed and target in self._addresses):
-                await self._tell([target], "set_plans", self._router.table)
+            answer = await self._ask(member)
+            if self._heard(member, answer):
+                await self._on_members_changed()
+            elif self._decide():
+                await self._tell([self._spec.target], "set_plans", self._router.table)
+            await asyncio.sleep(self._pause_s(member, answer))
+
+    async def _on_members_changed(self) -> None:
+        self._note_who_is_there()
+        self._decide()
+        await self._tell(list(self._addresses), "set_directory", dict(self._addresses))
+        if self._spec.target in self._addresses:
+            await self._tell([self._spec.target], "set_plans", self._router.table)
+
+    def _note_who_is_there(self) -> None:
+        """Plans are made of members that are there."""
+        away = self._spec.workers.keys() - self._addresses.keys()
+        self._router.set_away(away - {self._spec.target})
+        self._learned = True
+
+    def _state_of(self, member: str) -> MemberState:
+        if member not in self._workers:
+            return MemberState.REMOVED
+        if member in self._addresses:
+            return MemberState.UP
+        return MemberState.LOST if member in self._was_up else MemberState.STARTING
 
     def _decide(self) -> bool:
         """Whether the plans have changed. Workers answer one by one, decisions are for all."""
@@ -145,7 +177,10 @@ class RouterActor:
             return False
         self._learned, self._decided_at = False, now
         with self._spending("deciding"):
-            return self._router.decide(now_s) is not None
+            has_changed = self._router.decide(now_s) is not None
+        # The numbers of plans must go on from there.
+        self._memory.has_news |= has_changed
+        return has_changed
 
     @contextmanager
     def _spending(self, on: str) -> Iterator[None]:
@@ -155,8 +190,7 @@ class RouterActor:
         finally:
             self._cpu_s[on] += time.thread_time() - began_s
 
-    async def _ask(self, name: str, after_s: float = 0.0) -> _Answer | None:
-        await asyncio.sleep(after_s)
+    async def _ask(self, name: str) -> _Answer | None:
         worker = self._workers[name]
         try:
             address, observations = await worker.observe.remote()
@@ -175,6 +209,7 @@ class RouterActor:
             self._addresses.pop(name, None)
         else:
             self._addresses[name], measured = answer
+            self._was_up.add(name)
             for observations in measured:
                 # The time of day: what was measured outlives this process, perhaps this machine.
                 with self._spending("observing"):
@@ -194,7 +229,10 @@ class RouterActor:
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]
         for name, call in zip(names, calls, strict=True):
-            try:
-                await asyncio.wait_for(call, _CALL_TIMEOUT_S)
-            except (RayActorError, TimeoutError) as error:
-                logger.warning("%s.%s: %s", name, method, type(error).__name__)
+            await self._call(f"{name}.{method}", call)
+
+    async def _call(self, what: str, call: Awaitable[Any]) -> None:
+        try:
+            await asyncio.wait_for(call, _CALL_TIMEOUT_S)
+        except (RayActorError, TimeoutError) as error:
+            logger.warning("%s: %s", what, type(error).__name__)

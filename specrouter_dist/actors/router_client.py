@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from specrouter_dist.actors.registry import MemberState
 from specrouter_dist.config import Plan
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.address import Address
@@ -44,6 +45,19 @@ class RouterClient:
         call = self._router.explain.remote()
         explanation: dict[str, Any] = _answer(call, _EXPLAIN_TIMEOUT_S)
         return explanation
+
+    def members(self) -> dict[str, MemberState]:
+        """How each member with a model is; the target is the last."""
+        states: dict[str, MemberState] = _answer(self._router.members.remote())
+        return states
+
+    def add(self, member: str) -> None:
+        """Starts a drafter that was removed; it drafts as soon as it is up."""
+        _answer(self._router.add.remote(member))
+
+    def remove(self, member: str) -> None:
+        """Ends a drafter; requests that it drafts for go on without it."""
+        _answer(self._router.remove.remote(member))
 
     def directory(self, timeout_s: float = CALL_TIMEOUT_S) -> dict[str, Address]:
         """Members that can be reached, and where."""

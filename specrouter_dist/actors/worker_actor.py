@@ -12,6 +12,7 @@ import ray
 from specrouter_dist.config import LookupMember, ModelMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
+from specrouter_dist.pools import hub
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ class WorkerSpec:
 
     member: ModelMember
     directory: Path
+    """Of the model, where the pool was started; a node without it fetches the model by hub name."""
     lookups: tuple[LookupMember, ...]
     """Members without a model; every worker has them."""
     num_ids: int
@@ -45,9 +47,10 @@ class WorkerActor:
         from specrouter_dist.engine.factory import load_engine
 
         member = spec.member
+        directory = _directory_here(spec)
         engine = load_engine(
             member,
-            spec.directory,
+            directory,
             num_ids=spec.num_ids,
             exact=spec.exact,
         )
@@ -56,7 +59,7 @@ class WorkerActor:
         self._taken.put(Observations())
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
-        tokenizer = Tokenizer.load(spec.directory)
+        tokenizer = Tokenizer.load(directory)
         hub = Hub(
             member.name,
             secrets.randbits(63),
@@ -111,6 +114,11 @@ class WorkerActor:
         """Open sessions, the parked ones too."""
         return self._worker.num_sessions
 
+    def node_id(self) -> str:
+        """Ray's id of the node that the worker is on."""
+        node_id: str = ray.get_runtime_context().get_node_id()
+        return node_id
+
     def pid(self) -> int:
         """Process id, for tests and for people who look."""
         return os.getpid()
@@ -118,6 +126,16 @@ class WorkerActor:
     def stop(self) -> None:
         """Ends the engine thread and removes its sockets."""
         self._worker.stop()
+
+
+def _directory_here(spec: WorkerSpec) -> Path:
+    """
+    Raises:
+        NotFoundError: this node has no such directory, and the hub no such model.
+    """
+    if spec.directory.is_dir():
+        return spec.directory
+    return hub.fetch(spec.member, expected_directory=spec.directory)
 
 
 def _refuse_local(message: object) -> None:

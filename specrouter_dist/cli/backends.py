@@ -40,10 +40,13 @@ def _open_local(pool: Pool, report: PoolReport) -> PoolBackend:
 
 
 def _open_ray(pool: Pool, report: PoolReport) -> PoolBackend:
+    from specrouter_dist.actors.placing import check_placeable
     from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 
     started = start_ray()
     try:
+        if started:
+            check_placeable(pool)
         running = connect_pool(pool, report, detached=False)
     except BaseException:
         if started:

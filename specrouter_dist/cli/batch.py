@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from specrouter_dist.serving.batch_runner import BatchRunner
 
 EXIT_SOME_FAILED = 3
+_JOB_COPIES = "working_dir_files"
+"""Ray's directory for the copies of jobs' working directories."""
 
 
 InputArgument = Annotated[
@@ -143,6 +145,11 @@ def _check_options(
         same = [other for other in files if files[other] == file and other != name]
         if same:
             raise RequestError(f"{same[0]}: the same file as {name}: {str(file)!r}")
+        if name != "input" and _JOB_COPIES in file.parts:
+            raise RequestError(
+                f"{name}: {str(file)!r} is in the job's own copy of its working directory, which "
+                "goes with the job; give an absolute path"
+            )
 
 
 def _settings(

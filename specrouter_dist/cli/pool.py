@@ -1,15 +1,19 @@
-"""``specrouter pool``: what pools there are, what is in one, whether it can run, and training."""
+"""``specrouter pool``: what pools there are, what is in one, whether it can run, and training.
+
+The commands on a pool that runs are in cli/pool_members.py.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from specrouter_dist.cli import pool_members
 from specrouter_dist.cli.options import DtypeOption, JsonOption
 from specrouter_dist.cli.output import mib, print_json
 from specrouter_dist.errors import ConfigError, NotFoundError
 
-app = typer.Typer(help="List, show, check and train pools.")
+app = typer.Typer(help="List, show, check and train pools; change one that runs.")
 
 PoolArgument = Annotated[str, typer.Argument(help="A pool's name, or a pool file (.yaml).")]
 
@@ -33,7 +37,7 @@ def list_pools(as_json: JsonOption = False) -> None:
                 }
             )
         else:
-            typer.echo(f"{name:8} {config.description}")
+            typer.echo(f"{name:14} {config.description}")
 
 
 @app.command("show")
@@ -161,3 +165,9 @@ def _write_pool_file(directory: Path) -> None:
             members.append({"name": name, "kind": "model", "role": role, "model": name})
     content = yaml.safe_dump({"name": "trained", "members": members}, sort_keys=False)
     (directory / "pool.yaml").write_text(content, encoding="utf-8")
+
+
+app.command("members")(pool_members.members)
+app.command("add")(pool_members.add)
+app.command("remove")(pool_members.remove)
+app.command("stop")(pool_members.stop)

@@ -7,7 +7,7 @@ cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
 (routing/rounds.py), ranks them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
@@ -89,6 +89,8 @@ class Planner:
     latency: LatencyTable
     agreement: AgreementTable
     paces: PaceTable
+    away: Set[str] = frozenset()
+    """Drafters that are not there now: in no chain that is proposed."""
 
     def candidates(self, regime: Regime, most: int = _RANKED_CHAINS) -> list[Candidate]:
         """The ``most`` best chains by the dynamic programme and the target alone, best first by
@@ -106,11 +108,12 @@ class Planner:
         return next(self._evaluate(costs, [tuple(chain)])) if is_known else None
 
     def predict(self, plan: Plan, regime: Regime) -> Prediction | None:
-        """What a plan costs with the knobs that it has; None if times are unknown, or blocks are
-        longer than any that are considered."""
+        """What a plan costs with the knobs that it has; None if times are unknown, a member is
+        away, or blocks are longer than any that are considered."""
         costs = self._costs(regime)
         is_too_long = any(knobs.patience > MAX_DRAFT_TOKENS for knobs in plan.edges)
-        if is_too_long or not self._is_known(costs, plan.chain):
+        is_away = not self.away.isdisjoint(plan.chain)
+        if is_too_long or is_away or not self._is_known(costs, plan.chain):
             return None
         tau_us = round_us = costs.alone_us(costs.target)
         devices_us = tau_us / regime.num_sessions
@@ -155,7 +158,7 @@ class Planner:
 
     def _promising_chains(self, costs: Costs, most: int) -> Iterator[tuple[str, ...]]:
         """The dynamic programme: the best ways to the target's stream, and the target alone."""
-        known = [m for m in self.members[:-1] if costs.is_known(m)]
+        known = [m for m in self.members[:-1] if costs.is_known(m) and m not in self.away]
         # A verifier slower than what it drafts for cannot pay; order by speed.
         known.sort(key=costs.alone_us)
         ways = _Ways(costs, [*self.lookups, *known])

@@ -74,8 +74,15 @@ class Router:
         laws that are none."""
         self._comparisons = Comparisons(models)
         self._replays = Replays(models[-1], lookups)
+        self._away: set[str] = set()
         self._planner = Planner(
-            tuple(models), tuple(lookups), devices, self.latency, self.agreement, self.paces
+            tuple(models),
+            tuple(lookups),
+            devices,
+            self.latency,
+            self.agreement,
+            self.paces,
+            self._away,
         )
         self._chooser = Chooser(self._planner, threads)
         self._threads = threads
@@ -204,6 +211,14 @@ class Router:
         self._keep_kinds()
 
     # -- deciding ------------------------------------------------------------------------------
+
+    def set_away(self, members: Iterable[str]) -> None:
+        """Drafters that are not there now; until the next call no plan is made with them."""
+        self._away.clear()
+        self._away.update(members)
+        # Also what is planned for requests not seen lately.
+        self._turn = 0
+        self._cadence.hurry()
 
     def candidates(self, traffic: Traffic) -> list[Candidate]:
         """The best chains with their predicted times for one request alone, best first."""

@@ -8,7 +8,8 @@ import pytest
 import ray
 
 from specrouter_dist.actors.memory import WRITE_EVERY_S
-from specrouter_dist.actors.pool import NAMESPACE, RunningPool
+from specrouter_dist.actors.pool import RunningPool
+from specrouter_dist.actors.registry import NAMESPACE
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import restore

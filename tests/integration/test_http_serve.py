@@ -19,7 +19,7 @@ import psutil
 import pytest
 import ray
 
-from specrouter_dist.actors.pool import NAMESPACE
+from specrouter_dist.actors.registry import NAMESPACE, find_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -69,7 +69,7 @@ def num_sessions(server: Server) -> Iterator[Callable[[], dict[str, int]]]:
     """Open sessions by member, asked of the pool's actors."""
     ray.init("auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
     router = ray.get_actor("tiny:router", NAMESPACE)
-    _, _, workers = ray.get(router.identity.remote())
+    workers = find_workers(ray.get(router.spec.remote()))
 
     def count() -> dict[str, int]:
         numbers = ray.get([worker.num_sessions.remote() for worker in workers.values()])

@@ -231,3 +231,19 @@ def test_a_progress_file_grows_from_run_to_run(tmp_path: Path) -> None:
         open_progress(Tally.begin(1, Done()), tmp_path),
     ):
         pass
+
+
+def test_a_job_writes_nothing_where_it_would_go_with_the_job(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = source.parent / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    (copy / "in.jsonl").write_bytes(ROW)
+    for arguments in (("out.jsonl",), (source.with_name("out.jsonl"), "--progress", "p.jsonl")):
+        code, _, err = run("in.jsonl", *arguments)
+        assert code == 2
+        assert "is in the job's own copy of its working directory" in err
+    # The input may be there: that a pool is wanted is beyond the checks.
+    code, _, err = run("in.jsonl", source.with_name("out.jsonl"))
+    assert (code, "no pool in unit tests" in err) == (1, True)

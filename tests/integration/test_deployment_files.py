@@ -1,0 +1,124 @@
+"""deployments/ and cluster/ against Ray's schemas, and their nodes against what pools ask for."""
+
+from collections import Counter
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
+from ray.autoscaler._private.util import validate_config
+
+from specrouter_dist.actors.placing import fits
+from specrouter_dist.cli.main import app
+from specrouter_dist.pools.loading import available_pools, load_pool, model_members
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENTS = sorted((ROOT / "deployments").glob("*.yaml"))
+POOLS = {"llama2": "llama2", "qwen3": "qwen3-h100-l4"}
+"""Of the files in cluster/, by the end of their names."""
+
+# Ray Serve itself uses pydantic as it was; so it is only imported where that is let pass.
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
+
+
+def read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = next(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    return content
+
+
+def check_placed(pool: str, node_types: Mapping[str, Mapping[str, Any]]) -> None:
+    """Every member has a node type, and all together no more nodes than there may be."""
+    nodes: list[tuple[dict[str, Any], dict[str, float]]] = []
+    used: Counter[str] = Counter()
+    members = model_members(load_pool(pool))
+    for member in sorted(members, key=lambda member: -member.num_gpus):
+        for node, free in nodes:
+            if fits(member, {**node, "Resources": free}):
+                free["GPU"] -= member.num_gpus
+                break
+        else:
+            for name, kind in node_types.items():
+                node = {"Alive": True, "Resources": kind["resources"], "Labels": kind["labels"]}
+                if fits(member, node) and used[name] < kind["max_workers"]:
+                    used[name] += 1
+                    free = dict(kind["resources"])
+                    free["GPU"] -= member.num_gpus
+                    nodes.append((node, free))
+                    break
+            else:
+                raise AssertionError(f"no node for {member.name} of {pool}: {dict(node_types)}")
+    assert used == {name: n for name, kind in node_types.items() if (n := kind["max_workers"])}
+
+
+def test_every_pool_has_a_deployment() -> None:
+    assert {file.stem for file in DEPLOYMENTS} == set(available_pools())
+
+
+@pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
+def test_deployments_are_ones_that_serve_can_run(file: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from deployments.app import Ingress, ServeArgs
+
+    config = ServeDeploySchema.model_validate(read(file))
+    (application,) = config.applications
+    module, _, name = application.import_path.partition(":")
+    assert callable(getattr(import_module(module), name))
+    assert ServeArgs.model_validate(application.args).pool == file.stem
+    assert [deployment.name for deployment in application.deployments] == [Ingress.__name__]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_ray_up_files_have_nodes_for_all_members(name: str) -> None:
+    config = read(ROOT / "cluster" / f"aws_{name}.yaml")
+    validate_config(config)
+    workers = {
+        kind: {"labels": {}, "max_workers": 0, **node}
+        for kind, node in config["available_node_types"].items()
+    }
+    check_placed(POOLS[name], workers)
+    assert config["max_workers"] == sum(node["max_workers"] for node in workers.values())
+
+
+def test_the_fake_cluster_is_one_that_ray_takes() -> None:
+    validate_config(read(ROOT / "cluster" / "fake_autoscaling.yaml"))
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize(
+    ("kind", "cluster_key"), [("RayService", "rayClusterConfig"), ("RayJob", "rayClusterSpec")]
+)
+def test_kuberay_files_have_nodes_for_all_members(name: str, kind: str, cluster_key: str) -> None:
+    manifest = read(ROOT / "cluster" / f"{kind.lower()}_{name}.yaml")
+    assert manifest["kind"] == kind
+    metadata = {"name": "any", "namespace": "any"}
+    cluster = {"metadata": metadata, "spec": manifest["spec"][cluster_key]}
+    check_placed(
+        POOLS[name], _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
+    )
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_kuberay_serves_what_is_in_deployments(name: str) -> None:
+    manifest = read(ROOT / "cluster" / f"rayservice_{name}.yaml")
+    served = yaml.safe_load(manifest["spec"]["serveConfigV2"])
+    assert served == read(ROOT / "deployments" / f"{POOLS[name]}.yaml")
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_kuberay_jobs_run_a_command_that_exists(name: str) -> None:
+    manifest = read(ROOT / "cluster" / f"rayjob_{name}.yaml")
+    service = read(ROOT / "cluster" / f"rayservice_{name}.yaml")
+    assert manifest["spec"]["rayClusterSpec"] == service["spec"]["rayClusterConfig"]
+    program, command, *arguments = manifest["spec"]["entrypoint"].split()
+    assert (program, command) == ("specrouter", "batch")
+    assert arguments[arguments.index("--pool") + 1] == POOLS[name]
+    from typer.main import get_command
+
+    batch = get_command(app).get_command(None, command)  # type: ignore[attr-defined]
+    batch.make_context(command, list(arguments))
