@@ -83,7 +83,9 @@ def cluster(vectors: FloatArray, num_tasks: int, seed: int) -> IdArray:
 
 def _try(vectors: FloatArray, num_tasks: int, seed: int) -> Trial:
     rng = np.random.default_rng((seed, num_tasks))
-    scores = [_repeats(vectors, num_tasks, rng.permutation(len(vectors))) for _ in range(NUM_SPLITS)]
+    scores = [
+        _repeats(vectors, num_tasks, rng.permutation(len(vectors))) for _ in range(NUM_SPLITS)
+    ]
     sample = vectors[rng.permutation(len(vectors))[:_MOST_SILHOUETTE_PROMPTS]]
     labels = KMeans(num_tasks, n_init=_STARTS, random_state=seed).fit_predict(sample)
     return Trial(

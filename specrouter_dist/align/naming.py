@@ -1,6 +1,5 @@
 """What tasks are called: by the words that occur in their prompts and not in the others'."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +10,12 @@ from specrouter_dist.tasks.features import IdArray
 NUM_TERMS = 8
 _WORD = r"(?u)[^\W\d_]{3,}"
 _NUM_NAMING_TERMS = 2
+_MOST_CHARS = 48
 _LEAST_PROMPTS = 2
 """A word of one prompt says nothing of a task."""
 
 
-def telling_terms(
-    texts: Sequence[str], labels: IdArray, num_tasks: int
-) -> list[tuple[str, ...]]:
+def telling_terms(texts: Sequence[str], labels: IdArray, num_tasks: int) -> list[tuple[str, ...]]:
     """The most telling words of each task, the first tells most.
 
     A word tells a task by the share of the task's prompts that have it, times the logarithm of how
@@ -41,12 +39,13 @@ def telling_terms(
 
 
 def names_of(terms: Sequence[tuple[str, ...]]) -> list[str]:
-    """A name for each task, none twice."""
+    """A name for each task, none twice: of its words those that name no task before it."""
     names: list[str] = []
+    used: set[str] = set()
     for number, words in enumerate(terms, start=1):
-        name = "-".join(words[:_NUM_NAMING_TERMS]) or f"task-{number}"
-        name = re.sub(r"[^\w-]", "", name)[:48] or f"task-{number}"
-        names.append(name if name not in names else f"{name}-{number}")
+        own = [word for word in words if word not in used][:_NUM_NAMING_TERMS]
+        used.update(own)
+        names.append("-".join(own)[:_MOST_CHARS] or f"task-{number}")
     return names
 
 

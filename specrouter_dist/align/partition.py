@@ -108,9 +108,7 @@ def _features(
         counts[plain.of(prompt.tokens).buckets] += 1
     idf = np.log((1 + len(prompts)) / (1 + counts)).astype(np.float16).astype(np.float32)
     weighted = Ngrams(_NUM_BUCKETS, separators, idf)
-    rows = [
-        weighted.of(prompt.tokens) for prompt in tqdm(prompts, desc="weigh", unit="prompt")
-    ]
+    rows = [weighted.of(prompt.tokens) for prompt in tqdm(prompts, desc="weigh", unit="prompt")]
     return idf, rows
 
 

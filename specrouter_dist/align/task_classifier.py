@@ -15,7 +15,8 @@ _MOST_ITERATIONS = 300
 _UNKNOWN_SHARE = 0.02
 """So many held-out prompts of the traffic itself are said to be of no task. What is unlike the
 traffic is so more often; the price is that these are drafted for as any request of their regime."""
-_HIGHEST_TEMPERATURE = 10.0
+_TEMPERATURES = (0.5, 10.0)
+"""Of few held-out prompts all may be right; that does not make the classifier sure of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ def _calibrated(scores: FloatArray, wanted: IdArray) -> float:
     def loss(log_temperature: float) -> float:
         return -float(_log_softmax(scores / np.exp(log_temperature))[rows, wanted].mean())
 
-    bound = float(np.log(_HIGHEST_TEMPERATURE))
-    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
+    found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))
 
 
 def _log_softmax(scores: FloatArray) -> FloatArray:

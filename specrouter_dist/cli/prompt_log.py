@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specrouter_dist.cli.prompts import PromptRow, parse_row
-from specrouter_dist.errors import InputError, NotFoundError, RequestError
+from specrouter_dist.errors import NotFoundError, RequestError
 
 if TYPE_CHECKING:
     from specrouter_dist.align.partition import Prompt
@@ -66,10 +66,11 @@ def _rows(path: Path) -> Iterator[PromptRow]:
     from tqdm import tqdm
 
     try:
-        with path.open("rb") as raw, tqdm(
-            total=path.stat().st_size, desc="read", unit="B", unit_scale=True
-        ) as bar:
-            lines = gzip.open(raw) if path.suffix == ".gz" else raw
+        with (
+            path.open("rb") as raw,
+            tqdm(total=path.stat().st_size, desc="read", unit="B", unit_scale=True) as bar,
+        ):
+            lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             for number, line in enumerate(lines, start=1):
                 bar.update(raw.tell() - bar.n)
                 if line.strip():

@@ -50,12 +50,14 @@ def fit(
 
     Example: specrouter tasks fit prompts.jsonl --pool tiny --out tasks.safetensors
     """
+    from specrouter_dist.cli.prompt_log import read_prompt_log
     from specrouter_dist.pools.checks import read_vocabulary
     from specrouter_dist.pools.loading import load_pool, resolve_directories
+    from specrouter_dist.tasks.model import vocabulary_hash, write_model
     from specrouter_dist.text.tokenizer import Tokenizer
 
-    partition_module = _learning()
-    config = _config(
+    learning = _learning()
+    config = _partition_config(
         max_tasks=max_tasks, max_prompts=max_prompts, embedding=embedding, seed=seed
     )
     if not out.parent.is_dir():
@@ -63,12 +65,8 @@ def fit(
     checked = resolve_directories(load_pool(pool))
     directory = checked.directories[checked.config.target.name]
     tokenizer = Tokenizer.load(directory)
-
-    from specrouter_dist.cli.prompt_log import read_prompt_log
-    from specrouter_dist.tasks.model import vocabulary_hash, write_model
-
     log = read_prompt_log(prompts, tokenizer, most=config.max_prompts, seed=config.seed)
-    found = partition_module.fit_tasks(
+    found = learning.fit_tasks(
         log.prompts,
         config,
         separators=sorted(tokenizer.special_ids),
@@ -96,7 +94,7 @@ def _learning() -> Any:
     return partition
 
 
-def _config(**fields: Any) -> Any:
+def _partition_config(**fields: Any) -> Any:
     from specrouter_dist.align.partition import PartitionConfig
     from specrouter_dist.validation import validated
 

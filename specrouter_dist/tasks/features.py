@@ -6,6 +6,7 @@ part the turns, so a prompt is about the same with a chat template and without.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ class Ngrams:
         if not len(cuts):
             return [ids] if len(ids) else []
         bounds = np.concatenate(([-1], cuts, [len(ids)]))[-_MOST_TURNS * 4 - 1 :].tolist()
-        turns = [ids[a + 1 : b] for a, b in zip(bounds, bounds[1:], strict=False) if b - a > 1]
+        turns = [ids[a + 1 : b] for a, b in pairwise(bounds) if b - a > 1]
         return turns[: -_MOST_TURNS - 1 : -1]
 
     def _of_turn(self, ids: IdArray) -> Features:

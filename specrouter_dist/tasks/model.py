@@ -67,11 +67,11 @@ def vocabulary_hash(vocabulary: Mapping[int, str]) -> str:
 
 def write_model(model: TaskModel, path: Path) -> None:
     """The file appears whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     partial = path.with_name(path.name + ".partial")
     arrays = {name: np.asarray(getattr(model, name), np.float16) for name in _ARRAYS}
-    save_file(arrays, partial, metadata={FORMAT: model.header.model_dump_json()})
+    partial.write_bytes(save(arrays, metadata={FORMAT: model.header.model_dump_json()}))
     partial.replace(path)
 
 
