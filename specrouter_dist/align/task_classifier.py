@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from specrouter_dist.tasks.features import FloatArray, IdArray
 
+_SURE = 0.9
+"""Whoever is so sure has a task, however surer it is of all that it was made of."""
 _INVERSE_REGULARISATION = 10.0
 _MOST_ITERATIONS = 300
 _UNKNOWN_SHARE = 0.02
@@ -57,7 +59,7 @@ def learn(matrix: csr_matrix, labels: IdArray, is_held_out: npt.NDArray[np.bool_
         weights=weights,
         bias=bias,
         temperature=temperature,
-        least_probability=float(np.exp(np.quantile(likeliest, _UNKNOWN_SHARE))),
+        least_probability=min(_SURE, float(np.exp(np.quantile(likeliest, _UNKNOWN_SHARE)))),
         accuracy=float(np.trace(confusion) / confusion.sum()),
         confusion=confusion,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specrouter_dist.pools.loading import Pool
     from specrouter_dist.speculation.messages import TokenArray
 
-_MOST_PROMPTS = 50_000
+_MOST_PROMPTS = 20_000
 
 
 @app.command("align")

@@ -7,11 +7,10 @@ import pytest
 from specrouter_dist.tasks.classifier import NO_TASK, TaskClassifier
 from specrouter_dist.tasks.model import read_model, write_model
 from specrouter_dist.text.tokenizer import Tokenizer
-from tests.task_prompts import TARGET, partition
+from tests.task_prompts import TARGET, partition, texts
 
-MATHS = "Question: Ann has 5 pears and eats 2 of them. How many pears has she?\nAnswer:"
-CODE = 'def get_name(self, value):\n    """Return the name."""\n'
-TRANSLATE = "Translate to German: Open the books\nGerman:"
+MATHS, CODE, TRANSLATE = (texts(60)[kind][55] for kind in ("maths", "code", "translate"))
+"""Behind those that the partition was made of."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_nothing_but_marks_is_of_no_task(classifier: TaskClassifier, tokenizer: 
 def test_a_conversation_that_changes_its_subject_moves(
     classifier: TaskClassifier, tokenizer: Tokenizer
 ) -> None:
-    talk = [{"role": "user", "content": MATHS}, {"role": "assistant", "content": "She has 3. " * 40}]
+    talk = [{"role": "user", "content": MATHS}, {"role": "assistant", "content": "He buys 3. " * 40}]
     before = classifier.task(tokenizer.encode_chat(talk[:1]))
     after = classifier.task(tokenizer.encode_chat([*talk, {"role": "user", "content": CODE}]))
     assert before == classifier.task(tokenizer.encode(MATHS))
