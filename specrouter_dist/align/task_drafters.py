@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.align.agreement import agreement, own_continuations, picks
 from specrouter_dist.align.config import AlignmentConfig
@@ -96,8 +96,8 @@ class Aligner:
         usable = {task: [t for t in own if len(t) <= MAX_PROMPT] for task, own in prompts.items()}
         for task, own in usable.items():
             _check_enough(task, len(own), self.config.held_out_prompts)
+        _check_trainable(LlamaConfig.from_pretrained(self.target))
         target = load_model(self.target)
-        _check_trainable(target)
         return [self._align(task, own, target) for task, own in usable.items()]
 
     def _align(self, task: str, own: Sequence[Tokens], target: LlamaForCausalLM) -> TaskReport:
@@ -202,12 +202,13 @@ def _check_enough(task: str, num_prompts: int, num_held_out: int) -> None:
         )
 
 
-def _check_trainable(target: LlamaForCausalLM) -> None:
+def _check_trainable(target: LlamaConfig) -> None:
     """What the generator of samples can run, and samples can hold."""
-    config = target.config
-    if config.num_key_value_heads != config.num_attention_heads or config.vocab_size > _MOST_IDS:
+    has_all_heads = target.num_key_value_heads == target.num_attention_heads
+    if target.model_type != "llama" or not has_all_heads or target.vocab_size > _MOST_IDS:
         raise ConfigError(
-            "tasks align: a target with as many key-value heads as heads and at most "
-            f"{_MOST_IDS} ids is needed, got {config.num_key_value_heads} of "
-            f"{config.num_attention_heads} heads and {config.vocab_size} ids"
+            "tasks align: a target of type 'llama' with as many key-value heads as heads and at "
+            f"most {_MOST_IDS} ids is needed, got {target.model_type!r} with "
+            f"{target.num_key_value_heads} of {target.num_attention_heads} heads and "
+            f"{target.vocab_size} ids"
         )
