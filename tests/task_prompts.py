@@ -20,7 +20,8 @@ def texts(count: int) -> dict[str, list[str]]:
     for i in range(count):
         thing, word = _THINGS[i % 8], _WORDS[i // 8 % 8]
         kinds["maths"].append(
-            f"Question: Tom has {i} {thing} and buys {i + 7} more. How many {thing} has he?\nAnswer:"
+            f"Question: Tom has {i} {thing} and buys {i + 7} more. How many {thing} has he?\n"
+            "Answer:"
         )
         kinds["code"].append(
             f'def get_{thing}_{i}(self, value):\n    """Return the {thing} of {word}."""\n'

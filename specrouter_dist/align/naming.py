@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer
 
 from specrouter_dist.tasks.features import IdArray
@@ -49,7 +51,7 @@ def names_of(terms: Sequence[tuple[str, ...]]) -> list[str]:
     return names
 
 
-def _share(occurs: "np.ndarray") -> "np.ndarray":  # type: ignore[type-arg]
-    num_prompts = max(1, occurs.shape[0])
-    share: np.ndarray = np.asarray(occurs.sum(axis=0)).ravel() / num_prompts  # type: ignore[type-arg]
+def _share(occurs: csr_matrix) -> npt.NDArray[np.float64]:
+    share: npt.NDArray[np.float64] = np.asarray(occurs.sum(axis=0)).ravel()
+    share = share / max(1, occurs.shape[0])
     return share

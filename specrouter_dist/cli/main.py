@@ -13,7 +13,7 @@ from specrouter_dist.cli import (
     pool,
     serve,
     simulate,
-    tasks_align,
+    tasks,
     verify,
 )
 from specrouter_dist.errors import InputError, SpecRouterError
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(pool.app, name="pool")
-app.add_typer(tasks_align.app, name="tasks")
+app.add_typer(tasks.app, name="tasks")
 app.command("batch")(batch.batch)
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)

@@ -68,7 +68,6 @@ def check(
     Models named by hub name are fetched. Example: specrouter pool check tiny --dtype fp32
     """
     from specrouter_dist.cli.session import open_pool
-
     from specrouter_dist.serving.tasks import open_classifier
 
     checked, report = open_pool(pool, dtype=dtype)

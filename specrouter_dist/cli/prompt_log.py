@@ -100,9 +100,10 @@ def _hash(row: PromptRow, seed: int) -> int:
 def _prompt(row: PromptRow, tokenizer: "Tokenizer") -> "Prompt":
     from specrouter_dist.align.partition import Prompt
 
-    content = row.content
-    has_turns = not isinstance(content, str)
-    text = "\n".join(message["content"] for message in content) if has_turns else content
-    if has_turns and not tokenizer.has_chat_template:
-        row = PromptRow(text, {}, row.where)
+    if isinstance(row.content, str):
+        text = row.content
+    else:
+        text = "\n".join(message["content"] for message in row.content)
+        if not tokenizer.has_chat_template:
+            row = PromptRow(text, {}, row.where)
     return Prompt(text, row.encode(tokenizer, context_tokens=_MOST_TOKENS))

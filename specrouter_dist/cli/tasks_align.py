@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specrouter_dist.cli.options import JsonOption, PoolOption
+from specrouter_dist.cli.options import JsonOption, PoolOption, PromptLogArgument
 from specrouter_dist.cli.output import print_json
-from specrouter_dist.cli.tasks import PromptLogArgument, app
 from specrouter_dist.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 _MOST_PROMPTS = 20_000
 
 
-@app.command("align")
 def align(
     prompts: PromptLogArgument,
     tasks: Annotated[Path, typer.Option("--tasks", help="What 'tasks fit' has written.")],

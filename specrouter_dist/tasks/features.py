@@ -79,9 +79,8 @@ class Ngrams:
         pairs = (singles[:-1] ^ (unsigned[1:] + np.uint64(1))) * _MULTIPLIERS[1]
         hashed = (np.concatenate((singles, pairs)) >> self._shift).astype(np.int64)
         buckets, counts = np.unique(hashed, return_counts=True)
-        weights = (1.0 + np.log(counts.astype(np.float32))) * self._idf[buckets]
-        length = float(np.linalg.norm(weights))
-        return Features(buckets, weights / length) if length else EMPTY
+        weights = (1.0 + np.log(counts)).astype(np.float32) * self._idf[buckets]
+        return _unit(buckets, weights)
 
 
 def _shares(turns: Iterable[IdArray]) -> Iterator[tuple[float, IdArray]]:
@@ -99,6 +98,9 @@ def _mixed(parts: Sequence[tuple[float, Features]]) -> Features:
     stacked = np.concatenate([part.buckets for _, part in parts])
     shares = np.concatenate([np.float32(share) * part.weights for share, part in parts])
     buckets, places = np.unique(stacked, return_inverse=True)
-    weights = np.bincount(places, shares, len(buckets)).astype(np.float32)
-    length = float(np.linalg.norm(weights))
+    return _unit(buckets, np.bincount(places, shares, len(buckets)).astype(np.float32))
+
+
+def _unit(buckets: IdArray, weights: FloatArray) -> Features:
+    length = np.float32(np.linalg.norm(weights))
     return Features(buckets, weights / length) if length else EMPTY

@@ -1,4 +1,4 @@
-"""Tasks from a prompt to the router, with real tokens: only statistics know them, never the text."""
+"""Tasks from a prompt to the router, with real tokens; the text does not depend on them."""
 
 import time
 from collections.abc import Iterator

@@ -120,7 +120,7 @@ def test_it_stops_when_nothing_gets_better(
 def test_too_few_prompts_and_models_that_cannot_be_trained_are_refused(
     members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match="4 of task 'code' .* more than 4 are needed"):
+    with pytest.raises(RequestError, match=r"4 of task 'code' .* more than 4 are needed"):
         aligner(members, tmp_path / "out").align({"code": prompts["code"][:4]})
     config = LlamaConfig.from_pretrained(members["target"])
     config.num_key_value_heads = 1

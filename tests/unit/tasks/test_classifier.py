@@ -51,7 +51,10 @@ def test_nothing_but_marks_is_of_no_task(classifier: TaskClassifier, tokenizer: 
 def test_a_conversation_that_changes_its_subject_moves(
     classifier: TaskClassifier, tokenizer: Tokenizer
 ) -> None:
-    talk = [{"role": "user", "content": MATHS}, {"role": "assistant", "content": "He buys 3. " * 40}]
+    talk = [
+        {"role": "user", "content": MATHS},
+        {"role": "assistant", "content": "He buys 3. " * 40},
+    ]
     before = classifier.task(tokenizer.encode_chat(talk[:1]))
     after = classifier.task(tokenizer.encode_chat([*talk, {"role": "user", "content": CODE}]))
     assert before == classifier.task(tokenizer.encode(MATHS))
