@@ -122,12 +122,13 @@ def _write_pool(
     import yaml
 
     shutil.copyfile(tasks, out / "tasks.safetensors")
-    content: dict[str, Any] = pool.config.model_dump(mode="json", exclude_defaults=True)
+    content: dict[str, Any] = pool.config.model_dump(mode="json", exclude_unset=True)
     members: list[dict[str, Any]] = []
-    for member in content["members"]:
-        if member["name"] in pool.directories:
-            member["model"] = str(pool.directories[member["name"]])
-        members.append({"kind": "model", **member})
+    for member in pool.config.members:
+        fields = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
+        if member.name in pool.directories:
+            fields["model"] = str(pool.directories[member.name])
+        members.append(fields)
     (template,) = (member for member in members if member["name"] == base)
     for number, report in enumerate(reports, start=1):
         if report.directory is not None:

@@ -10,7 +10,9 @@ import pytest
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompt_log import read_prompt_log
 from specrouter_dist.errors import InputError
-from specrouter_dist.pools.checks import read_vocabulary
+from specrouter_dist.pools.checks import check_pool, read_vocabulary
+from specrouter_dist.pools.loading import load_pool, resolve_directories
+from specrouter_dist.serving.tasks import open_classifier
 from specrouter_dist.tasks.model import read_model, vocabulary_hash, write_model
 from specrouter_dist.text.tokenizer import Tokenizer
 from tests.task_prompts import TARGET, mixed, partition
@@ -122,3 +124,35 @@ def test_bad_input_is_told_in_one_line(
     assert exit_code("tasks", *(named.get(argument, argument) for argument in arguments)) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert re.search(message, error), error
+
+
+def test_align_writes_a_pool_with_the_tasks_drafter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the embedded pool, for too few steps to be of use."""
+    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    write_model(partition().model, tmp_path / "tasks")
+    name = partition().model.header.tasks[0].name
+    settings = {
+        "shards": 1,
+        "prompts_per_shard": 8,
+        "max_new_tokens": 4,
+        "held_out_prompts": 4,
+        "distillation": {"optimizer": {"steps": 2, "checkpoint_every": 1}},
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
+    arguments += ["--config", str(tmp_path / "settings.json"), "--task", name]
+    # As a better one would be: whether it is better is not this test's.
+    (out / name).mkdir(parents=True)
+    for file in (TARGET.parent / "small").iterdir():
+        (out / name / file.name).write_bytes(file.read_bytes())
+    assert exit_code(*arguments, "--json") == 0
+    (report,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert report["steps"] == 2 and report["num_held_out"] == 4
+    pool = load_pool(str(out / "pool.yaml"))
+    names = [member.name for member in pool.config.members]
+    assert names == ["lookup", "small", "medium", "target", f"small-{name}"]
+    assert open_classifier(pool) is not None
+    check_pool(resolve_directories(pool))
