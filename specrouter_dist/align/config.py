@@ -81,7 +81,7 @@ class AlignmentConfig(_Frozen):
     prompts_per_shard: int = Field(default=1024, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)
     held_out_prompts: int = Field(
-        default=64, gt=0, description="of each task: they stop the training and are reported on"
+        default=64, gt=0, description="of each task, to stop the training; as many to report on"
     )
     patience: int = Field(
         default=6, gt=0, description="evaluations without better agreement before stopping"

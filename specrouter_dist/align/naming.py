@@ -52,6 +52,5 @@ def names_of(terms: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _share(occurs: csr_matrix) -> npt.NDArray[np.float64]:
-    share: npt.NDArray[np.float64] = np.asarray(occurs.sum(axis=0)).ravel()
-    share = share / max(1, occurs.shape[0])
-    return share
+    counts: npt.NDArray[np.int64] = np.asarray(occurs.sum(axis=0)).ravel()
+    return counts / max(1, occurs.shape[0])

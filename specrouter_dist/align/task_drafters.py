@@ -57,7 +57,8 @@ class TaskReport(BaseModel):
     task: str
     num_prompts: int
     """To learn from; too long ones are not among them."""
-    num_held_out: int
+    num_reported: int
+    """Prompts that neither trained nor stopped it; ``agreement`` is on these."""
     steps: int
     seconds: float
     """Of training."""
@@ -85,7 +86,8 @@ class Aligner:
         """Trains a drafter for each task, going on where an earlier call was ended.
 
         Args:
-            prompts: token ids by task; the first of each task are held out.
+            prompts: token ids by task; of each task the first are held out, so many to stop the
+                training and so many more to report on: the best of many scores flatters itself.
 
         Raises:
             ConfigError: models that cannot be trained here.
@@ -102,11 +104,13 @@ class Aligner:
 
     def _align(self, task: str, own: Sequence[Tokens], target: LlamaForCausalLM) -> TaskReport:
         config, folder = self.config, self.out / "training" / task
-        held_out, learned = own[: config.held_out_prompts], own[config.held_out_prompts :]
+        num_held_out = config.held_out_prompts
+        stopping, reported = own[:num_held_out], own[num_held_out : 2 * num_held_out]
+        learned = own[2 * num_held_out :]
         make_samples(target, task, learned, folder / "samples", config)
         drafter, directory = load_model(self.base), self.out / task
         texts = own_continuations(
-            target, [task] * len(held_out), held_out, 0.0, config.max_new_tokens
+            target, [task] * num_held_out, stopping, 0.0, config.max_new_tokens
         )
         wanted = picks(target, texts, 0.0)
 
@@ -134,22 +138,22 @@ class Aligner:
         return TaskReport(
             task=task,
             num_prompts=len(learned),
-            num_held_out=len(held_out),
+            num_reported=len(reported),
             steps=progress.step,
             seconds=progress.seconds,
-            agreement=self._compare(target, task, held_out, found or self.base),
+            agreement=self._compare(target, task, reported, found or self.base),
             directory=found,
         )
 
     def _compare(
-        self, target: LlamaForCausalLM, task: str, held_out: Sequence[Tokens], drafter: Path
+        self, target: LlamaForCausalLM, task: str, reported: Sequence[Tokens], drafter: Path
     ) -> list[Comparison]:
         """As written to disk, that is in the precision that serves."""
         first, second = load_model(self.base), load_model(drafter)
         found = []
         for temperature in REPORTED_TEMPERATURES:
-            tasks, limit = [task] * len(held_out), self.config.max_new_tokens
-            texts: list[Example] = own_continuations(target, tasks, held_out, temperature, limit)
+            tasks, limit = [task] * len(reported), self.config.max_new_tokens
+            texts: list[Example] = own_continuations(target, tasks, reported, temperature, limit)
             wanted = picks(target, texts, temperature)
             before, after = (
                 agreement(wanted, picks(model, texts, temperature)) for model in (first, second)
@@ -194,10 +198,10 @@ def make_samples(
 
 
 def _check_enough(task: str, num_prompts: int, num_held_out: int) -> None:
-    if num_prompts <= num_held_out:
+    if num_prompts <= 2 * num_held_out:
         raise RequestError(
             f"prompts: {num_prompts} of task {task!r} with at most {MAX_PROMPT} tokens; more than "
-            f"{num_held_out} are needed, which are held out",
+            f"{2 * num_held_out} are needed, which are held out",
             field="prompts",
         )
 

@@ -61,7 +61,7 @@ def test_every_task_gets_a_drafter_that_agrees_more_than_the_base(
     reports = aligner(members, tmp_path / "out").align(prompts)
     assert [report.task for report in reports] == ["code", "math"]
     for report in reports:
-        assert (report.num_prompts, report.num_held_out, report.steps) == (16, 4, 24)
+        assert (report.num_prompts, report.num_reported, report.steps) == (12, 4, 24)
         greedy, sampled = report.agreement
         assert (greedy.temperature, sampled.temperature) == (0.0, 0.8)
         assert greedy.after > greedy.before + 0.1
@@ -120,8 +120,8 @@ def test_it_stops_when_nothing_gets_better(
 def test_too_few_prompts_and_models_that_cannot_be_trained_are_refused(
     members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match=r"4 of task 'code' .* more than 4 are needed"):
-        aligner(members, tmp_path / "out").align({"code": prompts["code"][:4]})
+    with pytest.raises(RequestError, match=r"8 of task 'code' .* more than 8 are needed"):
+        aligner(members, tmp_path / "out").align({"code": prompts["code"][:8]})
     config = LlamaConfig.from_pretrained(members["target"])
     config.num_key_value_heads = 1
     config.save_pretrained(members["target"])

@@ -112,7 +112,7 @@ def test_a_truncated_gzip_and_no_file_are_refused(tmp_path: Path, tokenizer: Tok
         (("align", "LOG", "--tasks", "none", "--out", "OUT"), "tasks: no file"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--base", "smal"), "'small'"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--task", "x"), "no task 'x'"),
-        (("align", "LOG", "--tasks", "TASKS", "--out", "OUT"), "0 of task .* 64 are needed"),
+        (("align", "LOG", "--tasks", "TASKS", "--out", "OUT"), "0 of task .* 128 are needed"),
     ],
 )
 def test_bad_input_is_told_in_one_line(
@@ -150,7 +150,7 @@ def test_align_writes_a_pool_with_the_tasks_drafter(
         (out / name / file.name).write_bytes(file.read_bytes())
     assert exit_code(*arguments, "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)["tasks"]
-    assert report["steps"] == 2 and report["num_held_out"] == 4
+    assert report["steps"] == 2 and report["num_reported"] == 4
     pool = load_pool(str(out / "pool.yaml"))
     names = [member.name for member in pool.config.members]
     assert names == ["lookup", "small", "medium", "target", f"small-{name}"]
