@@ -53,4 +53,4 @@ def names_of(terms: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _share(occurs: csr_matrix) -> npt.NDArray[np.float64]:
     counts: npt.NDArray[np.int64] = np.asarray(occurs.sum(axis=0)).ravel()
-    return counts / max(1, occurs.shape[0])
+    return np.divide(counts, max(1, occurs.shape[0]), dtype=np.float64)
