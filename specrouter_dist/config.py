@@ -217,6 +217,9 @@ class PoolConfig(UserModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
+    tasks: str | None = None
+    """A partition of the pool's traffic (relative to the pool file), which ``specrouter tasks fit``
+    has written: requests are told apart by what their prompts are about. None: they are not."""
     exact: bool = True
     """Exact mode: fixed shapes, so that the text does not depend on the batch or the chain."""
     members: tuple[Member, ...] = Field(min_length=1)

@@ -57,16 +57,41 @@ class SamplesConfig(_Frozen):
     max_new_tokens: int = Field(default=128, gt=0)
 
 
-class StudentConfig(_Frozen):
-    """A drafter cut from the target, and its distillation."""
+class DistillationConfig(_Frozen):
+    """Training a drafter towards its target."""
 
-    from_layers: tuple[int, ...]
-    intermediate_size: int = Field(gt=0)
     kl_share: float = Field(
         default=0.4, ge=0, le=1, description="share of the steps on KL; the rest on total variation"
     )
     temperatures: tuple[float, ...] = (1.0, 0.6, 0.3)
     optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class StudentConfig(DistillationConfig):
+    """A drafter cut from the target, and its distillation."""
+
+    from_layers: tuple[int, ...]
+    intermediate_size: int = Field(gt=0)
+
+
+class AlignmentConfig(_Frozen):
+    """Drafters for tasks, each trained from the same base drafter; every task alike."""
+
+    shards: int = Field(default=6, gt=0, description="of samples of the target, for each task")
+    prompts_per_shard: int = Field(default=1024, gt=0)
+    max_new_tokens: int = Field(default=128, gt=0)
+    held_out_prompts: int = Field(
+        default=64, gt=0, description="of each task, to stop the training; as many to report on"
+    )
+    patience: int = Field(
+        default=6, gt=0, description="evaluations without better agreement before stopping"
+    )
+    distillation: DistillationConfig = DistillationConfig(
+        kl_share=0.1,
+        optimizer=OptimizerConfig(learning_rate=5e-4, steps=2400, checkpoint_every=100),
+    )
+    seed: int = 0
+    threads: int | None = Field(default=None, gt=0)
 
 
 class PoolTrainingConfig(_Frozen):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from specrouter_dist.align.config import StudentConfig
+from specrouter_dist.align.config import DistillationConfig
 from specrouter_dist.align.data import batches_by_length, pad
 from specrouter_dist.align.losses import buckets, forward_kl, total_variation
 from specrouter_dist.align.samples import Lesson, read_lessons
@@ -47,7 +47,11 @@ def lesson_batches(
 
 
 def distillation_loss(
-    student: LlamaForCausalLM, batch: LessonBatch, config: StudentConfig, share: float, step: int
+    student: LlamaForCausalLM,
+    batch: LessonBatch,
+    config: DistillationConfig,
+    share: float,
+    step: int,
 ) -> Tensor:
     """Forward KL during the first part of the run, then total variation at changing temperatures.
 
@@ -65,16 +69,20 @@ def distillation_loss(
 
 def distil(
     student: LlamaForCausalLM,
-    config: StudentConfig,
+    config: DistillationConfig,
     samples: Path,
     folder: Path,
     name: str,
     *,
     seed: int,
     score: Callable[[], float],
-    on_score: Callable[[], None] | None = None,
+    on_score: Callable[[Progress], None] | None = None,
+    patience: int | None = None,
 ) -> Progress:
-    """Distil ``student`` in place from the shards in ``samples``, resuming from ``folder``."""
+    """Distil ``student`` in place from the shards in ``samples``, resuming from ``folder``.
+
+    It ends early after ``patience`` scores in a row that are no better than the best.
+    """
 
     def loss(batch: LessonBatch, share: float, step: int) -> tuple[Tensor, int]:
         tokens = int(batch.predicts.sum())
@@ -87,4 +95,4 @@ def distil(
         loss=loss,
         score=score,
     )
-    return Trainer(student, task, config.optimizer, folder, name).run(on_score=on_score)
+    return Trainer(student, task, config.optimizer, folder, name).run(patience, on_score)

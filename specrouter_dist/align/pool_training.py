@@ -199,7 +199,7 @@ def _distil(run: _Run, target: LlamaForCausalLM, name: str, shape: StudentConfig
     )
     folder = run.pool / name
 
-    def save() -> None:
+    def save(progress: Progress) -> None:
         save_member(student, run.target, folder)
 
     return distil(

@@ -24,7 +24,7 @@ TEMPERATURE_MIX: tuple[float, ...] = (0.0, 0.0, 0.8, 1.0)
 """Temperatures in equal shares: half of the samples are greedy, as half of the use is."""
 
 TEXT_EVERY = 4  # every fourth shard is training text, which is six times cheaper to make
-_MAX_PROMPT = 256  # tokens; longer prompts are left out, they cost much prefill for few samples
+MAX_PROMPT = 256  # tokens; longer prompts are left out, they cost much prefill for few samples
 _ROWS = 128  # rows of one generation batch
 _TEXT_ROWS = 16  # rows of one scoring batch: its logits are (rows, positions, vocabulary)
 PROMPTS_PER_SHARD = 2048
@@ -102,7 +102,7 @@ def make_shards(
             for i in order.choice(len(rows), min(PROMPTS_PER_SHARD, len(rows)), replace=False)
         ]
         if number % TEXT_EVERY == TEXT_EVERY - 1:
-            examples = encode_examples(tokenizer, chosen, chat_fraction, _MAX_PROMPT)
+            examples = encode_examples(tokenizer, chosen, chat_fraction, MAX_PROMPT)
             lessons = score_text(generator, examples)
         else:
             prompts = encode_prompts(tokenizer, chosen, chat_fraction)
@@ -125,7 +125,7 @@ def continue_prompts(
 ) -> list[Lesson]:
     """Continue prompts, cycling through ``temperatures`` in the order of each batch's rows."""
     noise = torch.Generator().manual_seed(seed)
-    kept = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) <= _MAX_PROMPT]
+    kept = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) <= MAX_PROMPT]
     lessons = []
     for batch in similar_length_batches([prompts[i] for i in kept], _ROWS):
         chosen = [kept[i] for i in batch]

@@ -95,7 +95,7 @@ class Trainer(Generic[BatchT]):
             self._restore()
 
     def run(
-        self, patience: int | None = None, on_score: Callable[[], None] | None = None
+        self, patience: int | None = None, on_score: Callable[[Progress], None] | None = None
     ) -> Progress:
         """Train to the end, or until ``patience`` evaluations in a row bring nothing better."""
         self._model.train()
@@ -112,7 +112,7 @@ class Trainer(Generic[BatchT]):
                 if self.progress.step % self._config.checkpoint_every == 0 or done:
                     self._evaluate(loss)
                     if on_score is not None:
-                        on_score()
+                        on_score(self.progress)
                 if done or (patience is not None and self.progress.stale >= patience):
                     break
         return self.progress

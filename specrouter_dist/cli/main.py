@@ -5,7 +5,17 @@ import sys
 import typer
 
 from specrouter_dist import __version__
-from specrouter_dist.cli import batch, demo, generate, plan, pool, serve, simulate, verify
+from specrouter_dist.cli import (
+    batch,
+    demo,
+    generate,
+    plan,
+    pool,
+    serve,
+    simulate,
+    tasks,
+    verify,
+)
 from specrouter_dist.errors import InputError, SpecRouterError
 
 EXIT_FAILED = 1
@@ -20,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(pool.app, name="pool")
+app.add_typer(tasks.app, name="tasks")
 app.command("batch")(batch.batch)
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)

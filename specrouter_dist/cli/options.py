@@ -59,6 +59,13 @@ BackendOption = Annotated[
 ConcurrencyOption = Annotated[
     int, typer.Option("--concurrency", min=1, help="How many prompts run at a time.")
 ]
+PromptLogArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A JSONL file, or one gzipped (.gz); rows hold 'prompt', 'turns' (the first is used) "
+        "or 'messages'. Other keys are ignored."
+    ),
+]
 TraceOption = Annotated[
     Path | None,
     typer.Option(

@@ -67,13 +67,15 @@ def show_pool(pool: PoolArgument = "tiny", as_json: JsonOption = False) -> None:
 def check(
     pool: PoolArgument = "tiny", dtype: DtypeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Whether a pool can run here: whole weights, one tokenizer, enough memory.
+    """Whether a pool can run here: whole weights, one tokenizer, enough memory, its tasks.
 
     Models named by hub name are fetched. Example: specrouter pool check tiny --dtype fp32
     """
     from specrouter_dist.cli.session import open_pool
+    from specrouter_dist.serving.tasks import open_classifier
 
     checked, report = open_pool(pool, dtype=dtype)
+    classifier = open_classifier(checked)
     content: dict[str, Any] = {
         "pool": checked.config.name,
         "ok": True,
@@ -92,6 +94,7 @@ def check(
         "eos_ids": sorted(report.eos_ids),
         "required_bytes": report.required_bytes,
         "available_bytes": report.available_bytes,
+        "tasks": list(classifier.names) if classifier else None,
     }
     if as_json:
         print_json(content)
@@ -102,6 +105,8 @@ def check(
             f"{member.name}: {parameters} parameters, {mib(member.weight_bytes)} weights, "
             f"{mib(member.kv_bytes)} KV, context {member.context_tokens}"
         )
+    if classifier:
+        typer.echo(f"tasks: {', '.join(classifier.names)}")
     typer.echo(
         f"one tokenizer of {report.num_ids} ids; needs {mib(report.required_bytes)} of "
         f"{mib(report.available_bytes)}: ok"

@@ -64,7 +64,7 @@ def read_prompts(prompt: str | None, file: Path | None) -> list[PromptRow]:
     except OSError as problem:
         raise NotFoundError(f"--prompts: cannot read {str(file)!r}: {problem.strerror}") from None
     rows = [
-        _parse_row(line, f"{file}, line {number}: ")
+        parse_row(line, f"{file}, line {number}: ")
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -73,7 +73,12 @@ def read_prompts(prompt: str | None, file: Path | None) -> list[PromptRow]:
     return rows
 
 
-def _parse_row(line: bytes, where: str) -> PromptRow:
+def parse_row(line: bytes, where: str) -> PromptRow:
+    """The prompt of one line of a JSONL file; ``where`` begins every message.
+
+    Raises:
+        RequestError: it holds no prompt, or more than one.
+    """
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as problem:

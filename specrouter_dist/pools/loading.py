@@ -54,7 +54,7 @@ def load_pool(name_or_path: str, *, dtype: Dtype | None = None) -> Pool:
         for member in config.members
         if isinstance(member, ModelMember) and (path := local_directory(file, member.model))
     }
-    return Pool(config, file, directories, _hash(config, directories))
+    return Pool(config, file, directories, _hash(file, config, directories))
 
 
 def resolve_directories(pool: Pool) -> Pool:
@@ -68,13 +68,18 @@ def resolve_directories(pool: Pool) -> Pool:
         if isinstance(member, ModelMember) and member.name not in directories:
             expected = pool.file.parent / member.model
             directories[member.name] = hub.fetch(member, expected_directory=expected)
-    return Pool(pool.config, pool.file, directories, _hash(pool.config, directories))
+    return Pool(pool.config, pool.file, directories, _hash(pool.file, pool.config, directories))
 
 
 def local_directory(file: Path, model: str) -> Path | None:
     """The directory that ``model`` names, relative to the pool file; None if it is none."""
     directory = (file.parent / Path(model).expanduser()).resolve()
     return directory if directory.is_dir() else None
+
+
+def tasks_file(pool: Pool) -> Path | None:
+    """Where the pool's partition into tasks lies, if it names one."""
+    return _tasks_file(pool.file, pool.config)
 
 
 def model_members(pool: Pool) -> list[ModelMember]:
@@ -148,14 +153,23 @@ def _with_dtype(config: PoolConfig, dtype: Dtype) -> PoolConfig:
     return config.model_copy(update={"members": members})
 
 
-def _hash(config: PoolConfig, directories: Mapping[str, Path]) -> str:
+def _tasks_file(file: Path, config: PoolConfig) -> Path | None:
+    return None if config.tasks is None else (file.parent / Path(config.tasks).expanduser())
+
+
+def _hash(file: Path, config: PoolConfig, directories: Mapping[str, Path]) -> str:
     files = {
-        member: [
-            (path.name, stat.st_size, stat.st_mtime_ns)
-            for path in relevant_files(directory)
-            for stat in [path.stat()]
-        ]
+        member: [_stamp(path) for path in relevant_files(directory)]
         for member, directory in directories.items()
     }
+    # What a router has learnt of a task is nothing to another partition's task of that name.
+    tasks = _tasks_file(file, config)
+    if tasks is not None and tasks.is_file():
+        files["tasks"] = [_stamp(tasks)]
     content = [__version__, config.model_dump(mode="json"), files]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns

@@ -13,6 +13,7 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.client import Client, Generation, run_in_order
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.tasks import Tasks
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
 
@@ -81,10 +82,12 @@ class PoolBackend:
         self.running = running
         self._eos_ids = report.eos_ids
         self._tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
+        self._tasks = Tasks.of(pool)
         self._on_close = on_close
 
     def generation(self, request: GenerateRequest) -> Generation:
         """The request, ready to be submitted."""
+        request = self._tasks.name(request)
         plan = request.plan
         if plan is None and request.chain is not None:
             plan = self.running.plan_of(request.chain, request.traffic)

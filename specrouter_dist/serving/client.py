@@ -143,6 +143,7 @@ class Generation:
                 levels=levels,
                 num_rounds=stats["num_rounds"],
                 plans=tuple(PlanUse(after, Outline(*plan)) for after, plan in stats["plans"]),
+                task=self.submit.task,
             ),
             logprobs=tuple(self._logprobs),
         )

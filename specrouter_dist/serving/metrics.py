@@ -29,11 +29,18 @@ _REQUEST_S = (
 class ServiceMetrics:
     """What has ended so far; ``model`` is a label of everything."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, are_tasks_told: bool = False) -> None:
+        """``are_tasks_told``: whether a classifier says what prompts are about."""
         self._registry = CollectorRegistry()
         self._requests = _Requests(self._registry, model)
         self._drafts = _Drafts(self._registry, model)
         self._levels = _Levels(self._registry, model)
+        Gauge(
+            "specrouter:tasks_available",
+            "1 where prompts are told apart by task, 0 where they are not",
+            ["model_name"],
+            registry=self._registry,
+        ).labels(model).set(are_tasks_told)
         self._running, self._waiting = (
             Gauge(name, what, ["model_name"], registry=self._registry).labels(model)
             for name, what in (
@@ -75,6 +82,12 @@ class _Requests:
             ["model_name", "chain"],
             registry=registry,
         )
+        self._tasks = Counter(
+            "specrouter:task_requests",
+            "Requests that have ended, by what their prompts are about; none: unknown",
+            ["model_name", "task"],
+            registry=registry,
+        )
         self._prompt_tokens, self._output_tokens = (
             Counter(f"vllm:{name}", what, ["model_name"], registry=registry).labels(model)
             for name, what in (
@@ -107,6 +120,7 @@ class _Requests:
         if result is None:
             return
         self._chains.labels(self._model, ">".join(result.chain)).inc()
+        self._tasks.labels(self._model, result.metrics.task or "none").inc()
         num_prompt_tokens, num_tokens = len(request.prompt_ids), len(result.token_ids)
         self._prompt_tokens.inc(num_prompt_tokens)
         self._output_tokens.inc(num_tokens)

@@ -29,6 +29,7 @@ from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.serving.settings import UNLIMITED
 from specrouter_dist.serving.speculative import Planning, Speculating
+from specrouter_dist.serving.tasks import Tasks
 from specrouter_dist.serving.tokenizing import Tokenizing
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
@@ -61,7 +62,8 @@ class OpenAIService:
         admission: Admission | None = None,
     ) -> None:
         self.admission = admission or Admission(UNLIMITED)
-        self._metrics = ServiceMetrics(pool.config.name)
+        self._tasks = Tasks.of(pool)
+        self._metrics = ServiceMetrics(pool.config.name, are_tasks_told=self._tasks.are_told)
         self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
         self._probe = Runner(client, tokenizer, report.eos_ids)
         """For health, which is no traffic."""
@@ -186,11 +188,12 @@ class OpenAIService:
                 (result,) = await results_of(self._probe.rounds([request]))
         except (TimeoutError, NoRoomError):
             if self._runner.num_outputs > before:
-                return {"status": "busy", "model": self.model}
+                return {"status": "busy", "model": self.model, "tasks": self._tasks.to_json()}
             raise UnavailableError(f"no token came within {HEALTH_TIMEOUT_S:.0f} s") from None
         return {
             "status": "ok",
             "model": self.model,
+            "tasks": self._tasks.to_json(),
             "chain": list(result.chain),
             "num_tokens": len(result.token_ids),
             "time_ms": (time.perf_counter() - started) * 1e3,
@@ -265,9 +268,10 @@ class OpenAIService:
         self.tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
+        tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
         choices = tuple(
-            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), plan=plan)
-            for number, prompt_ids in enumerate(prompts)
+            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), plan=plan, task=task)
+            for number, (prompt_ids, task) in enumerate(zip(prompts, tasks, strict=True))
             for choice in range(request.n)
         )
         head = Head(

@@ -134,6 +134,8 @@ class GenerationMetrics:
     """Forwards of the target that wrote, those without proposals too."""
     plans: tuple[PlanUse, ...] = ()
     """Those it went with, the newest last; of many only the newest."""
+    task: str = ""
+    """What the prompt is about, as the client or the pool's partition has it; empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,5 +179,6 @@ class GenerateResult:
                 "levels": [level.to_json() for level in metrics.levels],
                 "num_rounds": metrics.num_rounds,
                 "plans": [plan.to_json() for plan in metrics.plans],
+                "task": metrics.task or None,
             },
         }

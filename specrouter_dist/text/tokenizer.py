@@ -26,6 +26,8 @@ class Tokenizer:
         raw = backend.backend_tokenizer
         vocabulary = {i: token for token, i in raw.get_vocab(with_added_tokens=True).items()}
         special = frozenset(i for i, t in raw.get_added_tokens_decoder().items() if t.special)
+        self.special_ids = special
+        """Ids that are no text, e.g. marks of a conversation's turns."""
         decoder = raw.decoder.__getstate__() if raw.decoder is not None else b"null"
         self._token_bytes, self._strips_space = build_token_bytes(vocabulary, special, decoder)
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "validation"},
     {"speculation", "pools", "tracing"},
     {"routing"},
-    {"simulation", "links", "engine", "text"},
+    {"simulation", "links", "engine", "text", "tasks"},
     {"serving.results"},
     {"worker"},
     {"actors", "serving", "batch", "align"},
@@ -108,6 +108,7 @@ HEAVY = ("torch", "ray", "transformers")
         ("specrouter_dist.cli.main", (*HEAVY, "rich", "numpy", "tokenizers")),
         ("specrouter_dist.pools.checks", HEAVY),
         ("specrouter_dist.text.tokenizer", HEAVY),
+        ("specrouter_dist.tasks.classifier", (*HEAVY, "sklearn", "scipy")),
     ],
 )
 def test_light_modules_import_nothing_heavy(module: str, forbidden: tuple[str, ...]) -> None:

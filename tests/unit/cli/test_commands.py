@@ -56,6 +56,8 @@ def test_help_takes_less_than_half_a_second_of_cpu() -> None:
         "pool show",
         "pool check",
         "pool train",
+        "tasks fit",
+        "tasks align",
     ],
 )
 def test_every_command_has_help_with_an_example(

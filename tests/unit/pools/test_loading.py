@@ -78,8 +78,8 @@ WRONG_FILES = [
     ("name: P\nmembers: []", "name: string should match pattern .*got 'P'"),
     (
         f"name: p\nmember: 1\nmembers: [{TARGET}]",
-        r"member: unknown field \(did you mean 'members'\?\); accepted: name, description, exact, "
-        "members$",
+        r"member: unknown field \(did you mean 'members'\?\); accepted: name, description, tasks, "
+        "exact, members$",
     ),
     (
         f"name: p\nmembers: [{MODEL}, devise: cpu}}]",

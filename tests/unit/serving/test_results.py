@@ -75,6 +75,7 @@ def test_a_result_has_the_promised_fields() -> None:
                     "match_tokens": [0, 3],
                 }
             ],
+            "task": None,
         },
     }
 

@@ -1,0 +1,77 @@
+"""Prompts as points: those of one kind lie close together."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import TruncatedSVD
+from tqdm import tqdm
+
+from specrouter_dist.errors import ConfigError
+from specrouter_dist.tasks.features import Features, FloatArray
+
+NUM_DIMENSIONS = 64
+_MOST_TOKENS = 256
+"""Of a text for a sentence model; they are trained on no longer ones."""
+_TEXTS_PER_BATCH = 32
+
+
+def sparse_matrix(rows: Sequence[Features], num_buckets: int) -> csr_matrix:
+    """Features below each other, shape [num_prompts, num_buckets]."""
+    bounds = np.cumsum([0, *(len(row.buckets) for row in rows)])
+    weights = np.concatenate([row.weights for row in rows])
+    buckets = np.concatenate([row.buckets for row in rows])
+    return csr_matrix((weights, buckets, bounds), shape=(len(rows), num_buckets))
+
+
+def latent_semantic(matrix: csr_matrix, seed: int) -> FloatArray:
+    """Of n-gram features: their truncated SVD. Needs no download."""
+    num_dimensions = min(NUM_DIMENSIONS, matrix.shape[0] - 1, matrix.shape[1] - 1)
+    return _unit(TruncatedSVD(num_dimensions, random_state=seed).fit_transform(matrix))
+
+
+def sentence_vectors(texts: Sequence[str], directory: Path) -> FloatArray:
+    """By a sentence-transformers model: the mean of its last hidden states over the tokens.
+
+    Raises:
+        ConfigError: there is no such model in ``directory``.
+    """
+    import torch
+
+    tokenizer, model = _load_encoder(directory)
+    vectors = []
+    with torch.inference_mode():
+        for batch in _batches(texts):
+            tokens = tokenizer(
+                batch, padding=True, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt"
+            )
+            hidden = model(**tokens).last_hidden_state
+            mask = tokens["attention_mask"][:, :, None].to(hidden.dtype)
+            vectors.append(((hidden * mask).sum(1) / mask.sum(1)).numpy())
+    return _unit(np.concatenate(vectors))
+
+
+def _load_encoder(directory: Path) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        model = AutoModel.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as problem:
+        raise ConfigError(
+            f"embedding: no model in {str(directory)!r}: {problem}", field="embedding"
+        ) from None
+    return tokenizer, model.eval()
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in tqdm(range(0, len(texts), _TEXTS_PER_BATCH), desc="embed", unit="batch"):
+        yield list(texts[start : start + _TEXTS_PER_BATCH])
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: FloatArray = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return unit

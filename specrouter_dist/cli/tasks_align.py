@@ -1,0 +1,160 @@
+"""``specrouter tasks align``: a drafter for each task of a partition."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specrouter_dist.cli.options import JsonOption, PoolOption, PromptLogArgument
+from specrouter_dist.cli.output import print_json
+from specrouter_dist.errors import ConfigError, NotFoundError
+
+if TYPE_CHECKING:
+    from specrouter_dist.align.task_drafters import TaskReport
+    from specrouter_dist.pools.loading import Pool
+    from specrouter_dist.speculation.messages import TokenArray
+
+_MOST_PROMPTS = 20_000
+
+
+def align(
+    prompts: PromptLogArgument,
+    tasks: Annotated[Path, typer.Option("--tasks", help="What 'tasks fit' has written.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of the new pool; an interrupted run resumes.")
+    ],
+    pool: PoolOption = "tiny",
+    base: Annotated[
+        str, typer.Option("--base", help="The drafter that every task's drafter begins as.")
+    ] = "small",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings of the alignment, as YAML or JSON.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a drafter for each task towards the target; write them with a pool file, and a report.
+
+    The report has how often the drafters pick the target's own token on held-out prompts, before
+    and after. A task in which no drafter became better keeps the base drafter.
+
+    Example: specrouter tasks align prompts.jsonl --tasks tasks.safetensors --out aligned
+    """
+    from specrouter_dist.align.config import AlignmentConfig
+    from specrouter_dist.pools.loading import load_pool, resolve_directories
+    from specrouter_dist.pools.yaml_files import read_yaml
+    from specrouter_dist.validation import validated
+
+    settings = validated(
+        AlignmentConfig, read_yaml(config) if config else {}, error=ConfigError, where="--config"
+    )
+    checked = resolve_directories(load_pool(pool))
+    _check_base(checked, base)
+    by_task = _prompts_by_task(prompts, checked, tasks, wanted=task or (), seed=settings.seed)
+
+    from specrouter_dist.align.task_drafters import Aligner
+
+    target = checked.directories[checked.config.target.name]
+    aligner = Aligner(target, checked.directories[base], out, settings)
+    reports = aligner.align(by_task)
+    file = _write_pool(checked, base, tasks, out, reports)
+    if as_json:
+        print_json({"pool": str(file), "tasks": [r.model_dump(mode="json") for r in reports]})
+    else:
+        _print_for_people(file, reports)
+
+
+def _check_base(pool: "Pool", base: str) -> None:
+    from specrouter_dist.config import ModelMember
+    from specrouter_dist.validation import did_you_mean, one_of
+
+    drafters = [
+        member.name
+        for member in pool.config.members
+        if isinstance(member, ModelMember) and member.role == "drafter"
+    ]
+    if base not in drafters:
+        raise NotFoundError(
+            f"--base: pool {pool.config.name!r} has no drafter {base!r}"
+            f"{did_you_mean(base, drafters)}; {one_of(drafters)}",
+            field="base",
+        )
+
+
+def _prompts_by_task(
+    path: Path, pool: "Pool", tasks: Path, *, wanted: Sequence[str], seed: int
+) -> "dict[str, list[TokenArray]]":
+    """Of the tasks ``wanted``, or of all, as the classifier tells them. The rest is left out."""
+    from specrouter_dist.cli.prompt_log import read_prompt_log
+    from specrouter_dist.pools.checks import read_vocabulary
+    from specrouter_dist.tasks.classifier import TaskClassifier
+    from specrouter_dist.tasks.model import read_model, vocabulary_hash
+    from specrouter_dist.text.tokenizer import Tokenizer
+    from specrouter_dist.validation import did_you_mean, one_of
+
+    directory = pool.directories[pool.config.target.name]
+    classifier = TaskClassifier(read_model(tasks, vocabulary_hash(read_vocabulary(directory))))
+    for name in wanted:
+        if name not in classifier.names:
+            raise NotFoundError(
+                f"--task: no task {name!r}{did_you_mean(name, classifier.names)}; "
+                f"{one_of(classifier.names)}",
+                field="task",
+            )
+    log = read_prompt_log(path, Tokenizer.load(directory), most=_MOST_PROMPTS, seed=seed)
+    found: dict[str, list[TokenArray]] = {name: [] for name in wanted or classifier.names}
+    for prompt in log.prompts:
+        told = classifier.task(prompt.tokens)
+        if told in found:
+            found[told].append(prompt.tokens)
+    return found
+
+
+def _write_pool(
+    pool: "Pool", base: str, tasks: Path, out: Path, reports: "Sequence[TaskReport]"
+) -> Path:
+    """The pool with the new drafters beside its members, in a file that can be moved with them."""
+    import shutil
+
+    import yaml
+
+    shutil.copyfile(tasks, out / "tasks.safetensors")
+    content: dict[str, Any] = pool.config.model_dump(mode="json", exclude_unset=True)
+    members: list[dict[str, Any]] = []
+    for member in pool.config.members:
+        fields = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
+        if member.name in pool.directories:
+            fields["model"] = str(pool.directories[member.name])
+        members.append(fields)
+    (template,) = (member for member in members if member["name"] == base)
+    for number, report in enumerate(reports, start=1):
+        if report.directory is not None:
+            names = {"name": _member_name(base, report.task, number), "model": report.task}
+            members.append({**template, **names})
+    content |= {"name": f"{pool.config.name}-aligned", "tasks": "tasks.safetensors"}
+    content["members"] = members
+    file = out / "pool.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def _member_name(base: str, task: str, number: int) -> str:
+    """Members' names are ASCII, tasks are called by words of any language."""
+    return f"{base}-{task}".lower() if task.isascii() else f"{base}-task-{number}"
+
+
+def _print_for_people(file: Path, reports: "Sequence[TaskReport]") -> None:
+    typer.echo(f"{'task':32} {'T':>4} {'before':>7} {'after':>7} {'steps':>6} {'minutes':>7}")
+    for report in reports:
+        for one in report.agreement:
+            typer.echo(
+                f"{report.task:32} {one.temperature:4.1f} {one.before:7.3f} {one.after:7.3f} "
+                f"{report.steps:6} {report.seconds / 60:7.1f}"
+            )
+    kept = [report.task for report in reports if report.directory is None]
+    if kept:
+        typer.echo(f"no drafter became better than the base drafter: {', '.join(kept)}")
+    typer.echo(f"pool file: {file}")

@@ -1,0 +1,56 @@
+"""Tasks are found, their number is chosen, and the same prompts give the same tasks."""
+
+import numpy as np
+import pytest
+
+from specrouter_dist.align.clusters import choose_number
+from specrouter_dist.align.naming import names_of
+from specrouter_dist.errors import RequestError
+from tests.task_prompts import fit, mixed, partition, texts
+
+
+def test_three_kinds_are_found_named_and_told() -> None:
+    found = partition()
+    header = found.model.header
+    assert found.choice.num_tasks == 3 and "3 tasks: the most with which" in found.choice.why
+    assert [trial.num_tasks for trial in found.choice.trials] == [2, 3]
+    assert found.learned.accuracy == 1.0
+    assert sum(task.share for task in header.tasks) == pytest.approx(1.0)
+    terms = [set(task.terms) for task in header.tasks]
+    for word in ("question", "def", "german"):
+        assert sum(word in own for own in terms) == 1
+    assert len({task.name for task in header.tasks}) == 3
+
+
+def test_the_same_prompts_and_seed_give_the_same_partition() -> None:
+    first, second = partition().model, fit(mixed(40)).model
+    assert first.header == second.header
+    for name in ("weights", "bias", "idf"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_prompts_of_one_kind_are_one_task() -> None:
+    found = fit(texts(60)["translate"], max_tasks=1)
+    assert [task.share for task in found.model.header.tasks] == [1.0]
+    assert found.learned.accuracy == 1.0
+
+
+def test_where_nothing_repeats_there_is_one_task() -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    chosen = choose_number(vectors, 4, seed=0)
+    assert chosen.num_tasks == 1 and "1 task: with no number" in chosen.why
+
+
+def test_too_few_prompts_are_refused() -> None:
+    with pytest.raises(RequestError, match="49 distinct ones; at least 50 are needed"):
+        fit(mixed(40)[:49])
+
+
+def test_no_two_tasks_have_one_name() -> None:
+    assert names_of([("def", "self", "x"), ("self", "def", "x"), (), ("self",)]) == [
+        "def-self",
+        "x",
+        "task-3",
+        "task-4",
+    ]

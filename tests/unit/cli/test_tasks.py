@@ -1,0 +1,158 @@
+"""``specrouter tasks``: logs as they come, their bad rows, and what is written."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from specrouter_dist.cli import main as cli
+from specrouter_dist.cli.prompt_log import read_prompt_log
+from specrouter_dist.errors import InputError
+from specrouter_dist.pools.checks import check_pool, read_vocabulary
+from specrouter_dist.pools.loading import load_pool, resolve_directories
+from specrouter_dist.serving.tasks import open_classifier
+from specrouter_dist.tasks.model import read_model, vocabulary_hash, write_model
+from specrouter_dist.text.tokenizer import Tokenizer
+from tests.task_prompts import TARGET, mixed, partition
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(TARGET)
+
+
+def write_log(path: Path, rows: list[dict[str, object]]) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exited:
+        cli.main(list(arguments))
+    return int(exited.value.code or 0)
+
+
+def test_fit_reports_and_writes_what_a_pool_can_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [{"prompt": text} for text in mixed(40)]
+    log, out = write_log(tmp_path / "log.jsonl.gz", rows * 2), tmp_path / "tasks.safetensors"
+    arguments = ("tasks", "fit", str(log), "--out", str(out), "--max-tasks", "3", "--json")
+    assert exit_code(*arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["num_rows"], summary["num_prompts"], summary["num_tasks"]) == (240, 120, 3)
+    header = read_model(out, vocabulary_hash(read_vocabulary(TARGET))).header
+    assert [task.name for task in header.tasks] == [task["name"] for task in summary["tasks"]]
+    assert exit_code(*arguments[:-1]) == 0
+    assert "3 tasks: the most with which" in capsys.readouterr().out
+
+
+def test_rows_are_kept_by_content_not_by_order(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    rows: list[dict[str, object]] = [{"prompt": f"Prompt {i}"} for i in range(50)]
+    one = read_prompt_log(write_log(tmp_path / "a.jsonl", rows), tokenizer, most=20, seed=1)
+    other = read_prompt_log(
+        write_log(tmp_path / "b.jsonl", rows[::-1] + rows), tokenizer, most=20, seed=1
+    )
+    assert [p.text for p in one.prompts] == [p.text for p in other.prompts]
+    assert len({p.text for p in one.prompts}) == 20
+    assert (one.num_rows, other.num_rows) == (50, 100)
+    third = read_prompt_log(tmp_path / "a.jsonl", tokenizer, most=20, seed=2)
+    assert {p.text for p in third.prompts} != {p.text for p in one.prompts}
+
+
+def test_a_long_prompt_keeps_its_end_and_a_conversation_its_turns(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    turns = [{"role": "user", "content": "x" * 20_000}, {"role": "user", "content": "the end"}]
+    rows: list[dict[str, object]] = [
+        {"prompt": "word " * 100_000 + "the end"},
+        {"messages": turns},
+    ]
+    log = read_prompt_log(write_log(tmp_path / "a.jsonl", rows), tokenizer, most=9, seed=0)
+    assert all(len(p.text) < 17_000 and p.text.endswith("the end") for p in log.prompts)
+    marks = [sum(token in tokenizer.special_ids for token in p.tokens) for p in log.prompts]
+    assert sorted(marks) == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "a"}, {"prompt": ""}], "line 2: prompt: a text that is not empty"),
+        ([{"text": "a"}], "line 1: exactly one of 'prompt', 'turns', 'messages'"),
+        ([], "holds no rows"),
+    ],
+)
+def test_bad_logs_are_refused_by_line(
+    tmp_path: Path, tokenizer: Tokenizer, rows: list[dict[str, object]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_prompt_log(write_log(tmp_path / "a.jsonl", rows), tokenizer, most=9, seed=0)
+
+
+def test_a_truncated_gzip_and_no_file_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    log = write_log(tmp_path / "a.jsonl.gz", [{"prompt": text} for text in mixed(20)])
+    log.write_bytes(log.read_bytes()[:-20])
+    for path in (log, tmp_path / "none.jsonl"):
+        with pytest.raises(InputError, match="cannot read"):
+            read_prompt_log(path, tokenizer, most=9, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "LOG", "--out", "OUT", "--max-tasks", "0"), "max_tasks: .*got 0"),
+        (("fit", "LOG", "--out", "none/tasks"), "--out: no directory"),
+        (("fit", "LOG", "--out", "OUT"), "1 distinct ones; at least 50"),
+        (("align", "LOG", "--tasks", "none", "--out", "OUT"), "tasks: no file"),
+        (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--base", "smal"), "'small'"),
+        (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--task", "x"), "no task 'x'"),
+        (("align", "LOG", "--tasks", "TASKS", "--out", "OUT"), "0 of task .* 128 are needed"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    write_log(tmp_path / "LOG", [{"prompt": "Ποιο είναι το νόημα;"}])
+    write_model(partition().model, tmp_path / "TASKS")
+    named = {name: str(tmp_path / name) for name in ("LOG", "OUT", "TASKS")}
+    assert exit_code("tasks", *(named.get(argument, argument) for argument in arguments)) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert re.search(message, error), error
+
+
+def test_align_writes_a_pool_with_the_tasks_drafter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the embedded pool, for too few steps to be of use."""
+    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    write_model(partition().model, tmp_path / "tasks")
+    name = partition().model.header.tasks[0].name
+    settings = {
+        "shards": 1,
+        "prompts_per_shard": 8,
+        "max_new_tokens": 4,
+        "held_out_prompts": 4,
+        "distillation": {"optimizer": {"steps": 2, "checkpoint_every": 1}},
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
+    arguments += ["--config", str(tmp_path / "settings.json"), "--task", name]
+    # As a better one would be: whether it is better is not this test's.
+    (out / name).mkdir(parents=True)
+    for file in (TARGET.parent / "small").iterdir():
+        (out / name / file.name).write_bytes(file.read_bytes())
+    assert exit_code(*arguments, "--json") == 0
+    (report,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert report["steps"] == 2 and report["num_reported"] == 4
+    pool = load_pool(str(out / "pool.yaml"))
+    names = [member.name for member in pool.config.members]
+    assert names == ["lookup", "small", "medium", "target", f"small-{name}"]
+    assert open_classifier(pool) is not None
+    check_pool(resolve_directories(pool))
