@@ -7,7 +7,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from fastapi import FastAPI
+from transformers import AutoModelForCausalLM
 
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.serving.http import build_http
@@ -18,6 +20,7 @@ from tests.pools import open_tiny
 pytestmark = pytest.mark.timeout(300)
 
 PROMPTS = ["Once upon a time", "Open the file."]
+LONG = " ".join(f"In line {i} open the file and save what has changed." for i in range(30))
 BODY: dict[str, Any] = {"ignore_eos": True}
 
 
@@ -110,6 +113,33 @@ def test_an_echo_comes_before_what_comes_without(app: FastAPI) -> None:
     with_prompt = complete(app, echo=True, **fields).choices[0].text
     assert with_prompt == PROMPTS[0] + complete(app, **fields).choices[0].text
     assert complete(app, echo=True, max_tokens=0).choices[0].text == PROMPTS[0]
+
+
+def of_prompt(app: FastAPI, speculative: Any, max_tokens: int) -> Any:
+    fields: dict[str, Any] = {"temperature": 0.0, "echo": True, "logprobs": 2}
+    answer = complete(app, speculative, prompt=LONG, max_tokens=max_tokens, **fields)
+    return answer.choices[0].logprobs
+
+
+@pytest.mark.parametrize("speculative", [False, {"chain": ["small", "medium", "target"]}])
+def test_an_echo_has_the_models_log_probabilities(app: FastAPI, speculative: Any) -> None:
+    pool, _ = open_pool("tiny", dtype=None)
+    directory = pool.directories["target"]
+    # bf16 weights; what is summed in float32 differs from the service's by rounding alone.
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    ids = Tokenizer.load(directory).encode(LONG)
+    assert len(ids) > 2 * 128
+    with torch.inference_mode():
+        laws = model(torch.tensor([ids.tolist()])).logits[0].log_softmax(1)
+    expected = laws[:-1].gather(1, torch.tensor(ids[1:].tolist())[:, None])[:, 0].tolist()
+    found = of_prompt(app, speculative, 1)
+    assert found.token_logprobs[0] is None
+    gaps = [abs(a - b) for a, b in zip(found.token_logprobs[1:-1], expected, strict=True)]
+    assert max(gaps) < 0.5 and sum(gaps) / len(gaps) < 0.05
+    assert "".join(found.tokens[:-1]) == LONG
+    # The pages of the first request's prompt are kept, and must not be taken for its rows.
+    assert of_prompt(app, False, 0).token_logprobs == found.token_logprobs[:-1]
+    assert of_prompt(app, True, 24).top_logprobs[:-23] == found.top_logprobs
 
 
 def test_metrics_count_what_was_said(app: FastAPI) -> None:
