@@ -135,7 +135,7 @@ def test_an_echo_has_the_models_log_probabilities(app: FastAPI, speculative: Any
     found = of_prompt(app, speculative, 1)
     assert found.token_logprobs[0] is None
     gaps = [abs(a - b) for a, b in zip(found.token_logprobs[1:-1], expected, strict=True)]
-    assert max(gaps) < 0.5 and sum(gaps) / len(gaps) < 0.05
+    assert max(gaps) < 0.2 and sum(gaps) / len(gaps) < 0.03
     assert "".join(found.tokens[:-1]) == LONG
     # The pages of the first request's prompt are kept, and must not be taken for its rows.
     assert of_prompt(app, False, 0).token_logprobs == found.token_logprobs[:-1]
