@@ -84,6 +84,59 @@ def test_a_stream_of_choices_says_what_the_whole_says(app: FastAPI) -> None:
     assert ask(app, stream) == {choice.index: choice.text for choice in whole}
 
 
+def test_a_conversation_streams_what_it_answers(app: FastAPI) -> None:
+    fields: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Translate to Dutch: Open the file."}],
+        "seed": 7,
+        "max_completion_tokens": 24,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+
+    async def stream(client: openai.AsyncOpenAI) -> tuple[str, list[str]]:
+        text, tokens = "", []
+        async for chunk in await client.chat.completions.create(stream=True, **fields):
+            (choice,) = chunk.choices
+            text += choice.delta.content or ""
+            tokens += [entry.token for entry in (choice.logprobs and choice.logprobs.content) or ()]
+        return text, tokens
+
+    whole = ask(app, lambda client: client.chat.completions.create(**fields)).choices[0]
+    entries = whole.logprobs.content
+    assert all(len(entry.top_logprobs) == 2 and entry.logprob <= 0.0 for entry in entries)
+    assert ask(app, stream) == (whole.message.content, [entry.token for entry in entries])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"model": "gpt-4"}, openai.NotFoundError, "model"),
+        ({"temperature": -1}, openai.BadRequestError, "temperature"),
+        ({"prompt": [[5000]]}, openai.BadRequestError, "prompt"),
+        ({"prompt": "word " * 5000}, openai.BadRequestError, "prompt"),
+        ({"best_of": 3}, openai.BadRequestError, "best_of"),
+        ({"logprobs": 21}, openai.BadRequestError, "logprobs"),
+    ],
+)
+def test_errors_are_the_clients_own_before_a_stream_too(
+    app: FastAPI, stream: bool, fields: dict[str, Any], kind: type[openai.APIError], param: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        complete(app, stream=stream, **fields)
+    assert caught.value.param == param
+    assert param in str(caught.value)
+
+
+def test_models_are_listed_and_found_by_name(app: FastAPI) -> None:
+    async def models(client: openai.AsyncOpenAI) -> tuple[list[str], str]:
+        listed = [model.id async for model in client.models.list()]
+        return listed, (await client.models.retrieve("tiny")).id
+
+    assert ask(app, models) == (["tiny"], "tiny")
+
+
 @pytest.mark.parametrize(
     ("speculative", "chain", "lengths"),
     [
