@@ -42,7 +42,6 @@ def profile(pool: Pool, arguments: argparse.Namespace, out: Path) -> dict[str, A
                 *("--use-server-token-count", "--artifact-dir", str(out)),
                 *("--ui-type", "simple"),
             ],
-            stdout=2,
         )
     (file,) = out.glob("**/profile_export_aiperf.json")
     exported: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

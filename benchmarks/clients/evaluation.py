@@ -43,8 +43,7 @@ def evaluate(pool: Pool, file: Path, arguments: argparse.Namespace, out: Path) -
                 *("--tasks", ",".join(_TASKS), "--include_path", _TASKS_DIRECTORY),
                 *("--output_path", str(out), "--log_samples"),
             ],
-            # What it prints belongs beside the report, not into it.
-            stdout=2,
+            offline=True,
         )
 
 
@@ -90,15 +89,15 @@ def main() -> None:
             evaluate(pool, file, arguments, directory / arm)
         scores = {arm: scores_of(directory / arm) for arm in files}
         answers = {arm: answers_of(directory / arm) for arm in files}
-    num_differing = sum(answers["off"][row] != said for row, said in answers["on"].items())
+    differing = [row for row, said in answers["on"].items() if answers["off"][row] != said]
     results = {
         "scores": scores,
         "num_answers": len(answers["on"]),
-        "num_differing": num_differing,
+        "differing": differing,
         "same_scores": scores["on"] == scores["off"],
     }
     print_report("clients.evaluation", arguments, results)
-    if num_differing or not results["same_scores"]:
+    if differing or not results["same_scores"]:
         raise SystemExit(1)
 
 

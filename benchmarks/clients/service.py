@@ -116,16 +116,22 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> float | None:
     return time.monotonic() - started
 
 
-def run_client(command: Sequence[str], **options: Any) -> None:
-    """Runs a client in its environment; it reaches nothing outside.
+def run_client(command: Sequence[str], *, offline: bool = False) -> None:
+    """Runs a client in its environment. What it prints goes to standard error, beside the report.
+
+    Args:
+        command: begins with the client.
+        offline: tells Hugging Face's libraries that there is no hub.
 
     Raises:
         SystemExit: it failed, or is not installed.
     """
     if not Path(command[0]).exists():
         raise SystemExit(f"{command[0]} is missing; run: sh benchmarks/clients/setup.sh")
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    run = subprocess.run(command, env={**os.environ, **offline}, cwd=ROOT, check=False, **options)
+    changed = {"TOKENIZERS_PARALLELISM": "false"}
+    if offline:
+        changed |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    run = subprocess.run(command, env={**os.environ, **changed}, cwd=ROOT, check=False, stdout=2)
     if run.returncode:
         raise SystemExit(f"{command[0]} has failed with {run.returncode}")
 
@@ -139,7 +145,7 @@ def _written(pool: Pool, name: str, entry: dict[str, Any], *, prefix_cache: bool
 
 
 def _name_of(process: psutil.Process) -> str:
-    """Ray names its workers after what they do."""
+    """Ray names its workers after what they are, and behind a point what they do just now."""
     command = process.cmdline()
     title = command[0] if command else process.name()
-    return title if title.startswith("ray::") else process.name()
+    return title.split(".")[0] if title.startswith("ray::") else process.name()

@@ -89,7 +89,6 @@ def use(service: Service, levels: Levels, arguments: argparse.Namespace) -> dict
                     *("--run-time", f"{arguments.seconds}s", "--exit-code-on-error", "0"),
                     *("--outcomes", str(outcomes_file)),
                 ],
-                stdout=2,
             )
         finally:
             memory.stop()
