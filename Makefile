@@ -4,6 +4,7 @@
 #   make check    ruff, mypy --strict, unit tests
 #   make serve    the OpenAI-compatible service on PORT
 #   make bench    beside vLLM and transformers, the short form; first: make bench-peers
+#   make bench-clients    lm_eval, aiperf and locust against the service, and what the service costs
 # Another build of torch, e.g. a CUDA one:
 #   make demo TORCH=torch==2.13.0+cu130 PIP_ARGS="--extra-index-url <the build's index>"
 
@@ -14,6 +15,8 @@ POOL ?= tiny
 PORT ?= 8000
 PYTEST_ARGS ?=
 PEERS ?= .peers
+CLIENTS ?= .clients
+USERS_SECONDS ?= 300
 DATA ?= ../shared/data
 BENCH_ARGS ?= --short
 
@@ -26,7 +29,7 @@ TEST_DIRECTORIES := $(wildcard tests/unit tests/integration tests/chaos tests/gp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check format serve bench bench-peers clean
+.PHONY: setup demo test check format serve bench bench-peers bench-clients clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -69,5 +72,13 @@ bench: setup
 	$(BIN)/python -m benchmarks.beside --pool $(POOL) --peers $(PEERS) --data $(DATA) \
 	  --json build/beside.json $(BENCH_ARGS)
 
+bench-clients: setup
+	PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" benchmarks/clients/setup.sh $(CLIENTS)
+	$(BIN)/python -m benchmarks.clients.evaluation --pool $(POOL) --clients $(CLIENTS)
+	$(BIN)/python -m benchmarks.clients.acceptance --pool $(POOL) --clients $(CLIENTS)
+	$(BIN)/python -m benchmarks.clients.users --pool $(POOL) --clients $(CLIENTS) \
+	  --seconds $(USERS_SECONDS)
+	$(BIN)/python -m benchmarks.service_price --pool $(POOL) --data $(DATA)
+
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -45,6 +45,8 @@ class SamplingParams(UserModel):
     ignore_eos: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """None: no log-probabilities; n: those of the token and of the n likeliest."""
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    """The same of the prompt's tokens but the first."""
 
     @model_validator(mode="after")
     def _min_tokens_below_max_tokens(self) -> Self:

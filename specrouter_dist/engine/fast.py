@@ -1,6 +1,7 @@
 """The fast engine: our own decoder for the Llama family over a paged KV cache."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
 from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
-from specrouter_dist.engine.interface import Extension, ModelInfo, Picks
+from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import read_shape, refusal, rotary_table
@@ -235,7 +236,22 @@ class FastEngine:
         hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend)
         for extension, session in zip(batch, sessions, strict=True):
             session.fed = extension.start + len(extension.tokens)
-        return self._sampler.draw(self._pick_logits(hidden, batch), batch)
+        picks = self._sampler.draw(self._pick_logits(hidden, batch), batch)
+        row = 0
+        for i, extension in enumerate(batch):
+            if extension.followers:
+                picks[i] = replace(picks[i], follower_logprobs=self._read(hidden, row, extension))
+            row += len(extension.tokens)
+        return picks
+
+    def _read(
+        self, hidden: torch.Tensor, row: int, extension: Extension
+    ) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of the followers of an extension whose first row is ``row``."""
+        return self._sampler.read_followers(
+            extension,
+            lambda first, stop: self._logits(hidden, list(range(row + first, row + stop))),
+        )
 
     def _pick_logits(self, hidden: torch.Tensor, batch: Sequence[Extension]) -> torch.Tensor:
         """Logits of the rows after which tokens are wanted."""
@@ -244,14 +260,19 @@ class FastEngine:
         for extension in batch:
             row += len(extension.tokens)
             wanted += range(row - extension.num_picks, row)
-        count = len(wanted)
-        if count == 0:
+        if not wanted:
             return hidden.new_zeros(0, self._info.vocab_size, dtype=torch.float32)
-        if count < row:
-            if self._exact:
-                wanted += [wanted[-1]] * (padded_rows(count) - count)
-            hidden = hidden.index_select(0, torch.tensor(wanted, device=hidden.device))
-        return self._decoder.logits(hidden)[:count]
+        if len(wanted) < row:
+            return self._logits(hidden, wanted)
+        return self._decoder.logits(hidden)[: len(wanted)]
+
+    def _logits(self, hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """Logits of some rows, at least one."""
+        count = len(rows)
+        if self._exact:
+            rows = rows + [rows[-1]] * (padded_rows(count) - count)
+        chosen = hidden.index_select(0, torch.tensor(rows, device=hidden.device))
+        return self._decoder.logits(chosen)[:count]
 
     def _check(self, extension: Extension) -> None:
         session = self._sessions[extension.slot]
@@ -259,6 +280,8 @@ class FastEngine:
         stop = _stop(extension)
         if count == 0 or not 0 <= extension.num_picks <= count:
             raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
+        if len(extension.followers) > count:
+            raise EngineError(f"followers: at most {count}, got {len(extension.followers)}")
         if extension.num_drafts > 0 and extension.num_picks == 0:
             raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
         if not 0 <= extension.start <= session.fed:

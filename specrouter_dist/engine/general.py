@@ -12,7 +12,7 @@ of experts gather rows by content; their groups have one row.)
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +204,11 @@ class GeneralEngine:
         return slot
 
     def _extend(self, session: _Session, extension: Extension) -> Picks:
-        logits = self._feed(session, extension)
-        (picks,) = self._sampler.draw(logits, [extension])
+        rows = self._feed(session, extension)
+        (picks,) = self._sampler.draw(rows[len(rows) - extension.num_picks :], [extension])
+        if extension.followers:
+            read = self._sampler.read_followers(extension, lambda first, stop: rows[first:stop])
+            picks = replace(picks, follower_logprobs=read)
         for _ in range(extension.num_drafts):
             last = picks.tokens[-1]
             if last in session.sampling.stop_token_ids:
@@ -216,11 +219,11 @@ class GeneralEngine:
         return picks
 
     def _feed(self, session: _Session, extension: Extension) -> Tensor:
-        """Logits ``[num_picks, vocab_size]`` after the last ``num_picks`` tokens."""
+        """Logits after the last ``num_picks`` tokens, or after all where there are followers."""
         start = extension.start
         session.tokens[start:] = extension.tokens
         length = len(session.tokens)
-        first_wanted = length - extension.num_picks
+        first_wanted = start if extension.followers else length - extension.num_picks
         wanted = []
         for begin, end in self._groups_of(session, min(start, session.cached), length):
             stop, first = min(end, length), max(begin, first_wanted)
@@ -284,6 +287,8 @@ def _check(session: _Session, extension: Extension) -> None:
         raise EngineError(f"start: must be 0 to {fed}, got {extension.start}")
     if count == 0 or not 0 <= extension.num_picks <= count:
         raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
+    if len(extension.followers) > count:
+        raise EngineError(f"followers: at most {count}, got {len(extension.followers)}")
     if extension.num_drafts > 0 and extension.num_picks == 0:
         raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
     stop = extension.start + count + extension.num_drafts

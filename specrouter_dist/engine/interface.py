@@ -44,6 +44,9 @@ class Extension:
     """Next-best tokens wanted beside every pick and draft."""
     sparse_rows: tuple[int, ...] = ()
     """Picks, counted from 0 and without drafts, of which the model's law is wanted."""
+    followers: Sequence[int] = ()
+    """``followers[i]`` stands behind ``tokens[i]``: its log-probability there is wanted, beside
+    those of as many likeliest ids as the session's ``prompt_logprobs`` says."""
 
     def draft_step(self, start: int, token: int) -> "Extension":
         """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
@@ -70,7 +73,7 @@ class TokenLogprobs:
 class Picks:
     """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``.
 
-    All fields but ``sparse_rows`` have one entry for each position, or none if nobody asked.
+    All fields but the last two have one entry for each position, or none if nobody asked.
     """
 
     tokens: TokenArray
@@ -86,6 +89,8 @@ class Picks:
     sparse_rows: SparseRows | None = None
     """The model's laws at the positions that were asked for: before logit bias, penalties and
     temperature, so that they say the same for every kind of request."""
+    follower_logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of the extension's followers."""
 
     def __add__(self, later: "Picks") -> "Picks":
         """These and drafts behind them."""
@@ -95,6 +100,7 @@ class Picks:
             self.runner_ups + later.runner_ups,
             self.gaps + later.gaps,
             self.sparse_rows,
+            self.follower_logprobs,
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,13 +12,15 @@ from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.routing.similarity import SPARSE_ROW_IDS, SparseRows
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
+_ROWS_AT_ONCE = 32
 
-def read_logprobs(logits: Tensor, tokens: TokenArray, num_top: int) -> tuple[TokenLogprobs, ...]:
+
+def read_logprobs(logits: Tensor, tokens: Sequence[int], num_top: int) -> tuple[TokenLogprobs, ...]:
     """Log-probabilities of ``tokens`` and of the ``num_top`` likeliest ids in every row.
 
     Args:
         logits: float32 or bfloat16 ``[len(tokens), vocab_size]``.
-        tokens: the pick of each row.
+        tokens: one of each row.
         num_top: ids beside it.
     """
     laws = torch.log_softmax(logits.float(), dim=1)
@@ -35,6 +37,23 @@ def read_logprobs(logits: Tensor, tokens: TokenArray, num_top: int) -> tuple[Tok
         TokenLogprobs(token, logprob, tuple(zip(ids, values, strict=True)))
         for token, logprob, ids, values in rows
     )
+
+
+def read_followers(
+    logits_of: Callable[[int, int], Tensor], followers: Sequence[int], num_top: int
+) -> tuple[TokenLogprobs, ...]:
+    """As :func:`read_logprobs`, a few rows at a time: prompts are long, and so is a row.
+
+    Args:
+        logits_of: the logits of rows ``[first, stop)``; ``followers[i]`` is looked up in row ``i``.
+        followers: any number of ids.
+        num_top: ids beside each.
+    """
+    found: list[TokenLogprobs] = []
+    for first in range(0, len(followers), _ROWS_AT_ONCE):
+        few = followers[first : first + _ROWS_AT_ONCE]
+        found += read_logprobs(logits_of(first, first + len(few)), few, num_top)
+    return tuple(found)
 
 
 def read_runner_ups(

@@ -11,7 +11,7 @@ is a function of its row, its position and the session's tokens.
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,15 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.engine.interface import Extension, Picks
+from specrouter_dist.engine.interface import Extension, Picks, TokenLogprobs
 from specrouter_dist.engine.noise_torch import NoiseSource, SessionNoise
 from specrouter_dist.engine.penalties import Penalties
-from specrouter_dist.engine.readings import read_logprobs, read_runner_ups, read_sparse_rows
+from specrouter_dist.engine.readings import (
+    read_followers,
+    read_logprobs,
+    read_runner_ups,
+    read_sparse_rows,
+)
 from specrouter_dist.engine.truncation import keep_min_p, keep_top_k, keep_top_p
 from specrouter_dist.errors import RequestError
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
@@ -128,6 +133,19 @@ class Sampler:
             row = stop
         assert row == len(ids), f"{len(ids)} rows of logits for {row} picks"
         return picks
+
+    def read_followers(
+        self, extension: Extension, logits_of: Callable[[int, int], Tensor]
+    ) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of the extension's followers.
+
+        Args:
+            extension: of a session whose parameters say ``prompt_logprobs``.
+            logits_of: the logits after the fed tokens ``[first, stop)``, counted from 0.
+        """
+        num_top = self._sessions[extension.slot].params.prompt_logprobs
+        assert num_top is not None, "followers are read where prompt_logprobs are asked for"
+        return read_followers(logits_of, extension.followers, num_top)
 
     def _score(
         self, logits: Tensor, batch: Sequence[Extension], sessions: "Sequence[_Session]"

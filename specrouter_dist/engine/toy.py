@@ -41,8 +41,8 @@ class _Session:
 class ToyEngine:
     """An :class:`~specrouter_dist.engine.interface.Engine` without a network.
 
-    It honours temperature, seed, stop ids, ``min_tokens`` and ``logprobs``, and refuses the
-    other sampling parameters.
+    It honours temperature, seed, stop ids, ``min_tokens``, ``logprobs`` and
+    ``prompt_logprobs``, and refuses the other sampling parameters.
 
     Args:
         vocab_size: number of ids.
@@ -172,7 +172,11 @@ class ToyEngine:
         del fed[extension.start :]
         fed.extend(extension.tokens)
         first = len(fed) - extension.num_picks + 1
-        picks = Picks(array(TOKEN_TYPECODE), sparse_rows=self._sparse_rows(fed, first, extension))
+        picks = Picks(
+            array(TOKEN_TYPECODE),
+            sparse_rows=self._sparse_rows(fed, first, extension),
+            follower_logprobs=self._read_followers(session, extension),
+        )
         for position in range(first, len(fed) + 1):
             picks += self._pick(session, position, extension)
         for _ in range(extension.num_drafts):
@@ -212,6 +216,16 @@ class ToyEngine:
         weights = np.exp(laws - laws.max(axis=1, keepdims=True))
         return SparseRows.of(weights / weights.sum(axis=1, keepdims=True))
 
+    def _read_followers(self, session: _Session, extension: Extension) -> tuple[TokenLogprobs, ...]:
+        return tuple(
+            _logprobs(
+                self._law_at(session.fed, extension.start + i + 1),
+                token,
+                session.sampling.prompt_logprobs or 0,
+            )
+            for i, token in enumerate(extension.followers)
+        )
+
     def _noise_row(self, seed: int, position: int) -> npt.NDArray[np.float32]:
         number, row = divmod(position, _NOISE_BLOCK_ROWS)
         block = self._noise.get((seed, number))
@@ -229,6 +243,7 @@ class ToyEngine:
         assert 0 <= start <= len(fed), f"start {start} leaves a gap after {len(fed)} fed tokens"
         assert len(tokens) > 0, "an extension feeds at least one token"
         assert 0 <= extension.num_picks <= len(tokens), "more picks than fed tokens"
+        assert len(extension.followers) <= len(tokens), "more followers than fed tokens"
         assert extension.num_drafts >= 0, "num_drafts is negative"
         assert not extension.num_drafts or extension.num_picks, "drafts follow a pick"
         assert all(token < self._vocab_size for token in tokens), f"ids out of range: {tokens}"

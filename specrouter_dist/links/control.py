@@ -159,6 +159,9 @@ class Output:
     stats: dict[str, object] | None
     """Counters of the whole request, on the last Output only. Values are plain: None, bool, int,
     float, str, tuples and dicts of these."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the prompt's next tokens, from its second on, where the request asked for them; ``tokens``
+    may be empty then."""
 
 
 # Producer: the target's worker. Consumer: the ingress that submitted the request.
@@ -204,7 +207,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

@@ -224,11 +224,11 @@ def _cancel(raw: _Raw, _: int | None) -> Cancel:
 
 
 def _output(raw: _Raw, vocab_size: int | None) -> Output:
-    finish_reason, stats = (raw[4], raw[6]) if len(raw) == 7 else (None, None)
+    finish_reason, stats = (raw[4], raw[6]) if len(raw) == 8 else (None, None)
     optional = (type(finish_reason), tuple, type(stats))
-    _check_types(Output, raw, (int, int, int, bytes, *optional))
+    _check_types(Output, raw, (int, int, int, bytes, *optional, tuple))
     _check_unsigned(Output, min(raw[1:3]))
-    _, request, start, tokens, _, logprobs, _ = raw
+    _, request, start, tokens, _, logprobs, _, of_prompt = raw
     if type(finish_reason) not in (str, type(None)) or finish_reason not in _FINISH_REASONS:
         raise FrameError(f"Output: finish_reason is one of {_FINISH_REASONS}")
     if type(stats) not in (dict, type(None)) or not _is_plain(stats, _MAX_STATS_DEPTH):
@@ -240,6 +240,7 @@ def _output(raw: _Raw, vocab_size: int | None) -> Output:
         finish_reason=finish_reason,
         logprobs=tuple(_logprobs(row) for row in logprobs),
         stats=stats,
+        prompt_logprobs=tuple(_logprobs(row) for row in of_prompt),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import (
     MAX_ARRAY_LEN,
     PROTOCOL_VERSION,
@@ -118,8 +119,13 @@ def _settled(m: Settled) -> tuple[object, ...]:
 
 
 def _output(m: Output) -> tuple[object, ...]:
-    logprobs = [(row.token, row.logprob, row.top) for row in m.logprobs]
-    return (_OUTPUT, m.request, m.start, m.tokens.tobytes(), m.finish_reason, logprobs, m.stats)
+    tokens, logprobs = m.tokens.tobytes(), _logprobs(m.logprobs)
+    of_prompt = _logprobs(m.prompt_logprobs)
+    return (_OUTPUT, m.request, m.start, tokens, m.finish_reason, logprobs, m.stats, of_prompt)
+
+
+def _logprobs(rows: Sequence[TokenLogprobs]) -> list[tuple[object, ...]]:
+    return [(row.token, row.logprob, row.top) for row in rows]
 
 
 _FIELDS: dict[type[WireMessage], Callable[[Any], tuple[object, ...]]] = {

@@ -19,6 +19,7 @@ Rounds = AsyncGenerator[tuple[int, Chunk], None]
 """What came, each with the index of its choice."""
 OnEnd = Callable[[GenerateRequest, GenerateResult | None], None]
 """Told of a choice and its result; None: it has failed, or nobody waits for it any more."""
+_NO_TOKENS: TokenArray = array(TOKEN_TYPECODE)
 
 
 class Runner:
@@ -44,7 +45,7 @@ class Runner:
         self._on_end = on_end or _tell_nobody
         self._open: set[Generation] = set()
         self.num_outputs = 0
-        """Messages with tokens, of all requests so far."""
+        """Messages with what was computed, of all requests so far."""
 
     @property
     def num_running(self) -> int:
@@ -98,12 +99,24 @@ async def without_output(choices: Sequence[GenerateRequest], target: str) -> Rou
     """One empty round for each choice: their prompts are all that is wanted."""
     for index, choice in enumerate(choices):
         metrics = GenerationMetrics(0.0, 0.0, None)
-        tokens: TokenArray = array(TOKEN_TYPECODE)
         seed = choice.sampling.seed
-        yield (
-            index,
-            Chunk("", tokens, (), GenerateResult("", tokens, seed, "length", (target,), metrics)),
-        )
+        result = GenerateResult("", _NO_TOKENS, seed, "length", (target,), metrics)
+        yield index, Chunk("", _NO_TOKENS, (), result)
+
+
+async def prompts_alone(rounds: Rounds) -> Rounds:
+    """The rounds without the tokens that they generate: of the prompts, log-probabilities alone."""
+    async with aclosing(rounds):
+        async for index, chunk in rounds:
+            result = chunk.result
+            if result is not None:
+                result = replace(
+                    result, text="", token_ids=_NO_TOKENS, finish_reason="length", logprobs=()
+                )
+            yield (
+                index,
+                replace(chunk, text="", tokens=_NO_TOKENS, logprobs=(), result=result),
+            )
 
 
 async def results_of(rounds: Rounds) -> list[GenerateResult]:

@@ -56,6 +56,8 @@ class Chunk:
     logprobs: tuple[TokenLogprobs, ...]
     result: GenerateResult | None
     """The whole output, with the last chunk."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the prompt's next tokens, from its second on."""
 
 
 def to_error(message: Failed) -> SpecRouterError:
@@ -98,6 +100,7 @@ class Generation:
         self._texts: list[str] = []
         self._tokens: TokenArray = array(TOKEN_TYPECODE)
         self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[TokenLogprobs] = []
 
     @property
     def has_begun(self) -> bool:
@@ -114,10 +117,11 @@ class Generation:
         self._texts.append(text)
         self._tokens.extend(output.tokens)
         self._logprobs.extend(output.logprobs)
+        self._prompt_logprobs.extend(output.prompt_logprobs)
         result = None
         if output.finish_reason is not None:
             result = self._result(output.finish_reason, output.stats or {}, now)
-        return Chunk(text, output.tokens, output.logprobs, result)
+        return Chunk(text, output.tokens, output.logprobs, result, output.prompt_logprobs)
 
     def _result(self, reason: FinishReason, stats: dict[str, Any], now: float) -> GenerateResult:
         first = now if self._first is None else self._first
@@ -146,6 +150,7 @@ class Generation:
                 task=self.submit.task,
             ),
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=tuple(self._prompt_logprobs),
         )
 
 

@@ -26,8 +26,19 @@ class _Open:
     receive: Receiver
     output: TokenArray = field(default_factory=lambda: array(TOKEN_TYPECODE))
     """What has come so far, over all targets."""
+    num_scored: int = 0
+    """Tokens of the prompt whose log-probabilities have come."""
+    num_repeated: int = 0
+    """So many of them come once more, from the target that the request was submitted to again."""
     lost_at: float | None = None
     """When its target was lost, until it is submitted again."""
+
+    def unseen(self, message: Output) -> Output:
+        """The message without log-probabilities of the prompt that have come before."""
+        rows = message.prompt_logprobs[self.num_repeated :]
+        self.num_repeated -= len(message.prompt_logprobs) - len(rows)
+        self.num_scored += len(rows)
+        return replace(message, prompt_logprobs=rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,7 @@ class LinkClient:
             self._peer = self._hub.connect(self._target)
             self._hub.send(self._peer, [replace(opened.submit, output=opened.output)])
             opened.lost_at = None
+            opened.num_repeated = opened.num_scored
         except LinkError as error:
             logger.warning("the target cannot be reached: %s", error)
             if opened.lost_at is None:
@@ -145,6 +157,8 @@ class LinkClient:
             return
         if isinstance(message, Output):
             opened.output.extend(message.tokens)
+            if message.prompt_logprobs:
+                message = opened.unseen(message)
         if isinstance(message, Failed) or message.finish_reason is not None:
             del self._open[message.request]
         opened.receive(message)

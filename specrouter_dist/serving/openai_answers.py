@@ -32,6 +32,15 @@ class Head:
     """Of all prompts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a choice repeats of its prompt."""
+
+    text: str
+    first_token: int | None
+    """The one whose log-probability nobody has, where those of the prompt are wanted."""
+
+
 class Answer(ABC):
     """One request's output as JSON; holds what an event needs to know of those before it."""
 
@@ -55,7 +64,7 @@ class Answer(ABC):
                 {
                     "index": index,
                     **self._whole_content(index, result),
-                    "logprobs": self._logprobs_of(index, result.logprobs),
+                    "logprobs": self._logprobs(index, result),
                     "finish_reason": result.finish_reason,
                     "seed": result.seed,
                 }
@@ -72,7 +81,7 @@ class Answer(ABC):
                 {
                     "index": index,
                     **self._event_content(index, chunk),
-                    "logprobs": self._logprobs_of(index, chunk.logprobs),
+                    "logprobs": self._logprobs(index, chunk),
                     "finish_reason": chunk.result.finish_reason if chunk.result else None,
                     "seed": self._head.seeds[index],
                 }
@@ -105,9 +114,6 @@ class Answer(ABC):
             "seed": head.seeds[0],
         }
 
-    def _logprobs_of(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
-        return self._logprobs(index, logprobs) if logprobs else None
-
     def _bytes_and_text(self, token: int) -> tuple[bytes, str]:
         """A token alone; parts of characters are written as OpenAI writes them."""
         raw = self._tokenizer.token_bytes(token)
@@ -123,7 +129,8 @@ class Answer(ABC):
     def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]: ...
+    def _logprobs(self, index: int, part: Chunk | GenerateResult) -> dict[str, Any] | None:
+        """None where none were asked for."""
 
 
 class CompletionAnswer(Answer):
@@ -132,10 +139,11 @@ class CompletionAnswer(Answer):
     whole_object = "text_completion"
     event_object = "text_completion"
 
-    def __init__(self, head: Head, tokenizer: Tokenizer, echoes: Sequence[str] | None) -> None:
+    def __init__(self, head: Head, tokenizer: Tokenizer, echoes: Sequence[Echo] | None) -> None:
         """``echoes``: what the text of each choice begins with; None: with its output."""
         super().__init__(head, tokenizer)
-        self._unsent_echoes = dict(enumerate(echoes or ()))
+        self._unsent_echoes = dict(enumerate(echo.text for echo in echoes or ()))
+        self._unsent_firsts = dict(enumerate(echo.first_token for echo in echoes or ()))
         self._text_offsets = [0] * len(head.seeds)
 
     def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]:
@@ -144,24 +152,32 @@ class CompletionAnswer(Answer):
     def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]:
         return {"text": self._unsent_echoes.pop(index, "") + chunk.text}
 
-    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        texts = [self._bytes_and_text(entry.token)[1] for entry in logprobs]
+    def _logprobs(self, index: int, part: Chunk | GenerateResult) -> dict[str, Any] | None:
+        first = self._unsent_firsts.pop(index, None)
+        entries = (*part.prompt_logprobs, *part.logprobs)
+        if first is None and not entries:
+            return None
+        # Nothing stands before the first token, so nothing says how likely it was.
+        firsts = () if first is None else (first,)
+        tokens = [*firsts, *(entry.token for entry in entries)]
+        texts = [self._bytes_and_text(token)[1] for token in tokens]
         offsets = []
         for text in texts:
             offsets.append(self._text_offsets[index])
             self._text_offsets[index] += len(text)
+        unknown = [None for _ in firsts]
         return {
             "tokens": texts,
-            "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
-            "top_logprobs": [
-                {
-                    self._bytes_and_text(token)[1]: _finite(logprob)
-                    # The drawn token belongs to them, whether or not it is among the likeliest.
-                    for token, logprob in (*entry.top, (entry.token, entry.logprob))
-                }
-                for entry in logprobs
-            ],
+            "token_logprobs": [*unknown, *(_finite(entry.logprob) for entry in entries)],
+            "top_logprobs": [*unknown, *map(self._top_logprobs, entries)],
             "text_offset": offsets,
+        }
+
+    def _top_logprobs(self, entry: TokenLogprobs) -> dict[str, float]:
+        return {
+            self._bytes_and_text(token)[1]: _finite(logprob)
+            # The token itself belongs to them, whether or not it is among the likeliest.
+            for token, logprob in (*entry.top, (entry.token, entry.logprob))
         }
 
 
@@ -183,14 +199,16 @@ class ChatAnswer(Answer):
         self._begun.add(index)
         return {"delta": {**role, "content": chunk.text}}
 
-    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    def _logprobs(self, index: int, part: Chunk | GenerateResult) -> dict[str, Any] | None:
+        if not part.logprobs:
+            return None
         return {
             "content": [
                 {
                     **self._chat_logprob(entry.token, entry.logprob),
                     "top_logprobs": [self._chat_logprob(*candidate) for candidate in entry.top],
                 }
-                for entry in logprobs
+                for entry in part.logprobs
             ]
         }
 

@@ -139,6 +139,11 @@ class GenerationRequest(Body):
         raise NotImplementedError
 
     @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same of the prompt's tokens."""
+        return None
+
+    @property
     def wanted_tokens(self) -> int | None:
         """Most tokens to generate; None: as many as fit the context."""
         raise NotImplementedError
@@ -163,6 +168,7 @@ class GenerationRequest(Body):
         fields["seed"] = seed if self.seed is None else self.seed
         fields["max_tokens"] = max_tokens if self.wanted_tokens is None else self.wanted_tokens
         fields["logprobs"] = self.num_logprobs
+        fields["prompt_logprobs"] = self.num_prompt_logprobs
         given = {name: value for name, value in fields.items() if value is not None}
         return validated(SamplingParams, given, error=RequestError)
 
@@ -174,7 +180,8 @@ class CompletionRequest(GenerationRequest):
     """Texts, or lists of token ids; one prompt may also stand without a list around it."""
     logprobs: int | None = None
     echo: bool = False
-    """The text of a choice begins with its prompt's; with ``max_tokens`` 0 that is all of it."""
+    """The text of a choice begins with its prompt's, and so do its log-probabilities; with
+    ``max_tokens`` 0 that is all."""
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -200,8 +207,6 @@ class CompletionRequest(GenerationRequest):
                 f"at most {MAX_CHOICES} choices per request, "
                 f"got {len(self.prompt)} prompts with {self.n} each",
             )
-        if self.echo and self.logprobs is not None:
-            refuse("logprobs", 'those of a prompt are not given, so not with "echo": true')
         if self.is_echo_alone and self.min_tokens:
             refuse("min_tokens", f"must not be above max_tokens (0), got {self.min_tokens}")
 
@@ -209,6 +214,11 @@ class CompletionRequest(GenerationRequest):
     def num_logprobs(self) -> int | None:
         """As the field says."""
         return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Those of an echo."""
+        return self.logprobs if self.echo else None
 
     @property
     def is_echo_alone(self) -> bool:
@@ -219,7 +229,7 @@ class CompletionRequest(GenerationRequest):
     def wanted_tokens(self) -> int | None:
         """As the field says, or OpenAI's 16."""
         if self.is_echo_alone:
-            # Nothing is drawn; the parameters are checked as if it were.
+            # Nothing of what is drawn is given; the parameters are checked as if it were.
             return 1
         return 16 if self.max_tokens is None else self.max_tokens
 

@@ -18,13 +18,25 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.admission import Account, Admission
-from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
+from specrouter_dist.serving.choices import (
+    Rounds,
+    Runner,
+    prompts_alone,
+    results_of,
+    without_output,
+)
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.metrics import ServiceMetrics
-from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
+from specrouter_dist.serving.openai_answers import (
+    Answer,
+    ChatAnswer,
+    CompletionAnswer,
+    Echo,
+    Head,
+)
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.serving.settings import UNLIMITED
@@ -216,9 +228,11 @@ class OpenAIService:
                 yield came
 
     def _unlimited_rounds(self, job: Job) -> Rounds:
-        if job.is_echo_alone:
+        if not job.is_echo_alone:
+            return self._runner.rounds(job.choices)
+        if job.choices[0].sampling.prompt_logprobs is None:
             return without_output(job.choices, self._pool.config.target.name)
-        return self._runner.rounds(job.choices)
+        return prompts_alone(self._runner.rounds(job.choices))
 
     def _completion(self, request: CompletionRequest, account: Account | None) -> Job:
         prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
@@ -229,7 +243,9 @@ class OpenAIService:
                 prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
                 for prompt in request.prompt
             ]
-            echoes = [text for text in texts for _ in range(request.n)]
+            firsts = [None if request.logprobs is None else ids[0] for ids in prompts]
+            each = map(Echo, texts, firsts)
+            echoes = [echo for echo in each for _ in range(request.n)]
         answer = CompletionAnswer(head, self._tokenizer, echoes)
         return self._job(request, choices, answer, account, is_echo_alone=request.is_echo_alone)
 

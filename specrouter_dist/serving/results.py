@@ -153,6 +153,8 @@ class GenerateResult:
     metrics: GenerationMetrics
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One entry per token when asked for."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """One entry per token of the prompt but the first when asked for."""
 
     @property
     def tokens_per_second(self) -> float | None:

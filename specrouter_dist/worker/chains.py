@@ -25,6 +25,8 @@ from specrouter_dist.worker.session import Session
 
 logger = logging.getLogger(__name__)
 
+_NOT_FOR_DRAFTERS = {"logprobs": None, "prompt_logprobs": None, "stop": ()}
+
 
 class Chains:
     """The edges of a worker's sessions."""
@@ -158,7 +160,7 @@ class Chains:
             threads=session.threads,
             prompt_tokens=session.prompt_tokens,
             tokens=truth.tokens,
-            sampling=session.sampling.model_copy(update={"logprobs": None, "stop": ()}),
+            sampling=session.sampling.model_copy(update=_NOT_FOR_DRAFTERS),
             end=session.end,
             limit=truth.limit,
             block_tokens=session.edges[count - 1].patience,

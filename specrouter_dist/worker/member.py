@@ -87,9 +87,11 @@ class ModelHost:
         slot = self.engine.open(request.sampling, request.prompt_tokens, end)
         self._num_open += 1
         tokens = array(TOKEN_TYPECODE, request.tokens)
+        # What is not fed has no logits.
+        reuses = request.sampling.prompt_logprobs is None
         stage = Stage(
             tokens,
-            kv_len=self.engine.reuse(slot, tokens),
+            kv_len=self.engine.reuse(slot, tokens) if reuses else 0,
             prompt_tokens=request.prompt_tokens,
             end=end,
             ending=ending,
@@ -160,6 +162,7 @@ class ModelHost:
                 step.num_picks,
                 step.num_drafts,
                 num_runner_ups=int(self.preparations.wants_runner_ups(session)),
+                followers=_followers(session, step),
             )
             for session, step in batch
         ]
@@ -207,7 +210,17 @@ class ModelHost:
     def turn_key(self, batch: Sequence[tuple[Session, Step]]) -> ForwardKey | None:
         """What the time of a forward of ``batch``, and of all that the engine thread does for it,
         is to be compared with; None: nothing."""
+        if any(_followers(session, step) for session, step in batch):
+            return None
         return forward_key(self.name, batch)
+
+
+def _followers(session: Session, step: Step) -> Sequence[int]:
+    """Tokens of the prompt behind those that are fed, where their log-probabilities are wanted."""
+    if session.sampling.prompt_logprobs is None or step.start + 1 >= session.prompt_tokens:
+        return ()
+    end = min(step.start + len(step.tokens) + 1, session.prompt_tokens)
+    return session.model_stage.tokens.slice(step.start + 1, end)
 
 
 def _slot(session: Session) -> int:

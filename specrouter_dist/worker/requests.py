@@ -118,10 +118,11 @@ class Requests:
             self._close(request, session)
 
     def on_grown(self, session: Session, step: Step, new: TokenArray, picks: Picks) -> None:
-        """The target's stream grew: one message per round goes to the client."""
+        """The target's stream grew: one message per round goes to the client, and one per piece of
+        a prompt whose log-probabilities are wanted."""
         request, _ = self._open[session.id]
         stage = session.model_stage
-        if not new:
+        if not new and not picks.follower_logprobs:
             return
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1
@@ -138,8 +139,11 @@ class Requests:
                 finish_reason=reason,
                 logprobs=logprobs,
                 stats=stats_of(session) if reason else None,
+                prompt_logprobs=picks.follower_logprobs,
             ),
         )
+        if not new:
+            return
         request.climb.on_round(stage.counts, len(new))
         if reason:
             self._share(request, session)
@@ -226,14 +230,18 @@ class Requests:
         prompt_tokens = len(submit.prompt)
         context_tokens = self._target.engine.info.context_tokens
         end = min(prompt_tokens + submit.sampling.max_tokens, context_tokens)
-        opening = Opening(submit.prompt + submit.output, prompt_tokens, end, submit.sampling)
+        sampling = submit.sampling
+        if submit.output:
+            # Its client has them already.
+            sampling = sampling.model_copy(update={"prompt_logprobs": None})
+        opening = Opening(submit.prompt + submit.output, prompt_tokens, end, sampling)
         stage, slot = self._target.open(opening, self._make_ending(submit))
         session = Session(
             id=submit.request,
             member=self._target,
             stage=stage,
             slot=slot,
-            sampling=submit.sampling,
+            sampling=sampling,
             prompt_tokens=prompt_tokens,
             end=end,
             traffic=request.climb.traffic,

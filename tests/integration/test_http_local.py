@@ -7,7 +7,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from fastapi import FastAPI
+from transformers import AutoModelForCausalLM
 
 from benchmarks.peers.streams import Ask, ask_all
 from specrouter_dist.cli.session import open_pool
@@ -19,6 +21,7 @@ from tests.pools import open_tiny
 pytestmark = pytest.mark.timeout(300)
 
 PROMPTS = ["Once upon a time", "Open the file."]
+LONG = " ".join(f"In line {i} open the file and save what has changed." for i in range(30))
 BODY: dict[str, Any] = {"ignore_eos": True}
 
 
@@ -94,6 +97,59 @@ def test_a_stream_of_choices_says_what_the_whole_says(app: FastAPI) -> None:
     assert ask(app, stream) == {choice.index: choice.text for choice in whole}
 
 
+def test_a_conversation_streams_what_it_answers(app: FastAPI) -> None:
+    fields: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Translate to Dutch: Open the file."}],
+        "seed": 7,
+        "max_completion_tokens": 24,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+
+    async def stream(client: openai.AsyncOpenAI) -> tuple[str, list[str]]:
+        text, tokens = "", []
+        async for chunk in await client.chat.completions.create(stream=True, **fields):
+            (choice,) = chunk.choices
+            text += choice.delta.content or ""
+            tokens += [entry.token for entry in (choice.logprobs and choice.logprobs.content) or ()]
+        return text, tokens
+
+    whole = ask(app, lambda client: client.chat.completions.create(**fields)).choices[0]
+    entries = whole.logprobs.content
+    assert all(len(entry.top_logprobs) == 2 and entry.logprob <= 0.0 for entry in entries)
+    assert ask(app, stream) == (whole.message.content, [entry.token for entry in entries])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"model": "gpt-4"}, openai.NotFoundError, "model"),
+        ({"temperature": -1}, openai.BadRequestError, "temperature"),
+        ({"prompt": [[5000]]}, openai.BadRequestError, "prompt"),
+        ({"prompt": "word " * 5000}, openai.BadRequestError, "prompt"),
+        ({"best_of": 3}, openai.BadRequestError, "best_of"),
+        ({"logprobs": 21}, openai.BadRequestError, "logprobs"),
+    ],
+)
+def test_errors_are_the_clients_own_before_a_stream_too(
+    app: FastAPI, stream: bool, fields: dict[str, Any], kind: type[openai.APIError], param: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        complete(app, stream=stream, **fields)
+    assert caught.value.param == param
+    assert param in str(caught.value)
+
+
+def test_models_are_listed_and_found_by_name(app: FastAPI) -> None:
+    async def models(client: openai.AsyncOpenAI) -> tuple[list[str], str]:
+        listed = [model.id async for model in client.models.list()]
+        return listed, (await client.models.retrieve("tiny")).id
+
+    assert ask(app, models) == (["tiny"], "tiny")
+
+
 @pytest.mark.parametrize(
     ("speculative", "chain", "lengths"),
     [
@@ -123,6 +179,33 @@ def test_an_echo_comes_before_what_comes_without(app: FastAPI) -> None:
     with_prompt = complete(app, echo=True, **fields).choices[0].text
     assert with_prompt == PROMPTS[0] + complete(app, **fields).choices[0].text
     assert complete(app, echo=True, max_tokens=0).choices[0].text == PROMPTS[0]
+
+
+def of_prompt(app: FastAPI, speculative: Any, max_tokens: int) -> Any:
+    fields: dict[str, Any] = {"temperature": 0.0, "echo": True, "logprobs": 2}
+    answer = complete(app, speculative, prompt=LONG, max_tokens=max_tokens, **fields)
+    return answer.choices[0].logprobs
+
+
+@pytest.mark.parametrize("speculative", [False, {"chain": ["small", "medium", "target"]}])
+def test_an_echo_has_the_models_log_probabilities(app: FastAPI, speculative: Any) -> None:
+    pool, _ = open_pool("tiny", dtype=None)
+    directory = pool.directories["target"]
+    # bf16 weights; what is summed in float32 differs from the service's by rounding alone.
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    ids = Tokenizer.load(directory).encode(LONG)
+    assert len(ids) > 2 * 128
+    with torch.inference_mode():
+        laws = model(torch.tensor([ids.tolist()])).logits[0].log_softmax(1)
+    expected = laws[:-1].gather(1, torch.tensor(ids[1:].tolist())[:, None])[:, 0].tolist()
+    found = of_prompt(app, speculative, 1)
+    assert found.token_logprobs[0] is None
+    gaps = [abs(a - b) for a, b in zip(found.token_logprobs[1:-1], expected, strict=True)]
+    assert max(gaps) < 0.2 and sum(gaps) / len(gaps) < 0.03
+    assert "".join(found.tokens[:-1]) == LONG
+    # The pages of the first request's prompt are kept, and must not be taken for its rows.
+    assert of_prompt(app, False, 0).token_logprobs == found.token_logprobs[:-1]
+    assert of_prompt(app, True, 24).top_logprobs[:-23] == found.top_logprobs
 
 
 def test_metrics_count_what_was_said(app: FastAPI) -> None:

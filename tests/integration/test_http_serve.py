@@ -248,6 +248,33 @@ def test_a_closed_connection_frees_every_level(
         assert time.monotonic() - closed < FREE_WITHIN_S, (stream, n)
 
 
+def test_a_stream_that_its_reader_leaves_frees_every_level(
+    client: openai.OpenAI, server: Server, num_sessions: Callable[[], dict[str, int]]
+) -> None:
+    fields: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 1500, "stream": True}
+    body = {"speculative": {"chain": ["small", "medium", "target"]}, "ignore_eos": True}
+
+    def leave() -> None:
+        with client.completions.create(extra_body=body, **fields) as stream:
+            assert next(stream).choices
+            assert all(num_sessions().values())
+
+    async def leave_async() -> None:
+        async with (
+            openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as other,
+            await other.completions.create(extra_body=body, **fields) as stream,
+        ):
+            assert (await anext(aiter(stream))).choices
+            assert all((await asyncio.to_thread(num_sessions)).values())
+
+    for leaving in (leave, lambda: asyncio.run(leave_async())):
+        wait_for(num_sessions, lambda numbers: not any(numbers.values()))
+        leaving()
+        left = time.monotonic()
+        wait_for(num_sessions, lambda numbers: not any(numbers.values()))
+        assert time.monotonic() - left < FREE_WITHIN_S
+
+
 def long_request(*, stream: bool, n: int) -> bytes:
     body = json.dumps(
         {

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.links.control import Failed
+from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.links.control import Failed, Output
 from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
 from specrouter_dist.routing.replay import own_text_names
@@ -66,6 +67,29 @@ def test_every_chain_prints_what_the_target_alone_prints(toys: Toys, temperature
         tokens, last = toys.collect(toys.submit(PROMPT, plan(*chain), params))
         assert tokens == wanted, chain
         assert last.finish_reason == "length"
+
+
+@pytest.mark.parametrize("chain", [("target",), ("small", "medium", "target")])
+def test_a_prompts_log_probabilities_come_piece_by_piece(
+    toys: Toys, chain: tuple[str, ...]
+) -> None:
+    prompt = [1 + i % 9 for i in range(300)]
+    request = toys.submit(prompt, plan(*chain), sampling(max_tokens=5, prompt_logprobs=2))
+    said: list[tuple[TokenLogprobs, ...]] = []
+    num_tokens = 0
+    while num_tokens < 5:
+        message = toys.inboxes[request].get(timeout=WAIT_S)
+        assert isinstance(message, Output) and message.start == num_tokens
+        num_tokens += len(message.tokens)
+        said.append(message.prompt_logprobs)
+    # A stage feeds 128 tokens at once; what the last piece says comes with the first token.
+    assert [len(rows) for rows in said if rows] == [128, 128, 43]
+    rows = [row for part in said for row in part]
+    assert [row.token for row in rows] == prompt[1:]
+    law = toys.engines["target"].law(prompt[1], prompt[2])
+    assert rows[2].top[0][0] == law.argmax()
+    plain, _ = toys.collect(toys.submit(prompt, plan(*chain), sampling(max_tokens=5)))
+    assert len(plain) == 5
 
 
 def test_drafters_are_used_and_counted_at_every_level(toys: Toys) -> None:

@@ -66,6 +66,27 @@ def test_the_probe_sees_a_kernel_that_depends_on_the_number_of_rows() -> None:
     assert not rounds_rows_alike(DependsOnRows(weight), 20, weight)
 
 
+class RarelyDepends(PlainLinear):
+    """A kernel that, from 40 rows on, rounds one result in 6,000 in another way."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self._blurred(super().__call__(rows))
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        return self._blurred(super().add_to(residual, rows))
+
+    @staticmethod
+    def _blurred(results: Tensor) -> Tensor:
+        # What is rare depends on the value alone, as with real rounding.
+        is_rare = (results * 1e6).long() % 6000 == 0
+        return torch.where(is_rare & (len(results) >= 40), results * (1.0 + 1e-6), results)
+
+
+def test_the_probe_sees_what_happens_to_few_results() -> None:
+    weights = [torch.randn(288, 96) for _ in range(8)]
+    assert not any(rounds_rows_alike(RarelyDepends(w, None), 96, w) for w in weights)
+
+
 def test_fixed_rows_tame_such_a_kernel() -> None:
     weight, rows = torch.randn(30, 20), torch.randn(64, 20)
     untamed = DependsOnRows(weight)
@@ -75,6 +96,25 @@ def test_fixed_rows_tame_such_a_kernel() -> None:
     assert torch.equal(tamed(rows[:7]), tamed(rows)[:7])
     assert set(untamed.calls) == {4}
     assert torch.equal(tamed.add_to(rows[:7, :1], rows[:7]), rows[:7, :1] + tamed(rows[:7]))
+
+
+@pytest.mark.parametrize("num_rows", [8, 40, 64, 160])
+def test_exact_layers_give_each_row_what_it_gets_among_four(num_rows: int) -> None:
+    for out_features, in_features in ((288, 768), (768, 288), (864, 288)):
+        weight = torch.randn(out_features, in_features).bfloat16()
+        linear = make_linear(weight, None, exact=True)
+        rows = torch.randn(1600, in_features).bfloat16()
+        residual = torch.randn(1600, out_features).bfloat16()
+        few, many = (
+            torch.cat(
+                [
+                    linear.add_to(before, some)
+                    for before, some in zip(residual.split(size), rows.split(size), strict=True)
+                ]
+            )
+            for size in (4, num_rows)
+        )
+        assert torch.equal(few, many)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -65,6 +65,7 @@ def sampling_params(draw: st.DrawFn) -> SamplingParams:
         stop_token_ids=tuple(draw(st.lists(token_ids, max_size=3))),
         ignore_eos=draw(st.booleans()),
         logprobs=draw(st.none() | st.integers(0, 20)),
+        prompt_logprobs=draw(st.none() | st.integers(0, 20)),
     )
 
 
@@ -136,6 +137,7 @@ by_kind = {
         st.sampled_from([None, "stop", "length", "cancelled"]),
         st.lists(_logprobs, max_size=3).map(tuple),
         st.none() | st.dictionaries(text, _plain, max_size=3),
+        st.lists(_logprobs, max_size=3).map(tuple),
     ),
     Failed: st.builds(Failed, uint64, text, text),
 }

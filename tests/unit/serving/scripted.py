@@ -30,6 +30,7 @@ def output(
     tokens: Sequence[int],
     finish_reason: FinishReason | None = None,
     logprobs: tuple[TokenLogprobs, ...] = (),
+    prompt_logprobs: tuple[TokenLogprobs, ...] = (),
 ) -> Output:
     """A round of the target."""
     return Output(
@@ -39,6 +40,7 @@ def output(
         finish_reason=finish_reason,
         logprobs=logprobs,
         stats=STATS if finish_reason else None,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

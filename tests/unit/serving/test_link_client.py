@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.links.address import Peer, Received
 from specrouter_dist.links.control import Failed, Output, Submit
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.serving.link_client import LinkClient
@@ -37,3 +39,37 @@ def test_a_request_cancelled_while_the_target_is_lost_ends_at_once(
     assert isinstance(message, Failed)
     assert (message.request, message.kind) == (5, "UnavailableError")
     assert "cancelled" in message.message
+
+
+def test_what_a_second_target_says_of_the_prompt_again_is_heard_once() -> None:
+    rows = [TokenLogprobs(token, -1.0, ()) for token in range(6)]
+    prompt, nothing = array(TOKEN_TYPECODE, range(7)), array(TOKEN_TYPECODE)
+    messages: queue.SimpleQueue[Output | Failed] = queue.SimpleQueue()
+    first, second = (Hub("target", number, "here", SECRET) for number in (1, 2))
+    client = LinkClient(Hub("client", 3, "here", SECRET), first.address)
+    try:
+        sampling = SamplingParams(prompt_logprobs=0)
+        client.submit(Submit(5, prompt, sampling, None, nothing), messages.put)
+        told = Output(5, 0, nothing, None, (), None, tuple(rows[:4]))
+        first.send(submitter(first), [told])
+        heard = [messages.get(timeout=SOON_S)]
+        client.set_target(second.address)
+        peer = submitter(second)
+        for part, reason in ((rows[:3], None), (rows[3:], "length")):
+            second.send(peer, [Output(5, 0, nothing, reason, (), None, tuple(part))])
+            heard.append(messages.get(timeout=SOON_S))
+    finally:
+        client.close()
+        first.close()
+        second.close()
+    said = [message.prompt_logprobs for message in heard if isinstance(message, Output)]
+    assert said == [tuple(rows[:4]), (), tuple(rows[4:])]
+
+
+def submitter(hub: Hub) -> Peer:
+    """Who has sent a request to ``hub``."""
+    while True:
+        for event in hub.receive(SOON_S):
+            if isinstance(event, Received):
+                assert isinstance(event.messages[0], Submit)
+                return event.peer

@@ -64,8 +64,14 @@ def test_every_sampling_field_arrives() -> None:
         "repetition_penalty": 1.5,
         "logprobs": 3,
     }
-    params = completion(**fields).to_sampling(seed=1, max_tokens=100)
-    expected = {**fields, "stop": ("x", "y"), "stop_token_ids": (3, 4), "logit_bias": {5: -100.0}}
+    params = completion(**fields, echo=True).to_sampling(seed=1, max_tokens=100)
+    expected = {
+        **fields,
+        "prompt_logprobs": 3,
+        "stop": ("x", "y"),
+        "stop_token_ids": (3, 4),
+        "logit_bias": {5: -100.0},
+    }
     assert params.model_dump() == expected
 
 
@@ -173,7 +179,6 @@ def test_choices_are_bounded(num_prompts: int, n: int) -> None:
         ({"guided_json": {}}, "guided_json", "not supported, got {}"),
         ({"skip_special_tokens": False}, "skip_special_tokens", "not supported but for true"),
         ({"echo": 1}, "echo", "valid boolean"),
-        ({"echo": True, "logprobs": 0}, "logprobs", "those of a prompt are not given"),
         ({"echo": True, "max_tokens": 0, "min_tokens": 1}, "min_tokens", "max_tokens (0), got 1"),
     ],
 )

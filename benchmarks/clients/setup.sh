@@ -1,0 +1,28 @@
+#!/bin/sh
+# The clients' virtual environments: clients/setup.sh [DIRECTORY]
+#
+# Each client has one of its own, with the version that is known to work; nothing in it is changed.
+set -eu
+
+DIRECTORY=${1:-.clients}
+PYTHON=${PYTHON:-python3}
+
+make_environment() {
+  test -x "$DIRECTORY/$1/bin/python" || "$PYTHON" -m venv "$DIRECTORY/$1"
+}
+
+install() {
+  environment=$1
+  shift
+  "$DIRECTORY/$environment/bin/python" -m pip install --quiet ${PIP_ARGS:-} "$@"
+}
+
+make_environment lm_eval
+# transformers for the tokenizer alone: no torch.
+install lm_eval "lm_eval[api]==0.4.13" "transformers==5.24.*"
+
+make_environment aiperf
+install aiperf "aiperf==0.13.0"
+
+make_environment locust
+install locust "locust==2.47.0"
