@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from deployments.grpc import GrpcMethods
 from deployments.page import add_router_page
 from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import Dtype, UserModel
@@ -18,6 +19,7 @@ from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.grpc_service import GrpcService
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.router_http import add_router_route
@@ -48,8 +50,8 @@ def bind(pool: Pool, report: PoolReport) -> Application:
     return application
 
 
-class Ingress:
-    """The HTTP routes. Replicas share the pool's actors; the first to come starts them."""
+class Ingress(GrpcMethods):
+    """The HTTP routes and the gRPC methods. Replicas share the pool's actors; the first to come starts them."""
 
     def __init__(self, pool: Pool, report: PoolReport) -> None:
         self._running = running = connect_pool(pool, report, detached=True)
@@ -57,6 +59,7 @@ class Ingress:
             calibrate(pool, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self._service = OpenAIService(running.client, tokenizer, report, pool, running)
+        self.grpc = GrpcService(self._service, running.explain)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Ready means that real tokens have come through the chain.

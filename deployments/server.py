@@ -5,10 +5,12 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 from ray import serve
 
 from deployments.app import LOGGING, bind
+from deployments.grpc import SERVICER_FUNCTIONS
 from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.pools.checks import check_pool
@@ -19,8 +21,14 @@ from specrouter_dist.serving.calibration import calibrate
 APP_NAME = "specrouter"
 
 
-def run_server(pool: Pool, *, host: str, port: int) -> None:
+def run_server(pool: Pool, *, host: str, port: int, grpc_port: int | None) -> None:
     """Serves the pool until SIGINT or SIGTERM; what it started ends with it.
+
+    Args:
+        pool: with all directories resolved.
+        host: address of the HTTP service.
+        port: its port.
+        grpc_port: of the gRPC service, on all addresses; None: there is none.
 
     Raises:
         UnavailableError: the pool is not up in time, or Serve listens elsewhere.
@@ -40,6 +48,7 @@ def run_server(pool: Pool, *, host: str, port: int) -> None:
                 serve.start,
                 proxy_location="HeadOnly",
                 http_options={"host": host, "port": port},
+                grpc_options=_grpc_options(grpc_port),
                 logging_config=LOGGING,
             )
             running = connect_pool(pool, report, detached=False)
@@ -53,8 +62,18 @@ def run_server(pool: Pool, *, host: str, port: int) -> None:
                 calibrate(pool, PoolBackend(pool, report, running))
             deploying.result()
         _check_listening(host, port)
-        print(f"serving {pool.config.name!r} at http://{host}:{port}/v1", flush=True)
+        also = ""
+        if grpc_port is not None:
+            _check_listening(host, grpc_port)
+            also = f", gRPC at port {grpc_port}"
+        print(f"serving {pool.config.name!r} at http://{host}:{port}/v1{also}", flush=True)
         signal.pause()
+
+
+def _grpc_options(port: int | None) -> dict[str, Any] | None:
+    if port is None:
+        return None
+    return {"port": port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)}
 
 
 def _check_listening(host: str, port: int) -> None:

@@ -15,22 +15,33 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the HTTP service.")
     ] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port",
+            min=1,
+            max=65535,
+            help="Port of the gRPC service (docs/grpc.md), on all addresses; none without it.",
+        ),
+    ] = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Serve a pool over HTTP until interrupted; /router is a live page of what its router does.
+    """Serve a pool over HTTP, and gRPC if asked, until interrupted; /router is a live page of what its router does.
 
     Example: specrouter serve --pool tiny --port 8000
     """
     from specrouter_dist.cli.session import open_pool
 
     check_port_free(host, port)
+    if grpc_port is not None:
+        check_port_free("0.0.0.0", grpc_port, option="--grpc-port")
     checked, _ = open_pool(pool, dtype=dtype)
     from deployments.server import run_server
 
-    run_server(checked, host=host, port=port)
+    run_server(checked, host=host, port=port, grpc_port=grpc_port)
 
 
-def check_port_free(host: str, port: int) -> None:
+def check_port_free(host: str, port: int, *, option: str = "--port") -> None:
     """Binds the port for a moment, as the server will.
 
     Raises:
@@ -44,7 +55,7 @@ def check_port_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as problem:
         raise ConfigError(
-            f"--port: cannot listen on {host}:{port}: {problem.strerror}; choose another with "
-            "--port or --host",
-            field="port",
+            f"{option}: cannot listen on {host}:{port}: {problem.strerror}; choose another with "
+            f"{option} or --host",
+            field=option.removeprefix("--"),
         ) from None

@@ -119,6 +119,8 @@ class Submit:
     """Tokens that the ingress has already received from another target; usually empty."""
     task: str = ""
     """What the prompt is about, where that is known: a key of the agreement statistics."""
+    name: str = ""
+    """The client's id of the request, which logs repeat."""
 
 
 # Producer: the target's worker. Consumer: the workers of the pool's other models.
@@ -204,7 +206,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

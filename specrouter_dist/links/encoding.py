@@ -109,6 +109,7 @@ def _submit(m: Submit) -> tuple[object, ...]:
         plan,
         m.output.tobytes(),
         m.task,
+        m.name,
     )
 
 

@@ -89,6 +89,7 @@ class Generation:
             plan=plan,
             output=array(TOKEN_TYPECODE),
             task=request.task,
+            name=request.name,
         )
         self._started = clock()
         self._first: float | None = None

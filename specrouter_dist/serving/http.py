@@ -18,9 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from specrouter_dist.errors import SpecRouterError
+from specrouter_dist.serving.calls import REQUEST_ID_HEADER
+from specrouter_dist.serving.http_calls import CallMiddleware, call_of
+from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.openai_errors import describe_error, error_body
 from specrouter_dist.serving.openai_service import Job, OpenAIService
-from specrouter_dist.serving.tokenizing import Tokenizing
+from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest, Tokenizing
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +35,17 @@ _RETRY_AFTER_S = {429: 1, 503: 5}
 def build_http(service: OpenAIService) -> FastAPI:
     """The application: completions, chat completions, token ids, models, health and metrics."""
     app = FastAPI(title="specrouter", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(CallMiddleware)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return _answer(service, await service.completion(await _read_body(request)))
+        return _answer(
+            service, await service.completion(await _read_body(request), call_of(request))
+        )
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return _answer(service, await service.chat(await _read_body(request)))
+        return _answer(service, await service.chat(await _read_body(request), call_of(request)))
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -66,19 +72,20 @@ def build_http(service: OpenAIService) -> FastAPI:
 def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = await _read_body(request)
-        return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, body))
+        wanted = parse_body(TokenizeRequest, await _read_body(request))
+        return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, wanted))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        body = await _read_body(request)
-        return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, body))
+        wanted = parse_body(DetokenizeRequest, await _read_body(request))
+        return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, wanted))
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(SpecRouterError)
-    async def on_error(_: Request, problem: Exception) -> Response:
+    async def on_error(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, SpecRouterError)
+        call_of(request).error = type(problem).__name__
         return _error_response(*describe_error(problem))
 
     @app.exception_handler(HTTPException)
@@ -90,8 +97,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         )
 
     @app.exception_handler(Exception)
-    async def on_defect(_: Request, problem: Exception) -> Response:
-        return _error_response(*describe_error(problem))
+    async def on_defect(request: Request, problem: Exception) -> Response:
+        response = _error_response(*describe_error(problem))
+        # This answer goes out around the middleware.
+        response.headers[REQUEST_ID_HEADER] = call_of(request).id
+        return response
 
 
 def _answer(service: OpenAIService, job: Job) -> Response:

@@ -73,6 +73,15 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
         raise RequestError(f"body: must be a JSON object, got {shown(values)}")
     if b"\\u" in body:
         _check_unicode(values, "")
+    return parse_fields(model, values)
+
+
+def parse_fields(model: type[BodyT], values: Mapping[str, Any]) -> BodyT:
+    """The request of these fields, whatever they came in.
+
+    Raises:
+        RequestError: a field that is wrong; names it.
+    """
     request = validated(model, model.prepared(values), error=RequestError)
     request.check()
     return request

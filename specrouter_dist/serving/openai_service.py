@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from specrouter_dist.config import ModelMember, SamplingParams
-from specrouter_dist.errors import (
-    NoRoomError,
-    NotFoundError,
-    RequestError,
-    UnavailableError,
-)
+from specrouter_dist.errors import NotFoundError, RequestError
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
 from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.choices import Rounds, Runner, results_of, without_output
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.metrics import ServiceMetrics
 from specrouter_dist.serving.openai_answers import Answer, ChatAnswer, CompletionAnswer, Head
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
+from specrouter_dist.serving.probing import Probe
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.serving.speculative import Planning, Speculating
 from specrouter_dist.serving.tokenizing import Tokenizing
@@ -31,15 +28,13 @@ from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
 
-HEALTH_TIMEOUT_S = 10.0
-_HEALTH_TOKENS = 8
-"""Enough for proposals to be made and verified."""
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One checked request."""
 
+    call: Call
+    """Takes what comes of it."""
     choices: tuple[GenerateRequest, ...]
     """All of the first prompt, then all of the second, ..."""
     answer: Answer
@@ -71,8 +66,7 @@ class OpenAIService:
     ) -> None:
         self._metrics = ServiceMetrics(pool.config.name)
         self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
-        self._probe = Runner(client, tokenizer, report.eos_ids)
-        """For health, which is no traffic."""
+        self._probe = Probe(Runner(client, tokenizer, report.eos_ids), tokenizer)
         self._tokenizer = tokenizer
         self._pool = pool
         self._speculating = Speculating(pool, router)
@@ -119,20 +113,27 @@ class OpenAIService:
 
     # -- requests --------------------------------------------------------------------------------
 
-    async def completion(self, body: bytes) -> Job:
-        """The job of a ``/v1/completions`` body.
+    async def completion(self, body: bytes, call: Call | None = None) -> Job:
+        """The job of a ``/v1/completions`` body; raises as :meth:`job`."""
+        return await self.job(parse_body(CompletionRequest, body), call)
+
+    async def chat(self, body: bytes, call: Call | None = None) -> Job:
+        """The job of a ``/v1/chat/completions`` body; raises as :meth:`job`."""
+        return await self.job(parse_body(ChatRequest, body), call)
+
+    async def job(self, request: CompletionRequest | ChatRequest, call: Call | None = None) -> Job:
+        """The job of a request, whatever it came as.
+
+        Args:
+            request: of valid fields.
+            call: what it came with; None: nobody has called.
 
         Raises:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
         """
-        request = parse_body(CompletionRequest, body)
-        return await asyncio.to_thread(self._completion, request)
-
-    async def chat(self, body: bytes) -> Job:
-        """The job of a ``/v1/chat/completions`` body; raises as :meth:`completion`."""
-        request = parse_body(ChatRequest, body)
-        return await asyncio.to_thread(self._chat, request)
+        make = self._chat if isinstance(request, ChatRequest) else self._completion
+        return await asyncio.to_thread(make, request, call or Call())
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
@@ -144,7 +145,7 @@ class OpenAIService:
 
     async def results(self, job: Job) -> list[GenerateResult]:
         """The outputs of its choices, once they are complete; as :meth:`whole` otherwise."""
-        return await results_of(self._rounds(job))
+        return await results_of(self.rounds(job))
 
     async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes: one object per round of a choice. Closing it early cancels all.
@@ -154,7 +155,7 @@ class OpenAIService:
         """
         num_tokens = 0
         results: dict[int, GenerateResult] = {}
-        async with aclosing(self._rounds(job)) as rounds:
+        async with aclosing(self.rounds(job)) as rounds:
             async for index, chunk in rounds:
                 num_tokens += len(chunk.tokens)
                 event = job.answer.event(index, chunk)
@@ -166,6 +167,22 @@ class OpenAIService:
                     results[index] = chunk.result
         if job.includes_usage:
             yield job.answer.last_event([results[index] for index in sorted(results)])
+
+    async def rounds(self, job: Job) -> Rounds:
+        """The target's rounds as they come. Closing it early cancels all.
+
+        Raises:
+            SpecRouterError: as the target's worker reported it, also in the middle.
+        """
+        try:
+            async with aclosing(self._begin(job)) as rounds:
+                async for index, chunk in rounds:
+                    if chunk.result is not None:
+                        job.call.results.append(chunk.result)
+                    yield index, chunk
+        except Exception as problem:
+            job.call.error = type(problem).__name__
+            raise
 
     def metrics(self) -> bytes:
         """What has ended so far and how much runs, in Prometheus' text format."""
@@ -180,33 +197,16 @@ class OpenAIService:
         Raises:
             UnavailableError: no token came in time.
         """
-        before = self._runner.num_outputs
-        sampling = SamplingParams(max_tokens=_HEALTH_TOKENS, temperature=0.0, ignore_eos=True)
-        request = GenerateRequest(self._tokenizer.encode("Health"), sampling)
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                (result,) = await results_of(self._probe.rounds([request]))
-        except (TimeoutError, NoRoomError):
-            if self._runner.num_outputs > before:
-                return {"status": "busy", "model": self.model}
-            raise UnavailableError(f"no token came within {HEALTH_TIMEOUT_S:.0f} s") from None
-        return {
-            "status": "ok",
-            "model": self.model,
-            "chain": list(result.chain),
-            "num_tokens": len(result.token_ids),
-            "time_ms": (time.perf_counter() - started) * 1e3,
-        }
+        return {"model": self.model, **await self._probe.health(self._runner)}
 
-    def _rounds(self, job: Job) -> Rounds:
+    def _begin(self, job: Job) -> Rounds:
         if job.is_echo_alone:
             return without_output(job.choices, self._pool.config.target.name)
         return self._runner.rounds(job.choices)
 
-    def _completion(self, request: CompletionRequest) -> Job:
+    def _completion(self, request: CompletionRequest, call: Call) -> Job:
         prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
-        choices, head = self._choices(request, prompts, "cmpl")
+        choices, head = self._choices(request, prompts, "cmpl", call)
         echoes = None
         if request.echo:
             texts = [
@@ -215,15 +215,20 @@ class OpenAIService:
             ]
             echoes = [text for text in texts for _ in range(request.n)]
         answer = CompletionAnswer(head, self._tokenizer, echoes)
-        return _job(request, choices, answer, is_echo_alone=request.is_echo_alone)
+        return _job(request, call, choices, answer, is_echo_alone=request.is_echo_alone)
 
-    def _chat(self, request: ChatRequest) -> Job:
+    def _chat(self, request: ChatRequest, call: Call) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        choices, head = self._choices(request, [self._tokenizer.encode_chat(messages)], "chatcmpl")
-        return _job(request, choices, ChatAnswer(head, self._tokenizer))
+        prompts = [self._tokenizer.encode_chat(messages)]
+        choices, head = self._choices(request, prompts, "chatcmpl", call)
+        return _job(request, call, choices, ChatAnswer(head, self._tokenizer))
 
     def _choices(
-        self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray], prefix: str
+        self,
+        request: CompletionRequest | ChatRequest,
+        prompts: Sequence[TokenArray],
+        prefix: str,
+        call: Call,
     ) -> tuple[tuple[GenerateRequest, ...], Head]:
         self.check_model(request.model)
         field = "messages" if isinstance(request, ChatRequest) else "prompt"
@@ -233,17 +238,20 @@ class OpenAIService:
         self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
         choices = tuple(
-            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), plan=plan)
+            GenerateRequest(
+                prompt_ids, _reseeded(sampling, choice, number), plan=plan, name=call.id
+            )
             for number, prompt_ids in enumerate(prompts)
             for choice in range(request.n)
         )
         head = Head(
-            id=f"{prefix}-{secrets.token_hex(12)}",
+            id=f"{prefix}-{call.id}",
             created=int(time.time()),
             model=self.model,
             seeds=tuple(choice.sampling.seed for choice in choices),
             num_prompt_tokens=sum(map(len, prompts)),
         )
+        call.num_prompt_tokens = head.num_prompt_tokens
         return choices, head
 
     def _room(self, num_prompt_tokens: int, field: str) -> int:
@@ -260,12 +268,14 @@ class OpenAIService:
 
 def _job(
     request: CompletionRequest | ChatRequest,
+    call: Call,
     choices: tuple[GenerateRequest, ...],
     answer: Answer,
     *,
     is_echo_alone: bool = False,
 ) -> Job:
     return Job(
+        call=call,
         choices=choices,
         answer=answer,
         is_echo_alone=is_echo_alone,

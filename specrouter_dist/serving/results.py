@@ -28,6 +28,8 @@ class GenerateRequest:
     """These knobs and no others; None: what the router knows to be best for ``chain``."""
     task: str = ""
     """What the prompt is about, where that is known."""
+    name: str = ""
+    """The client's id of the request, which logs repeat."""
 
     @property
     def traffic(self) -> Traffic:

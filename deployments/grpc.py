@@ -1,0 +1,58 @@
+"""The gRPC methods of the ingress, which Ray Serve calls by their names.
+
+Serve's own proxy is the server; it has reflection, and passes a client's leaving on.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from ray.serve.grpc_util import RayServegRPCContext
+
+from specrouter_dist.serving.grpc_service import GrpcService
+
+SERVICER_FUNCTIONS = (
+    "specrouter_dist.serving._proto.service_pb2_grpc.add_SpecRouterServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+)
+"""What a proxy registers: ``grpc_servicer_functions`` of Serve's ``grpc_options``."""
+
+Context = RayServegRPCContext
+
+
+class GrpcMethods:
+    """Each as the service has it; ``grpc_context`` is what Serve calls the context."""
+
+    grpc: GrpcService
+
+    async def Generate(self, request: Any, grpc_context: Context) -> Message:
+        return await self.grpc.generate(request, grpc_context)
+
+    async def GenerateStream(
+        self, request: Any, grpc_context: Context
+    ) -> AsyncGenerator[Message, None]:
+        async for response in self.grpc.generate_stream(request, grpc_context):
+            yield response
+
+    async def Tokenize(self, request: Any, grpc_context: Context) -> Message:
+        return await self.grpc.tokenize(request, grpc_context)
+
+    async def Detokenize(self, request: Any, grpc_context: Context) -> Message:
+        return await self.grpc.detokenize(request, grpc_context)
+
+    async def ListModels(self, request: Any, grpc_context: Context) -> Message:
+        return await self.grpc.list_models(request, grpc_context)
+
+    async def ExplainRouter(self, request: Any, grpc_context: Context) -> Message:
+        return await self.grpc.explain_router(request, grpc_context)
+
+    async def Check(self, request: Any, grpc_context: Context) -> Message:
+        return await self.grpc.check(request, grpc_context)
+
+    async def Watch(self, request: Any, grpc_context: Context) -> AsyncGenerator[Message, None]:
+        # Clients of the health protocol then take the service for healthy, as it says.
+        grpc_context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        grpc_context.set_details("Watch is not implemented; poll Check")
+        raise NotImplementedError("Watch")
+        yield

@@ -1,0 +1,90 @@
+"""One call of a client, from its arrival to its end: its id, whose it is, and what came of it.
+
+At its end a call is one line of the log, without any text of prompts or outputs.
+"""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from specrouter_dist.errors import RequestError
+from specrouter_dist.serving.results import GenerateResult, SpeculationMetrics
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+"""Of HTTP; as metadata of gRPC in lower case."""
+_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """What is known of a call. Its route and those that answer it fill it in."""
+
+    kind: str = ""
+    """A path of HTTP, or a method of gRPC."""
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    """The client's own name for it, or one that was made for it."""
+    key: str | None = None
+    """Name of the API key, never the key."""
+    num_prompt_tokens: int = 0
+    results: list[GenerateResult] = field(default_factory=list)
+    """The outputs that are whole."""
+    error: str | None = None
+    """Class of what it has failed with."""
+    started_s: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def arrived(cls, kind: str, request_id: str | None) -> Self:
+        """A call that comes with ``request_id``, or without an id.
+
+        Raises:
+            RequestError: no usable id.
+        """
+        if not request_id:
+            return cls(kind)
+        if not _ID.fullmatch(request_id):
+            raise RequestError(
+                f"{REQUEST_ID_HEADER}: at most 128 characters of A-Z a-z 0-9 . _ : / + = @ -",
+                field=REQUEST_ID_HEADER,
+            )
+        return cls(kind, request_id)
+
+    def end(self, status: int | str) -> None:
+        """Writes the line; ``status`` is that of HTTP or gRPC, or ``cancelled``."""
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request", extra=self._fields(status))
+
+    def _fields(self, status: int | str) -> Mapping[str, Any]:
+        results = self.results
+        metrics = [result.metrics for result in results]
+        num_tokens = sum(len(result.token_ids) for result in results)
+        num_later_tokens = num_tokens - sum(bool(result.token_ids) for result in results)
+        decode_ms = sum(one.generation_time_ms for one in metrics)
+        drafts = sum((one.speculation for one in metrics), SpeculationMetrics())
+        return {
+            "request_id": self.id,
+            "key": self.key,
+            "kind": self.kind,
+            "status": status,
+            "error": self.error,
+            "chains": sorted({">".join(chain) for result in results for chain in _chains(result)}),
+            "num_choices": len(results),
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "num_tokens": num_tokens,
+            "time_to_first_token_ms": min(
+                (m.time_to_first_token_ms for m in metrics), default=None
+            ),
+            "ms_per_token": decode_ms / num_later_tokens if num_later_tokens else None,
+            "acceptance_rate": drafts.draft_acceptance_rate,
+            "mean_acceptance_length": drafts.mean_acceptance_length,
+            "total_ms": (time.perf_counter() - self.started_s) * 1e3,
+        }
+
+
+def _chains(result: GenerateResult) -> set[tuple[str, ...]]:
+    return {result.chain, *(use.plan.chain for use in result.metrics.plans)}
