@@ -14,7 +14,8 @@ from ray.serve import Application
 from deployments.grpc import GrpcMethods
 from deployments.page import add_router_page
 from specrouter_dist.actors.pool import connect_pool
-from specrouter_dist.config import Dtype, UserModel
+from specrouter_dist.config import Dtype, LogFormat, UserModel
+from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
 from specrouter_dist.serving.backend import PoolBackend
@@ -35,26 +36,32 @@ class ServeArgs(UserModel):
     """A pool's name, or the path of a pool file."""
     dtype: Dtype | None = None
     """Replaces that of every member."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Of the ingress and of actors that are started."""
 
 
 # Serve looks at the annotation itself, so it must not be a text.
 def build_app(args: ServeArgs) -> Application:
     """The application of a Serve config file."""
     pool = resolve_directories(load_pool(args.pool, dtype=args.dtype))
-    return bind(pool, check_pool(pool))
+    return bind(pool, check_pool(pool), args.log_format)
 
 
-def bind(pool: Pool, report: PoolReport) -> Application:
+def bind(pool: Pool, report: PoolReport, log_format: LogFormat) -> Application:
     """The application over a checked pool."""
-    application: Application = _DEPLOYMENT.bind(pool, report)
+    application: Application = _DEPLOYMENT.bind(pool, report, log_format)
     return application
 
 
 class Ingress(GrpcMethods):
-    """The HTTP routes and the gRPC methods. Replicas share the pool's actors; the first to come starts them."""
+    """The HTTP routes and the gRPC methods.
 
-    def __init__(self, pool: Pool, report: PoolReport) -> None:
-        self._running = running = connect_pool(pool, report, detached=True)
+    Replicas share the pool's actors; the first to come starts them.
+    """
+
+    def __init__(self, pool: Pool, report: PoolReport, log_format: LogFormat) -> None:
+        configure_logs(log_format, "ingress")
+        self._running = running = connect_pool(pool, report, detached=True, log_format=log_format)
         if running.is_new:
             calibrate(pool, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])

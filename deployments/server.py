@@ -12,7 +12,9 @@ from ray import serve
 from deployments.app import LOGGING, bind
 from deployments.grpc import SERVICER_FUNCTIONS
 from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
+from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import UnavailableError
+from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
@@ -21,7 +23,9 @@ from specrouter_dist.serving.calibration import calibrate
 APP_NAME = "specrouter"
 
 
-def run_server(pool: Pool, *, host: str, port: int, grpc_port: int | None) -> None:
+def run_server(
+    pool: Pool, *, host: str, port: int, grpc_port: int | None, log_format: LogFormat
+) -> None:
     """Serves the pool until SIGINT or SIGTERM; what it started ends with it.
 
     Args:
@@ -29,12 +33,14 @@ def run_server(pool: Pool, *, host: str, port: int, grpc_port: int | None) -> No
         host: address of the HTTP service.
         port: its port.
         grpc_port: of the gRPC service, on all addresses; None: there is none.
+        log_format: of this process and all actors.
 
     Raises:
         UnavailableError: the pool is not up in time, or Serve listens elsewhere.
         KeyboardInterrupt: a signal ended it.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    configure_logs(log_format, "serve")
     report = check_pool(pool)
     with ExitStack() as stack:
         if start_ray():
@@ -51,12 +57,12 @@ def run_server(pool: Pool, *, host: str, port: int, grpc_port: int | None) -> No
                 grpc_options=_grpc_options(grpc_port),
                 logging_config=LOGGING,
             )
-            running = connect_pool(pool, report, detached=False)
+            running = connect_pool(pool, report, detached=False, log_format=log_format)
             stack.callback(running.close)
             starting.result()
             stack.callback(serve.delete, APP_NAME)
             # ... and the ingress while the pool is calibrated.
-            application = bind(pool, report)
+            application = bind(pool, report, log_format)
             deploying = executor.submit(serve.run, application, name=APP_NAME, route_prefix="/")
             if running.is_new:
                 calibrate(pool, PoolBackend(pool, report, running))

@@ -10,10 +10,11 @@ OUT=$PROTOC/out
 rm -rf $OUT && mkdir -p $OUT
 $PROTOC/bin/python -m grpc_tools.protoc -Iprotos --python_out=$OUT --pyi_out=$OUT --grpc_python_out=$OUT \
   specrouter/v1/link.proto specrouter/v1/service.proto
-for SUFFIX in .py .pyi; do
-  cp $OUT/specrouter/v1/link_pb2$SUFFIX specrouter_dist/links/_proto/
-  cp $OUT/specrouter/v1/service_pb2$SUFFIX specrouter_dist/serving/_proto/
+cp $OUT/specrouter/v1/link_pb2.py{,i} specrouter_dist/links/_proto/
+cp $OUT/specrouter/v1/service_pb2.pyi specrouter_dist/serving/_proto/
+# Imports and pickles follow the path of the .proto file, which is not that of our package.
+for NAME in service_pb2 service_pb2_grpc; do
+  sed -e 's/^from specrouter\.v1 import/from specrouter_dist.serving._proto import/' \
+    -e "s/'specrouter\.v1\.service_pb2'/'specrouter_dist.serving._proto.service_pb2'/" \
+    $OUT/specrouter/v1/$NAME.py > specrouter_dist/serving/_proto/$NAME.py
 done
-# Its import follows the path of the .proto file, which is not that of our package.
-sed 's/^from specrouter\.v1 import/from specrouter_dist.serving._proto import/' \
-  $OUT/specrouter/v1/service_pb2_grpc.py > specrouter_dist/serving/_proto/service_pb2_grpc.py

@@ -15,7 +15,7 @@ from specrouter_dist.actors.router_actor import RouterActor
 from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
 from specrouter_dist.actors.state_file import state_directory
 from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
-from specrouter_dist.config import ModelMember
+from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
@@ -168,13 +168,20 @@ class RunningPool(RouterClient):
                 self.client.set_target(address)
 
 
-def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPool:
+def connect_pool(
+    pool: Pool,
+    report: PoolReport,
+    *,
+    detached: bool,
+    log_format: LogFormat = LogFormat.TEXT,
+) -> RunningPool:
     """The pool's actors: found running if they are of the same configuration, else started.
 
     Args:
         pool: with all directories resolved.
         report: of its checks.
         detached: the actors outlive this process, for others to find.
+        log_format: of actors that are started.
 
     Raises:
         UnavailableError: the members are not up in time.
@@ -193,7 +200,9 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         for member in model_members(pool)
     }
     workers = {
-        member.name: _start_worker(pool, report, member, secret, lifetime, names[member.name])
+        member.name: _start_worker(
+            WorkerSpec.of(member, pool, report, secret, log_format), lifetime, names[member.name]
+        )
         for member in model_members(pool)
     }
     lookups = {member.name: member for member in lookup_members(pool)}
@@ -206,7 +215,17 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
             num_cpus=0,
             max_restarts=-1,
         )
-        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US, state_directory())
+        .remote(
+            pool.config_hash,
+            secret,
+            names,
+            NAMESPACE,
+            lookups,
+            HOP_US,
+            state_directory(),
+            pool.config.name,
+            log_format,
+        )
     )
     try:
         return RunningPool(router, workers, secret, is_new=True, owned=not detached)
@@ -236,22 +255,8 @@ def stop_actors(router: Any, workers: dict[str, Any]) -> None:
         ray.kill(actor)
 
 
-def _start_worker(
-    pool: Pool,
-    report: PoolReport,
-    member: ModelMember,
-    secret: bytes,
-    lifetime: str | None,
-    name: str,
-) -> Any:
-    spec = WorkerSpec(
-        member=member,
-        directory=pool.directories[member.name],
-        lookups=tuple(lookup_members(pool)),
-        num_ids=report.num_ids,
-        exact=pool.config.exact,
-        secret=secret,
-    )
+def _start_worker(spec: WorkerSpec, lifetime: str | None, name: str) -> Any:
+    member = spec.member
     options: dict[str, Any] = {
         "name": name,
         "namespace": NAMESPACE,

@@ -17,9 +17,11 @@ import ray
 from ray.exceptions import RayActorError
 
 from specrouter_dist.actors.memory import Memory
+from specrouter_dist.actors.metrics import RouterMetrics
 from specrouter_dist.actors.state_file import StateFile
-from specrouter_dist.config import LookupMember, Plan
+from specrouter_dist.config import LogFormat, LookupMember, Plan
 from specrouter_dist.links.address import Address
+from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
@@ -53,6 +55,8 @@ class RouterActor:
         lookups: the members without a model.
         hop_us: what a round pays for crossing between two workers, until it has been observed.
         state_directory: where what it learns is kept, for the router that comes after it.
+        pool: name of the pool.
+        log_format: of this process.
     """
 
     def __init__(
@@ -64,13 +68,17 @@ class RouterActor:
         lookups: Mapping[str, LookupMember],
         hop_us: float,
         state_directory: Path,
+        pool: str,
+        log_format: LogFormat,
     ) -> None:
+        configure_logs(log_format, "router")
         self._config_hash = config_hash
         self._secret = secret
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
         self._router = Router(
             list(workers), lookups, devices={m: m for m in workers}, hop_us=hop_us
         )
+        self._metrics = RouterMetrics(pool)
         self._addresses: dict[str, Address] = {}
         self._memory = Memory(
             self._router, StateFile(state_directory, config_hash), config_hash, secret
@@ -128,6 +136,7 @@ class RouterActor:
                 answer = task.result()
                 changed |= self._heard(name, answer)
                 pending[asyncio.ensure_future(self._ask(name, self._pause_s(name, answer)))] = name
+            self._publish()
             if changed:
                 await self._tell(list(self._addresses), "set_directory", self._addresses)
             target = list(self._workers)[-1]
@@ -136,6 +145,14 @@ class RouterActor:
             self._memory.has_news |= decided
             if decided or (changed and target in self._addresses):
                 await self._tell([target], "set_plans", self._router.table)
+
+    def _publish(self) -> None:
+        self._metrics.publish(
+            plan_number=self._router.number,
+            num_refused=self._router.num_refused,
+            cpu_s=self._cpu_s,
+            reachable={name: name in self._addresses for name in self._workers},
+        )
 
     def _decide(self) -> bool:
         """Whether the plans have changed. Workers answer one by one, decisions are for all."""

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from specrouter_dist.cli.options import DtypeOption, PoolOption
+from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import ConfigError
 
 
@@ -24,9 +25,13 @@ def serve(
             help="Port of the gRPC service (docs/grpc.md), on all addresses; none without it.",
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option("--log-format", help="json: one object a line, for every request."),
+    ] = LogFormat.TEXT,
     dtype: DtypeOption = None,
 ) -> None:
-    """Serve a pool over HTTP, and gRPC if asked, until interrupted; /router is a live page of what its router does.
+    """Serve a pool over HTTP until interrupted; /router is a live page of what its router does.
 
     Example: specrouter serve --pool tiny --port 8000
     """
@@ -38,7 +43,7 @@ def serve(
     checked, _ = open_pool(pool, dtype=dtype)
     from deployments.server import run_server
 
-    run_server(checked, host=host, port=port, grpc_port=grpc_port)
+    run_server(checked, host=host, port=port, grpc_port=grpc_port, log_format=log_format)
 
 
 def check_port_free(host: str, port: int, *, option: str = "--port") -> None:

@@ -143,6 +143,7 @@ class Generation:
                 ),
                 levels=levels,
                 num_rounds=stats["num_rounds"],
+                queue_time_ms=stats["queued_us"] / 1e3,
                 plans=tuple(PlanUse(after, Outline(*plan)) for after, plan in stats["plans"]),
             ),
             logprobs=tuple(self._logprobs),

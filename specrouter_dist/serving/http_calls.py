@@ -17,7 +17,7 @@ def call_of(request: Request) -> Call:
 
 
 class CallMiddleware:
-    """Gives every request its call. Requests that only look, such as for metrics, are not logged."""
+    """Gives every request its call. Those that only look, such as for metrics, are not logged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -136,6 +136,8 @@ class GenerationMetrics:
     """Forwards of the target that wrote, those without proposals too."""
     plans: tuple[PlanUse, ...] = ()
     """Those it went with, the newest last; of many only the newest."""
+    queue_time_ms: float = 0.0
+    """That it waited for room at the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ class GenerateResult:
                 "speculative_decoding": metrics.speculation.to_json(),
                 "levels": [level.to_json() for level in metrics.levels],
                 "num_rounds": metrics.num_rounds,
+                "queue_time_ms": metrics.queue_time_ms,
                 "plans": [plan.to_json() for plan in metrics.plans],
             },
         }

@@ -1,5 +1,6 @@
 """The requests of a target's worker: admission, output, ending."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from specrouter_dist.worker.member import ModelHost, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session
-from specrouter_dist.worker.stats import stats_of
+from specrouter_dist.worker.stats import log_fields, stats_of
+
+logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
@@ -38,6 +41,7 @@ class _Request:
     peer: Peer | None
     submit: Submit
     climb: Climb
+    arrived_s: float
 
 
 class Requests:
@@ -78,6 +82,18 @@ class Requests:
         self._load = 0
         """Index of ``LOADS``."""
         self._open: dict[int, tuple[_Request, Session]] = {}
+        self.num_tokens = 0
+        """Put out so far."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests with a session."""
+        return len(self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for room."""
+        return len(self._queue)
 
     def set_plans(self, table: PlanTable) -> None:
         """Re-plans the running requests that left the choice to the router."""
@@ -89,7 +105,7 @@ class Requests:
     def on_submit(self, peer: Peer | None, submit: Submit) -> None:
         """Admits the request, queues it, or refuses it."""
         traffic = Traffic.of(submit.sampling, submit.task)
-        request = _Request(peer, submit, Climb(traffic, self._clock))
+        request = _Request(peer, submit, Climb(traffic, self._clock), self._clock())
         try:
             self._check(submit)
             if len(self._queue) >= MAX_QUEUED:
@@ -115,7 +131,7 @@ class Requests:
         for request in [r for r in self._queue if r.peer == peer]:
             self._queue.remove(request)
         for request, session in [o for o in self._open.values() if o[0].peer == peer]:
-            self._close(request, session)
+            self._close(request, session, "client lost")
 
     def on_grown(self, session: Session, step: Step, new: TokenArray, picks: Picks) -> None:
         """The target's stream grew: one message per round goes to the client."""
@@ -123,6 +139,7 @@ class Requests:
         stage = session.model_stage
         if not new:
             return
+        self.num_tokens += len(new)
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1
         logprobs = picks.logprobs[start - first_pick :][: len(new)] if picks.logprobs else ()
@@ -143,7 +160,7 @@ class Requests:
         request.climb.on_round(stage.counts, len(new))
         if reason:
             self._share(request, session)
-            self._close(request, session)
+            self._close(request, session, reason)
         elif request.submit.plan is None:
             # The load may have changed, or the request agree more or less than others.
             self._board(request, session)
@@ -237,6 +254,7 @@ class Requests:
             prompt_tokens=prompt_tokens,
             end=end,
             traffic=request.climb.traffic,
+            queued_us=int((self._clock() - request.arrived_s) * 1e6),
         )
         self._chains.sessions[session] = None
         return session
@@ -248,9 +266,12 @@ class Requests:
         self._outbox.put(
             request.peer, Output(session.id, start, empty, reason, (), stats_of(session))
         )
-        self._close(request, session)
+        self._close(request, session, reason)
 
-    def _close(self, request: _Request, session: Session) -> None:
+    def _close(self, request: _Request, session: Session, reason: str) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            ended = {"status": reason, "total_ms": (self._clock() - request.arrived_s) * 1e3}
+            logger.info("request", extra={**log_fields(request.submit.name, session), **ended})
         request.climb.leave(self._observations())
         del self._open[request.submit.request]
         self._load = load_index(len(self._open), self._load)
@@ -258,5 +279,7 @@ class Requests:
         self._admit()
 
     def _fail(self, request: _Request, error: SpecRouterError) -> None:
+        name = request.submit.name
+        logger.info("request", extra={"request_id": name, "status": type(error).__name__})
         message = Failed(request.submit.request, type(error).__name__, str(error))
         self._outbox.put(request.peer, message)

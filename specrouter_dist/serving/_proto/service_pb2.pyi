@@ -179,7 +179,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ...) -> None: ...
 
 class Metrics(_message.Message):
-    __slots__ = ("chain", "time_to_first_token_ms", "generation_time_ms", "tokens_per_second", "device_ms_per_token", "num_rounds", "speculative_decoding", "levels", "plans")
+    __slots__ = ("chain", "time_to_first_token_ms", "generation_time_ms", "tokens_per_second", "device_ms_per_token", "num_rounds", "speculative_decoding", "levels", "plans", "queue_time_ms")
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_TIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class Metrics(_message.Message):
     SPECULATIVE_DECODING_FIELD_NUMBER: _ClassVar[int]
     LEVELS_FIELD_NUMBER: _ClassVar[int]
     PLANS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     chain: _containers.RepeatedScalarFieldContainer[str]
     time_to_first_token_ms: float
     generation_time_ms: float
@@ -198,7 +199,8 @@ class Metrics(_message.Message):
     speculative_decoding: SpeculativeDecoding
     levels: _containers.RepeatedCompositeFieldContainer[Level]
     plans: _containers.RepeatedCompositeFieldContainer[PlanUse]
-    def __init__(self, chain: _Optional[_Iterable[str]] = ..., time_to_first_token_ms: _Optional[float] = ..., generation_time_ms: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., device_ms_per_token: _Optional[float] = ..., num_rounds: _Optional[int] = ..., speculative_decoding: _Optional[_Union[SpeculativeDecoding, _Mapping]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., plans: _Optional[_Iterable[_Union[PlanUse, _Mapping]]] = ...) -> None: ...
+    queue_time_ms: float
+    def __init__(self, chain: _Optional[_Iterable[str]] = ..., time_to_first_token_ms: _Optional[float] = ..., generation_time_ms: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., device_ms_per_token: _Optional[float] = ..., num_rounds: _Optional[int] = ..., speculative_decoding: _Optional[_Union[SpeculativeDecoding, _Mapping]] = ..., levels: _Optional[_Iterable[_Union[Level, _Mapping]]] = ..., plans: _Optional[_Iterable[_Union[PlanUse, _Mapping]]] = ..., queue_time_ms: _Optional[float] = ...) -> None: ...
 
 class SpeculativeDecoding(_message.Message):
     __slots__ = ("mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram", "num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")

@@ -23,6 +23,7 @@ def server() -> Iterator[Server]:
         port, grpc_port = probe.getsockname()[1], other.getsockname()[1]
     ports = ["--port", str(port), "--grpc-port", str(grpc_port)]
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve", *ports]
+    command += ["--log-format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
