@@ -1,5 +1,6 @@
 """One server for all tests of this folder: starting one takes longest. The last test ends it."""
 
+import os
 import select
 import signal
 import socket
@@ -24,7 +25,9 @@ def server() -> Iterator[Server]:
     ports = ["--port", str(port), "--grpc-port", str(grpc_port)]
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve", *ports]
     command += ["--log-format", "json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Ray's metrics are to be had soon.
+    environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             ready, _, _ = select.select([process.stdout], [], [], READY_WITHIN_S)
