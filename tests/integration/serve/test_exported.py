@@ -36,12 +36,11 @@ def test_a_request_is_a_line_at_the_ingress_and_one_at_the_target(client: openai
     )
     assert answer.id == "cmpl-seen-in-logs"
     end = time.monotonic() + 10.0
-    while {line["process"] for line in (lines := list(log_lines("seen-in-logs")))} != {
-        "ingress",
-        "target",
-    }:
+    lines: list[dict[str, Any]] = []
+    while {line["process"] for line in lines} != {"ingress", "target"}:
         assert time.monotonic() < end, lines
         time.sleep(0.1)
+        lines = list(log_lines("seen-in-logs"))
     ingress, target = sorted(lines, key=lambda line: str(line["process"]))
     assert (ingress["status"], ingress["num_tokens"]) == (200, 8)
     assert (target["status"], target["num_tokens"]) == ("length", 8)
