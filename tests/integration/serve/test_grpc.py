@@ -58,7 +58,7 @@ def test_an_answer_is_that_of_http(
     assert whole.usage.completion_tokens == by_http.usage.completion_tokens == 96
     assert whole.usage.prompt_tokens == by_http.usage.prompt_tokens
     assert list(whole.choices[0].metrics.chain) == ["small", "medium", "target"]
-    assert whole.choices[0].metrics.levels[0].draft == "small"
+    assert {"small", "medium"} <= {level.draft for level in whole.choices[0].metrics.levels}
 
 
 def test_a_stream_says_round_by_round_what_the_whole_says(stub: SpecRouterStub) -> None:
