@@ -16,6 +16,7 @@ from deployments.page import add_router_page
 from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import Dtype, LogFormat, UserModel
 from specrouter_dist.observability.logs import configure_logs
+from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
 from specrouter_dist.serving.backend import PoolBackend
@@ -61,6 +62,7 @@ class Ingress(GrpcMethods):
 
     def __init__(self, pool: Pool, report: PoolReport, log_format: LogFormat) -> None:
         configure_logs(log_format, "ingress")
+        configure_spans("ingress")
         self._running = running = connect_pool(pool, report, detached=True, log_format=log_format)
         if running.is_new:
             calibrate(pool, PoolBackend(pool, report, running))
@@ -78,6 +80,7 @@ class Ingress(GrpcMethods):
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._running.close)
+        await asyncio.to_thread(close_spans)
 
 
 _DEPLOYMENT: Any = serve.deployment(

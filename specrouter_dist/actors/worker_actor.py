@@ -15,6 +15,7 @@ from specrouter_dist.config import LogFormat, LookupMember, ModelMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
+from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members
 from specrouter_dist.routing.observations import Observations
@@ -76,6 +77,7 @@ class WorkerActor:
 
         member = spec.member
         configure_logs(spec.log_format, member.name)
+        configure_spans(member.name)
         engine = load_engine(
             member,
             spec.directory,
@@ -155,6 +157,7 @@ class WorkerActor:
     def stop(self) -> None:
         """Ends the engine thread and removes its sockets."""
         self._worker.stop()
+        close_spans()
 
 
 def _refuse_local(message: object) -> None:

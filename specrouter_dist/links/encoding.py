@@ -110,6 +110,7 @@ def _submit(m: Submit) -> tuple[object, ...]:
         m.output.tobytes(),
         m.task,
         m.name,
+        m.trace,
     )
 
 

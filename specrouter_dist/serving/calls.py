@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from specrouter_dist.errors import RequestError
+from specrouter_dist.observability.spans import RequestSpan, begin_span
 from specrouter_dist.serving.results import GenerateResult, SpeculationMetrics
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 """Of HTTP; as metadata of gRPC in lower case."""
+TRACE_HEADER = "traceparent"
+"""W3C's, of both."""
 _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -37,27 +40,41 @@ class Call:
     error: str | None = None
     """Class of what it has failed with."""
     started_s: float = field(default_factory=time.perf_counter)
+    span: RequestSpan | None = None
+    """None: nobody asks for spans."""
 
     @classmethod
-    def arrived(cls, kind: str, request_id: str | None) -> Self:
-        """A call that comes with ``request_id``, or without an id.
+    def arrived(cls, kind: str, request_id: str | None, traceparent: str | None) -> Self:
+        """A call that comes with these headers, or without.
 
         Raises:
             RequestError: no usable id.
         """
-        if not request_id:
-            return cls(kind)
-        if not _ID.fullmatch(request_id):
+        if request_id and not _ID.fullmatch(request_id):
             raise RequestError(
                 f"{REQUEST_ID_HEADER}: at most 128 characters of A-Z a-z 0-9 . _ : / + = @ -",
                 field=REQUEST_ID_HEADER,
             )
-        return cls(kind, request_id)
+        call = cls(kind, span=begin_span(kind, traceparent or ""))
+        if request_id:
+            call.id = request_id
+        return call
+
+    @property
+    def traceparent(self) -> str:
+        """For the spans of other processes; empty: there are none."""
+        return self.span.traceparent if self.span else ""
 
     def end(self, status: int | str) -> None:
-        """Writes the line; ``status`` is that of HTTP or gRPC, or ``cancelled``."""
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("request", extra=self._fields(status))
+        """Writes the line and ends the span; ``status`` is HTTP's, gRPC's, or ``cancelled``."""
+        is_logged = logger.isEnabledFor(logging.INFO)
+        if self.span is None and not is_logged:
+            return
+        fields = self._fields(status)
+        if is_logged:
+            logger.info("request", extra=fields)
+        if self.span is not None:
+            self.span.end({f"specrouter.{name}": fields[name] for name in fields}, self.error)
 
     def _fields(self, status: int | str) -> Mapping[str, Any]:
         results = self.results

@@ -90,6 +90,7 @@ class Generation:
             output=array(TOKEN_TYPECODE),
             task=request.task,
             name=request.name,
+            trace=request.trace,
         )
         self._started = clock()
         self._first: float | None = None

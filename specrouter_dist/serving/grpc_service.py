@@ -21,7 +21,7 @@ from specrouter_dist.errors import (
     UnavailableError,
 )
 from specrouter_dist.serving._proto import service_pb2 as pb
-from specrouter_dist.serving.calls import REQUEST_ID_HEADER, Call
+from specrouter_dist.serving.calls import REQUEST_ID_HEADER, TRACE_HEADER, Call
 from specrouter_dist.serving.grpc_fields import (
     FINISH_REASONS,
     choice_of,
@@ -168,7 +168,7 @@ def _call(kind: str, context: Context) -> Iterator[Call]:
     call = Call(kind)
     status = grpc.StatusCode.CANCELLED
     try:
-        call = Call.arrived(kind, _text(metadata, _REQUEST_ID))
+        call = Call.arrived(kind, _text(metadata, _REQUEST_ID), _text(metadata, TRACE_HEADER))
         # Here a key in metadata["authorization"] is to be admitted, as HTTP's middleware does.
         context.set_trailing_metadata([(_REQUEST_ID, call.id)])
         yield call

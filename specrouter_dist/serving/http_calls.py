@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.calls import REQUEST_ID_HEADER, Call
+from specrouter_dist.serving.calls import REQUEST_ID_HEADER, TRACE_HEADER, Call
 from specrouter_dist.serving.openai_errors import describe_error
 
 
@@ -28,7 +28,9 @@ class CallMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            call = Call.arrived(scope["path"], Headers(scope=scope).get(REQUEST_ID_HEADER))
+            headers = Headers(scope=scope)
+            ids = headers.get(REQUEST_ID_HEADER), headers.get(TRACE_HEADER)
+            call = Call.arrived(scope["path"], *ids)
         except RequestError as problem:
             status, body = describe_error(problem)
             await JSONResponse(body, status)(scope, receive, send)

@@ -237,9 +237,14 @@ class OpenAIService:
         self.tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
+        trace = call.traceparent
         choices = tuple(
             GenerateRequest(
-                prompt_ids, _reseeded(sampling, choice, number), plan=plan, name=call.id
+                prompt_ids,
+                _reseeded(sampling, choice, number),
+                plan=plan,
+                name=call.id,
+                trace=trace,
             )
             for number, prompt_ids in enumerate(prompts)
             for choice in range(request.n)

@@ -30,6 +30,8 @@ class GenerateRequest:
     """What the prompt is about, where that is known."""
     name: str = ""
     """The client's id of the request, which logs repeat."""
+    trace: str = ""
+    """Traceparent of the span that it belongs to; empty: nobody asks for spans."""
 
     @property
     def traffic(self) -> Traffic:

@@ -1,6 +1,5 @@
 """The requests of a target's worker: admission, output, ending."""
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from specrouter_dist.worker.member import ModelHost, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session
-from specrouter_dist.worker.stats import log_fields, stats_of
-
-logger = logging.getLogger(__name__)
+from specrouter_dist.worker.stats import stats_of
+from specrouter_dist.worker.telling import Times, tell_end, tell_failure
 
 MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
@@ -41,7 +39,7 @@ class _Request:
     peer: Peer | None
     submit: Submit
     climb: Climb
-    arrived_s: float
+    times: Times
 
 
 class Requests:
@@ -105,7 +103,7 @@ class Requests:
     def on_submit(self, peer: Peer | None, submit: Submit) -> None:
         """Admits the request, queues it, or refuses it."""
         traffic = Traffic.of(submit.sampling, submit.task)
-        request = _Request(peer, submit, Climb(traffic, self._clock), self._clock())
+        request = _Request(peer, submit, Climb(traffic, self._clock), Times(self._clock()))
         try:
             self._check(submit)
             if len(self._queue) >= MAX_QUEUED:
@@ -140,6 +138,8 @@ class Requests:
         if not new:
             return
         self.num_tokens += len(new)
+        if request.times.first_s is None:
+            request.times.first_s = self._clock()
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1
         logprobs = picks.logprobs[start - first_pick :][: len(new)] if picks.logprobs else ()
@@ -254,8 +254,9 @@ class Requests:
             prompt_tokens=prompt_tokens,
             end=end,
             traffic=request.climb.traffic,
-            queued_us=int((self._clock() - request.arrived_s) * 1e6),
         )
+        request.times.begun_s = self._clock()
+        session.queued_us = int((request.times.begun_s - request.times.arrived_s) * 1e6)
         self._chains.sessions[session] = None
         return session
 
@@ -269,9 +270,7 @@ class Requests:
         self._close(request, session, reason)
 
     def _close(self, request: _Request, session: Session, reason: str) -> None:
-        if logger.isEnabledFor(logging.INFO):
-            ended = {"status": reason, "total_ms": (self._clock() - request.arrived_s) * 1e3}
-            logger.info("request", extra={**log_fields(request.submit.name, session), **ended})
+        tell_end(request.submit, session, reason, request.times, self._clock())
         request.climb.leave(self._observations())
         del self._open[request.submit.request]
         self._load = load_index(len(self._open), self._load)
@@ -279,7 +278,6 @@ class Requests:
         self._admit()
 
     def _fail(self, request: _Request, error: SpecRouterError) -> None:
-        name = request.submit.name
-        logger.info("request", extra={"request_id": name, "status": type(error).__name__})
+        tell_failure(request.submit, error)
         message = Failed(request.submit.request, type(error).__name__, str(error))
         self._outbox.put(request.peer, message)

@@ -29,18 +29,6 @@ class Plans:
             self.noted = (*self.noted[-MAX_PLANS + 1 :], (num_rounds, outline))
 
 
-def log_fields(name: str, session: "Session") -> dict[str, object]:
-    """What the log says of a request that ends, ``name`` to its client; no text."""
-    return {
-        "request_id": name,
-        "chain": ">".join((*session.wanted, session.member.name)),
-        "num_prompt_tokens": session.prompt_tokens,
-        "num_tokens": len(session.model_stage.tokens) - session.prompt_tokens,
-        "num_rounds": session.num_rounds,
-        "queue_time_ms": session.queued_us / 1e3,
-    }
-
-
 def stats_of(session: "Session") -> dict[str, object]:
     """The counters of a request whose target's session this is."""
     stage = session.model_stage

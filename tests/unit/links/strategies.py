@@ -126,7 +126,7 @@ by_kind = {
         uint64,
     ),
     Submit: st.builds(
-        Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens, text, text
+        Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens, text, text, text
     ),
     Settled: settled(),
     Cancel: st.builds(Cancel, uint64),

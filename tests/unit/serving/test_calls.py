@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from specrouter_dist.errors import RequestError
 from specrouter_dist.links.control import Failed
 from specrouter_dist.observability.logs import ROOT, JsonFormatter
+from specrouter_dist.observability.spans import close_spans, export_spans
 from specrouter_dist.serving._proto import service_pb2 as pb
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.grpc_service import GrpcService
@@ -82,7 +85,7 @@ def test_the_clients_id_goes_to_the_target_and_comes_back(
 @pytest.mark.parametrize("request_id", ["two words", "x" * 129, "é", "a\nb"])
 def test_an_id_that_logs_cannot_hold_is_refused(app: FastAPI, request_id: str) -> None:
     with pytest.raises(RequestError, match="X-Request-Id"):
-        Call.arrived("", request_id)
+        Call.arrived("", request_id, None)
     reply = call(sending_id(app, request_id), "GET", "/v1/models")
     assert reply.status == 400
     assert reply.json()["error"]["param"] == "X-Request-Id"
@@ -133,3 +136,21 @@ def test_a_call_of_grpc_is_such_a_line(service: OpenAIService, lines: Lines) -> 
     assert (whole["request_id"], whole["kind"]) == ("mine-2", "Generate")
     assert (whole["status"], whole["num_tokens"]) == ("OK", 6)
     assert (refused["status"], refused["error"]) == ("INVALID_ARGUMENT", "RequestError")
+
+
+def test_the_span_of_a_call_goes_on_at_the_target(app: FastAPI, client: ScriptedClient) -> None:
+    exporter = InMemorySpanExporter()
+    export_spans("ingress", SimpleSpanProcessor(exporter))
+    try:
+        complete(app, prompt="Secret words")
+        complete(app, temperature=-1)
+    finally:
+        close_spans()
+    whole, refused = exporter.get_finished_spans()
+    assert whole.name == COMPLETIONS
+    assert f"{whole.context.span_id:016x}" in client.submits[0].trace
+    attributes = dict(whole.attributes or {})
+    assert attributes["specrouter.num_tokens"] == 6
+    assert attributes["specrouter.chains"] == ("small>target", "target")
+    assert "Secret" not in str(attributes)
+    assert refused.status.description == "RequestError"
