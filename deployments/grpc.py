@@ -4,13 +4,12 @@ Serve's own proxy is the server; it has reflection, and passes a client's leavin
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
-from ray.serve.grpc_util import RayServegRPCContext
 
-from specrouter_dist.serving.grpc_service import GrpcService
+from specrouter_dist.serving.grpc_service import Context, GrpcService
 
 SERVICER_FUNCTIONS = (
     "specrouter_dist.serving._proto.service_pb2_grpc.add_SpecRouterServicer_to_server",
@@ -18,39 +17,41 @@ SERVICER_FUNCTIONS = (
 )
 """What a proxy registers: ``grpc_servicer_functions`` of Serve's ``grpc_options``."""
 
-Context = RayServegRPCContext
-
 
 class GrpcMethods:
     """Each as the service has it; ``grpc_context`` is what Serve calls the context."""
 
     grpc: GrpcService
 
-    async def Generate(self, request: Any, grpc_context: Context) -> Message:
+    async def Generate(self, request: Any, grpc_context: Context) -> Any:
         return await self.grpc.generate(request, grpc_context)
 
     async def GenerateStream(
         self, request: Any, grpc_context: Context
-    ) -> AsyncGenerator[Message, None]:
-        async for response in self.grpc.generate_stream(request, grpc_context):
-            yield response
+    ) -> AsyncGenerator[Any, None]:
+        async with aclosing(self.grpc.generate_stream(request, grpc_context)) as responses:
+            async for response in responses:
+                yield response
 
-    async def Tokenize(self, request: Any, grpc_context: Context) -> Message:
+    async def Tokenize(self, request: Any, grpc_context: Context) -> Any:
         return await self.grpc.tokenize(request, grpc_context)
 
-    async def Detokenize(self, request: Any, grpc_context: Context) -> Message:
+    async def Detokenize(self, request: Any, grpc_context: Context) -> Any:
         return await self.grpc.detokenize(request, grpc_context)
 
-    async def ListModels(self, request: Any, grpc_context: Context) -> Message:
+    async def ListModels(self, request: Any, grpc_context: Context) -> Any:
         return await self.grpc.list_models(request, grpc_context)
 
-    async def ExplainRouter(self, request: Any, grpc_context: Context) -> Message:
+    async def ExplainRouter(self, request: Any, grpc_context: Context) -> Any:
         return await self.grpc.explain_router(request, grpc_context)
 
-    async def Check(self, request: Any, grpc_context: Context) -> Message:
+    async def Check(self, request: Any, grpc_context: Context) -> Any:
         return await self.grpc.check(request, grpc_context)
 
-    async def Watch(self, request: Any, grpc_context: Context) -> AsyncGenerator[Message, None]:
+    async def List(self, request: Any, grpc_context: Context) -> Any:
+        return await self.grpc.list_health(request, grpc_context)
+
+    async def Watch(self, request: Any, grpc_context: Context) -> AsyncGenerator[Any, None]:
         # Clients of the health protocol then take the service for healthy, as it says.
         grpc_context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         grpc_context.set_details("Watch is not implemented; poll Check")

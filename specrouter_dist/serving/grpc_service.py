@@ -154,11 +154,21 @@ class GrpcService:
                 raise NotFoundError(
                     f"service: no service {message.service!r}; accepted: {SERVICE}", field="service"
                 )
-            try:
-                await self._service.health()
-            except UnavailableError:
-                return health_pb2.HealthCheckResponse(status="NOT_SERVING")
-            return health_pb2.HealthCheckResponse(status="SERVING")
+            return await self._health()
+
+    async def list_health(
+        self, _: health_pb2.HealthListRequest, context: Context
+    ) -> health_pb2.HealthListResponse:
+        """The same by service."""
+        with _call("List", context):
+            return health_pb2.HealthListResponse(statuses={SERVICE: await self._health()})
+
+    async def _health(self) -> health_pb2.HealthCheckResponse:
+        try:
+            await self._service.health()
+        except UnavailableError:
+            return health_pb2.HealthCheckResponse(status="NOT_SERVING")
+        return health_pb2.HealthCheckResponse(status="SERVING")
 
 
 @contextmanager
@@ -184,7 +194,7 @@ def _call(kind: str, context: Context) -> Iterator[Call]:
             call.end(status.name)
 
 
-_ONLY_LOOKING = ("Check", "ExplainRouter", "ListModels")
+_ONLY_LOOKING = ("Check", "ExplainRouter", "List", "ListModels")
 """Not logged, like HTTP's GET."""
 
 

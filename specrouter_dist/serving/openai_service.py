@@ -132,8 +132,7 @@ class OpenAIService:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
         """
-        make = self._chat if isinstance(request, ChatRequest) else self._completion
-        return await asyncio.to_thread(make, request, call or Call())
+        return await asyncio.to_thread(self._job, request, call or Call())
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
@@ -203,6 +202,11 @@ class OpenAIService:
         if job.is_echo_alone:
             return without_output(job.choices, self._pool.config.target.name)
         return self._runner.rounds(job.choices)
+
+    def _job(self, request: CompletionRequest | ChatRequest, call: Call) -> Job:
+        if isinstance(request, ChatRequest):
+            return self._chat(request, call)
+        return self._completion(request, call)
 
     def _completion(self, request: CompletionRequest, call: Call) -> Job:
         prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]

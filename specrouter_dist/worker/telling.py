@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from specrouter_dist.links.control import Submit
-from specrouter_dist.observability.spans import begin_span
+from specrouter_dist.observability.spans import Attribute, begin_span
 from specrouter_dist.worker.session import Session
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def tell_end(submit: Submit, session: Session, reason: str, times: Times, now_s:
     is_logged = logger.isEnabledFor(logging.INFO)
     if not is_logged and not submit.trace:
         return
-    fields = {
+    fields: dict[str, str | int | float] = {
         "request_id": submit.name,
         "status": reason,
         "chain": ">".join((*session.wanted, session.member.name)),
@@ -71,7 +71,7 @@ def _end_span(
         if ended_s is not None:
             span.part(part, now_s - began_s, now_s - ended_s)
             began_s = ended_s
-    attributes: dict[str, str | int | float | bool | None] = {
+    attributes: dict[str, Attribute | None] = {
         f"specrouter.{name}": value for name, value in fields.items()
     }
     for level in session.levels():

@@ -157,6 +157,8 @@ def test_tokens_models_router_and_health(stub: SpecRouterStub, channel: grpc.Cha
     health = health_pb2_grpc.HealthStub(channel)
     checked = health.Check(health_pb2.HealthCheckRequest(service="specrouter.v1.SpecRouter"))
     assert checked.status == health_pb2.HealthCheckResponse.SERVING
+    listed = health.List(health_pb2.HealthListRequest()).statuses
+    assert listed["specrouter.v1.SpecRouter"] == checked
     with pytest.raises(grpc.RpcError) as caught:
         list(health.Watch(health_pb2.HealthCheckRequest()))
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
