@@ -68,17 +68,21 @@ def close_spans() -> None:
 
 
 class RequestSpan:
-    """One request in this process, from ``began_s`` of ``clock``; made by :func:`begin_span`."""
+    """One request in this process; made by :func:`begin_span`.
+
+    Times are told as seconds before it was made, all by one reading of the clock.
+    """
 
     def __init__(self, provider: "TracerProvider", name: str, parent: str, ago_s: float) -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._propagator = TraceContextTextMapPropagator()
+        self._made_ns = time.time_ns()
         self._tracer = provider.get_tracer("specrouter")
         context = self._propagator.extract({"traceparent": parent})
         self._span = self._tracer.start_span(
-            name, context, SpanKind.SERVER, start_time=_ns_ago(ago_s)
+            name, context, SpanKind.SERVER, start_time=self._ns(ago_s)
         )
 
     @property
@@ -95,17 +99,28 @@ class RequestSpan:
         from opentelemetry.trace import set_span_in_context
 
         context = set_span_in_context(self._span)
-        part = self._tracer.start_span(name, context, start_time=_ns_ago(began_ago_s))
-        part.end(_ns_ago(ended_ago_s))
+        part = self._tracer.start_span(name, context, start_time=self._ns(began_ago_s))
+        part.end(self._ns(ended_ago_s))
 
-    def end(self, attributes: Attributes, error: str | None = None) -> None:
-        """It is over now; ``error``: what it has failed with."""
+    def end(
+        self, attributes: Attributes, error: str | None = None, *, ago_s: float | None = None
+    ) -> None:
+        """It is over.
+
+        Args:
+            attributes: what is known of it.
+            error: what it has failed with.
+            ago_s: when; None: now.
+        """
         from opentelemetry.trace import Status, StatusCode
 
         self._span.set_attributes({k: v for k, v in attributes.items() if v is not None})
         if error is not None:
             self._span.set_status(Status(StatusCode.ERROR, error))
-        self._span.end()
+        self._span.end(None if ago_s is None else self._ns(ago_s))
+
+    def _ns(self, ago_s: float) -> int:
+        return self._made_ns - int(ago_s * 1e9)
 
 
 def begin_span(name: str, parent: str = "", *, ago_s: float = 0.0) -> RequestSpan | None:
@@ -117,7 +132,3 @@ def begin_span(name: str, parent: str = "", *, ago_s: float = 0.0) -> RequestSpa
         ago_s: how long it has been going on.
     """
     return None if _provider is None else RequestSpan(_provider, name, parent, ago_s)
-
-
-def _ns_ago(seconds: float) -> int:
-    return time.time_ns() - int(seconds * 1e9)

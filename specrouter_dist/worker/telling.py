@@ -79,4 +79,4 @@ def _end_span(
         attributes[f"{of}.rounds"] = level.rounds
         attributes[f"{of}.proposed"] = level.proposed
         attributes[f"{of}.accepted"] = level.accepted
-    span.end(attributes)
+    span.end(attributes, ago_s=0.0)

@@ -82,7 +82,7 @@ def test_a_span_of_a_request_has_its_parts_and_its_members(
         assert whole.parent is not None and f"{whole.parent.span_id:016x}" in PARENT
         parts = [s for s in spans if s.parent and s.parent.span_id == whole.context.span_id]
         assert [part.name for part in parts] == PARTS
-        assert sum(map(length_s, parts)) == pytest.approx(length_s(whole), abs=1e-3)
+        assert sum(map(length_s, parts)) == pytest.approx(length_s(whole), abs=1e-6)
         attributes = dict(whole.attributes or {})
         assert attributes["specrouter.num_tokens"] == len(tokens) == 40
         assert last.stats is not None
