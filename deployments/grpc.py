@@ -11,10 +11,7 @@ import grpc
 
 from specrouter_dist.serving.grpc_service import Context, GrpcService
 
-SERVICER_FUNCTIONS = (
-    "specrouter_dist.serving._proto.service_pb2_grpc.add_SpecRouterServicer_to_server",
-    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
-)
+SERVICER_FUNCTIONS = ("deployments.grpc_proxy.add_services",)
 """What a proxy registers: ``grpc_servicer_functions`` of Serve's ``grpc_options``."""
 
 
