@@ -6,7 +6,7 @@ goes on to its end. So its stream is read by a task of its own, which waits all 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -15,6 +15,8 @@ from specrouter_dist.serving._proto.service_pb2_grpc import add_SpecRouterServic
 
 _Stream = Callable[[Any, Any], AsyncIterator[bytes]]
 """Of a message and the server's context."""
+_Handler = Callable[[Any, Any], Coroutine[Any, Any, None]]
+"""Of the same; writes to the context."""
 
 
 def add_services(servicer: Any, server: Any) -> None:
@@ -33,13 +35,13 @@ def add_services(servicer: Any, server: Any) -> None:
         server.service_handler_factory = make
 
 
-def leavable(stream: _Stream) -> _Stream:
-    """The same stream; it is cancelled whenever the call ends before it.
+def leavable(stream: _Stream) -> _Handler:
+    """The same stream, cancelled whenever the call ends before it.
 
     What has come and is not yet written is kept: at most one answer.
     """
 
-    async def read(request: Any, context: Any) -> AsyncGenerator[bytes, None]:
+    async def write(request: Any, context: Any) -> None:
         come: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def take_all() -> None:
@@ -48,9 +50,13 @@ def leavable(stream: _Stream) -> _Stream:
 
         taking = asyncio.ensure_future(take_all())
         taking.add_done_callback(lambda _: come.put_nowait(None))
-        context.add_done_callback(lambda _: taking.cancel())
-        while (message := await come.get()) is not None:
-            yield message
-        await taking
+        try:
+            while (message := await come.get()) is not None:
+                await context.write(message)
+        finally:
+            taking.cancel()
+            # The stream still looks at the context, which is only valid in here.
+            await asyncio.wait([taking])
+        taking.result()
 
-    return read
+    return write
