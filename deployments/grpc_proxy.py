@@ -29,7 +29,7 @@ def add_services(servicer: Any, server: Any) -> None:
 
     server.service_handler_factory = make_leavable
     try:
-        add_SpecRouterServicer_to_server(servicer, server)
+        add_SpecRouterServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(servicer, server)
     finally:
         server.service_handler_factory = make
