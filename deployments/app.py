@@ -11,15 +11,19 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from deployments.grpc import GrpcMethods
 from deployments.page import add_router_page
 from specrouter_dist.actors.pool import connect_pool
-from specrouter_dist.config import Dtype, UserModel
+from specrouter_dist.config import Dtype, LogFormat, UserModel
+from specrouter_dist.observability.logs import configure_logs
+from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
 from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.api_keys import ApiKeys, load_keys
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.grpc_service import GrpcService
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.router_http import add_router_route
@@ -38,40 +42,55 @@ class ServeArgs(UserModel):
     """Replaces that of every member."""
     service: ServiceSettings = ServiceSettings()
     """Keys, limits, deadlines, origins."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Of the ingress and of actors that are started."""
 
 
 # Serve looks at the annotation itself, so it must not be a text.
 def build_app(args: ServeArgs) -> Application:
     """The application of a Serve config file."""
     pool = resolve_directories(load_pool(args.pool, dtype=args.dtype))
-    return bind(pool, check_pool(pool), args.service)
+    return bind(pool, check_pool(pool), args.service, args.log_format)
 
 
-def bind(pool: Pool, report: PoolReport, settings: ServiceSettings) -> Application:
+def bind(
+    pool: Pool, report: PoolReport, settings: ServiceSettings, log_format: LogFormat
+) -> Application:
     """The application over a checked pool.
 
     Raises:
         InputError: of the API keys, which are read here: replicas may run elsewhere.
     """
     keys = load_keys(settings)
-    application: Application = _DEPLOYMENT.bind(pool, report, settings, keys)
+    application: Application = _DEPLOYMENT.bind(pool, report, settings, keys, log_format)
     return application
 
 
-class Ingress:
-    """The HTTP routes. Replicas share the pool's actors; the first to come starts them."""
+class Ingress(GrpcMethods):
+    """The HTTP routes and the gRPC methods.
+
+    Replicas share the pool's actors; the first to come starts them.
+    """
 
     def __init__(
-        self, pool: Pool, report: PoolReport, settings: ServiceSettings, keys: ApiKeys
+        self,
+        pool: Pool,
+        report: PoolReport,
+        settings: ServiceSettings,
+        keys: ApiKeys,
+        log_format: LogFormat,
     ) -> None:
+        configure_logs(log_format, "ingress")
+        configure_spans("ingress")
         self._settings = settings
-        self._running = running = connect_pool(pool, report, detached=True)
+        self._running = running = connect_pool(pool, report, detached=True, log_format=log_format)
         if running.is_new:
             calibrate(pool, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self._service = OpenAIService(
             running.client, tokenizer, report, pool, running, Admission(settings, keys)
         )
+        self.grpc = GrpcService(self._service, running.explain)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Ready means that real tokens have come through the chain.
@@ -83,6 +102,7 @@ class Ingress:
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._running.close)
+        await asyncio.to_thread(close_spans)
 
 
 _DEPLOYMENT: Any = serve.deployment(

@@ -5,13 +5,17 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 from ray import serve
 
 from deployments.app import LOGGING, bind
+from deployments.grpc import SERVICER_FUNCTIONS
 from specrouter_dist.actors.placing import check_placeable
 from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
+from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import UnavailableError
+from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
@@ -21,8 +25,24 @@ from specrouter_dist.serving.settings import ServiceSettings
 APP_NAME = "specrouter"
 
 
-def run_server(pool: Pool, settings: ServiceSettings, *, host: str, port: int) -> None:
+def run_server(
+    pool: Pool,
+    settings: ServiceSettings,
+    *,
+    host: str,
+    port: int,
+    grpc_port: int | None,
+    log_format: LogFormat,
+) -> None:
     """Serves the pool until SIGINT or SIGTERM; what it started ends with it.
+
+    Args:
+        pool: with all directories resolved.
+        settings: of the service.
+        host: address of the HTTP service.
+        port: its port.
+        grpc_port: of the gRPC service, on all addresses; None: there is none.
+        log_format: of this process and all actors.
 
     Raises:
         InputError: of the API keys.
@@ -30,8 +50,9 @@ def run_server(pool: Pool, settings: ServiceSettings, *, host: str, port: int) -
         KeyboardInterrupt: a signal ended it.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    configure_logs(log_format, "serve")
     report = check_pool(pool)
-    application = bind(pool, report, settings)
+    application = bind(pool, report, settings, log_format)
     with ExitStack() as stack:
         if start_ray():
             stack.callback(stop_ray)
@@ -45,9 +66,10 @@ def run_server(pool: Pool, settings: ServiceSettings, *, host: str, port: int) -
                 serve.start,
                 proxy_location="HeadOnly",
                 http_options={"host": host, "port": port},
+                grpc_options=_grpc_options(grpc_port),
                 logging_config=LOGGING,
             )
-            running = connect_pool(pool, report, detached=False)
+            running = connect_pool(pool, report, detached=False, log_format=log_format)
             stack.callback(running.close)
             starting.result()
             stack.callback(serve.delete, APP_NAME)
@@ -57,8 +79,18 @@ def run_server(pool: Pool, settings: ServiceSettings, *, host: str, port: int) -
                 calibrate(pool, PoolBackend(pool, report, running))
             deploying.result()
         _check_listening(host, port)
-        print(f"serving {pool.config.name!r} at http://{host}:{port}/v1", flush=True)
+        also = ""
+        if grpc_port is not None:
+            _check_listening(host, grpc_port)
+            also = f", gRPC at port {grpc_port}"
+        print(f"serving {pool.config.name!r} at http://{host}:{port}/v1{also}", flush=True)
         signal.pause()
+
+
+def _grpc_options(port: int | None) -> dict[str, Any] | None:
+    if port is None:
+        return None
+    return {"port": port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)}
 
 
 def _check_listening(host: str, port: int) -> None:

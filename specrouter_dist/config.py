@@ -129,6 +129,15 @@ class Plan(UserModel):
         return self
 
 
+class LogFormat(StrEnum):
+    """How processes write their logs."""
+
+    TEXT = "text"
+    """Warnings, as Python writes them."""
+    JSON = "json"
+    """One object a line, from INFO on: every request too."""
+
+
 class Dtype(StrEnum):
     """Number format of weights, activations and KV cache."""
 

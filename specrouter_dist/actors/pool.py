@@ -24,6 +24,7 @@ from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
 from specrouter_dist.actors.state_file import state_directory
 from specrouter_dist.actors.waiting import START_TIMEOUT_S, wait_for_members
 from specrouter_dist.actors.worker_actor import WorkerSpec
+from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
@@ -168,13 +169,20 @@ class RunningPool(RouterClient):
                 self.client.set_target(address)
 
 
-def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPool:
+def connect_pool(
+    pool: Pool,
+    report: PoolReport,
+    *,
+    detached: bool,
+    log_format: LogFormat = LogFormat.TEXT,
+) -> RunningPool:
     """The pool's actors: found running if they are of the same configuration, else started.
 
     Args:
         pool: with all directories resolved.
         report: of its checks.
         detached: the actors outlive this process, for others to find.
+        log_format: of actors that are started.
 
     Raises:
         UnavailableError: the target is not up in time, or a member cannot start.
@@ -188,7 +196,7 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
             if spec.config_hash == pool.config_hash:
                 return RunningPool(router, spec)
             stop_actors(router, spec)
-        spec = _spec_of(pool, report)
+        spec = _spec_of(pool, report, log_format)
         lifetime = "detached" if detached else None
         try:
             router = _start_router(spec, lifetime)
@@ -230,18 +238,10 @@ def stop_actors(router: Any, spec: PoolSpec) -> None:
         ray.kill(actor)
 
 
-def _spec_of(pool: Pool, report: PoolReport) -> PoolSpec:
+def _spec_of(pool: Pool, report: PoolReport, log_format: LogFormat) -> PoolSpec:
     secret = secrets.token_bytes(32)
-    lookups = lookup_members(pool)
     workers = {
-        member.name: WorkerSpec(
-            member=member,
-            directory=pool.directories[member.name],
-            lookups=tuple(lookups),
-            num_ids=report.num_ids,
-            exact=pool.config.exact,
-            secret=secret,
-        )
+        member.name: WorkerSpec.of(member, pool, report, secret, log_format)
         for member in model_members(pool)
     }
     return PoolSpec(
@@ -250,7 +250,8 @@ def _spec_of(pool: Pool, report: PoolReport) -> PoolSpec:
         secret=secret,
         life=secrets.token_hex(4),
         workers=workers,
-        lookups={member.name: member for member in lookups},
+        lookups={member.name: member for member in lookup_members(pool)},
+        log_format=log_format,
     )
 
 

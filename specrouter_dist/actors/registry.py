@@ -9,7 +9,7 @@ import ray
 from ray.util import list_named_actors
 
 from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
-from specrouter_dist.config import LookupMember
+from specrouter_dist.config import LogFormat, LookupMember
 
 NAMESPACE = "specrouter"
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -42,6 +42,8 @@ class PoolSpec:
     """By member; the last is the target."""
     lookups: Mapping[str, LookupMember]
     """Members without a model."""
+    log_format: LogFormat
+    """Of all its actors."""
 
     @property
     def target(self) -> str:

@@ -17,10 +17,12 @@ import ray
 from ray.exceptions import RayActorError
 
 from specrouter_dist.actors.memory import Memory
+from specrouter_dist.actors.metrics import RouterMetrics
 from specrouter_dist.actors.registry import MemberState, PoolSpec, find_workers, start_worker
 from specrouter_dist.actors.state_file import StateFile
 from specrouter_dist.config import Plan
 from specrouter_dist.links.address import Address
+from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
@@ -53,9 +55,11 @@ class RouterActor:
     """
 
     def __init__(self, spec: PoolSpec, hop_us: float, state_directory: Path) -> None:
+        configure_logs(spec.log_format, "router")
         self._spec = spec
         names = list(spec.workers)
         self._router = Router(names, spec.lookups, devices={m: m for m in names}, hop_us=hop_us)
+        self._metrics = RouterMetrics(spec.name)
         self._workers: dict[str, Any] = {}
         self._addresses: dict[str, Address] = {}
         self._was_up: set[str] = set()
@@ -147,6 +151,7 @@ class RouterActor:
                 await self._on_members_changed()
             elif self._decide():
                 await self._tell([self._spec.target], "set_plans", self._router.table)
+            self._publish()
             await asyncio.sleep(self._pause_s(member, answer))
 
     async def _on_members_changed(self) -> None:
@@ -168,6 +173,14 @@ class RouterActor:
         if member in self._addresses:
             return MemberState.UP
         return MemberState.LOST if member in self._was_up else MemberState.STARTING
+
+    def _publish(self) -> None:
+        self._metrics.publish(
+            plan_number=self._router.number,
+            num_refused=self._router.num_refused,
+            cpu_s=self._cpu_s,
+            reachable={name: name in self._addresses for name in self._workers},
+        )
 
     def _decide(self) -> bool:
         """Whether the plans have changed. Workers answer one by one, decisions are for all."""

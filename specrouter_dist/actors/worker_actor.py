@@ -6,13 +6,19 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import ray
 
-from specrouter_dist.config import LookupMember, ModelMember, Plan
+from specrouter_dist.actors.metrics import WorkerMetrics
+from specrouter_dist.config import LogFormat, LookupMember, ModelMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
+from specrouter_dist.observability.logs import configure_logs
+from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools import hub
+from specrouter_dist.pools.checks import PoolReport
+from specrouter_dist.pools.loading import Pool, lookup_members
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -21,6 +27,7 @@ from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.status import Status, status_of
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
@@ -37,6 +44,30 @@ class WorkerSpec:
     num_ids: int
     exact: bool
     secret: bytes
+    pool: str
+    """Its name."""
+    log_format: LogFormat
+
+    @classmethod
+    def of(
+        cls,
+        member: ModelMember,
+        pool: Pool,
+        report: PoolReport,
+        secret: bytes,
+        log_format: LogFormat,
+    ) -> Self:
+        """That of a member of a checked pool."""
+        return cls(
+            member=member,
+            directory=pool.directories[member.name],
+            lookups=tuple(lookup_members(pool)),
+            num_ids=report.num_ids,
+            exact=pool.config.exact,
+            secret=secret,
+            pool=pool.config.name,
+            log_format=log_format,
+        )
 
 
 class WorkerActor:
@@ -47,6 +78,8 @@ class WorkerActor:
         from specrouter_dist.engine.factory import load_engine
 
         member = spec.member
+        configure_logs(spec.log_format, member.name)
+        configure_spans(member.name)
         directory = _directory_here(spec)
         engine = load_engine(
             member,
@@ -55,8 +88,9 @@ class WorkerActor:
             exact=spec.exact,
         )
         self._profile = profile(member.name, engine, drafts=member.role != "target")
-        self._taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
-        self._taken.put(Observations())
+        self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
+        self._taken.put((Status(), Observations()))
+        self._metrics = WorkerMetrics(spec.pool, member.name)
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(directory)
@@ -87,12 +121,17 @@ class WorkerActor:
     def observe(self) -> tuple[Address, Observations]:
         """Where the worker is, and what it has measured since the last call."""
         try:
-            taken = self._taken.get_nowait()
+            status, taken = self._taken.get_nowait()
         except queue.Empty:
             # The engine thread is in a long forward: what it has measured comes with a later call.
             return self._worker.hub.address, Observations()
-        self._worker.hub.post(Call(lambda: self._taken.put(self._worker.take_observations())))
+        self._worker.hub.post(Call(self._take))
+        self._metrics.publish(status, taken)
         return self._worker.hub.address, taken
+
+    def _take(self) -> None:
+        """On the engine thread."""
+        self._taken.put((status_of(self._worker), self._worker.take_observations()))
 
     def set_directory(self, addresses: Mapping[str, Address]) -> None:
         """Where each member of the pool is now."""
@@ -126,6 +165,7 @@ class WorkerActor:
     def stop(self) -> None:
         """Ends the engine thread and removes its sockets."""
         self._worker.stop()
+        close_spans()
 
 
 def _directory_here(spec: WorkerSpec) -> Path:

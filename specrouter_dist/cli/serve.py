@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from specrouter_dist.cli.options import DtypeOption, PoolOption
+from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import ConfigError
 
 
@@ -16,6 +17,19 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the HTTP service.")
     ] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port",
+            min=1,
+            max=65535,
+            help="Port of the gRPC service (docs/grpc.md), on all addresses; none without it.",
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option("--log-format", help="json: one object a line, for every request."),
+    ] = LogFormat.TEXT,
     dtype: DtypeOption = None,
     settings: Annotated[
         Path | None,
@@ -60,13 +74,15 @@ def serve(
     service = read_settings(settings, given)
     load_keys(service)
     check_port_free(host, port)
+    if grpc_port is not None:
+        check_port_free("0.0.0.0", grpc_port, option="--grpc-port")
     checked, _ = open_pool(pool, dtype=dtype)
     from deployments.server import run_server
 
-    run_server(checked, service, host=host, port=port)
+    run_server(checked, service, host=host, port=port, grpc_port=grpc_port, log_format=log_format)
 
 
-def check_port_free(host: str, port: int) -> None:
+def check_port_free(host: str, port: int, *, option: str = "--port") -> None:
     """Binds the port for a moment, as the server will.
 
     Raises:
@@ -80,7 +96,7 @@ def check_port_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as problem:
         raise ConfigError(
-            f"--port: cannot listen on {host}:{port}: {problem.strerror}; choose another with "
-            "--port or --host",
-            field="port",
+            f"{option}: cannot listen on {host}:{port}: {problem.strerror}; choose another with "
+            f"{option} or --host",
+            field=option.removeprefix("--"),
         ) from None

@@ -122,6 +122,10 @@ class FastEngine:
     def info(self) -> ModelInfo:
         return self._info
 
+    @property
+    def kv_share(self) -> float:
+        return self._sessions.kv_share
+
     def open(self, sampling: SamplingParams, prompt_tokens: int, max_total_tokens: int) -> int:
         """Reserves a slot and whole pages for ``max_total_tokens`` positions.
 

@@ -39,6 +39,12 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._sessions: dict[int, Session] = {}
         self._free_slots = list(range(max_sessions - 1, -1, -1))
+        self._num_pages = cache.allocator.num_free
+
+    @property
+    def kv_share(self) -> float:
+        """Share of the pages that are in use or kept."""
+        return 1 - self._cache.allocator.num_free / self._num_pages
 
     def __getitem__(self, slot: int) -> Session:
         """The session in ``slot``.

@@ -141,6 +141,10 @@ class GeneralEngine:
     def info(self) -> ModelInfo:
         return self._info
 
+    @property
+    def kv_share(self) -> float:
+        return sum(s.max_total_tokens for s in self._sessions.values()) / self._kv_tokens
+
     def open(self, sampling: SamplingParams, prompt_tokens: int, max_total_tokens: int) -> int:
         if not 1 <= max_total_tokens <= self._info.context_tokens:
             raise EngineError(

@@ -110,6 +110,11 @@ class Engine(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
+    @property
+    def kv_share(self) -> float:
+        """Share of the KV cache that is in use, or kept for later sessions; 0 to 1."""
+        ...
+
     def open(self, sampling: SamplingParams, prompt_tokens: int, max_total_tokens: int) -> int:
         """Reserves a slot and KV blocks for up to ``max_total_tokens`` positions.
 

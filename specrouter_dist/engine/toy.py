@@ -92,6 +92,10 @@ class ToyEngine:
         return self._info
 
     @property
+    def kv_share(self) -> float:
+        return self.num_open / self._info.max_sessions
+
+    @property
     def num_open(self) -> int:
         """Number of slots in use."""
         return len(self._sessions)

@@ -119,6 +119,10 @@ class Submit:
     """Tokens that the ingress has already received from another target; usually empty."""
     task: str = ""
     """What the prompt is about, where that is known: a key of the agreement statistics."""
+    name: str = ""
+    """The client's id of the request, which logs repeat."""
+    trace: str = ""
+    """Traceparent of the span that it belongs to; empty: nobody asks for spans."""
 
 
 # Producer: the target's worker. Consumer: the workers of the pool's other models.

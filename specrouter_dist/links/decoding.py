@@ -193,10 +193,10 @@ def _report(raw: _Raw, _: int | None) -> Report:
 
 
 def _submit(raw: _Raw, vocab_size: int | None) -> Submit:
-    plan_type = dict if len(raw) != 7 or raw[4] is not None else type(None)
-    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes, str))
+    plan_type = dict if len(raw) != 9 or raw[4] is not None else type(None)
+    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes, str, str, str))
     _check_unsigned(Submit, raw[1])
-    _, request, prompt, sampling, plan, output, task = raw
+    _, request, prompt, sampling, plan, output, task, name, trace = raw
     return Submit(
         request=request,
         prompt=_tokens(prompt, vocab_size),
@@ -204,6 +204,8 @@ def _submit(raw: _Raw, vocab_size: int | None) -> Submit:
         plan=None if plan is None else _model(Plan, plan),
         output=_tokens(output, vocab_size),
         task=task,
+        name=name,
+        trace=trace,
     )
 
 

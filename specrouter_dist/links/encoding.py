@@ -110,6 +110,8 @@ def _submit(m: Submit) -> tuple[object, ...]:
         plan,
         m.output.tobytes(),
         m.task,
+        m.name,
+        m.trace,
     )
 
 

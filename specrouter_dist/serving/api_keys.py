@@ -143,3 +143,9 @@ def _says_something(line: str) -> bool:
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The key in an ``Authorization`` header, or in gRPC's metadata of that name; None: none."""
+    scheme, _, secret = (authorization or "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None

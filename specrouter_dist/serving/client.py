@@ -91,6 +91,8 @@ class Generation:
             plan=plan,
             output=array(TOKEN_TYPECODE),
             task=request.task,
+            name=request.name,
+            trace=request.trace,
         )
         self._started = clock()
         self._first: float | None = None
@@ -146,6 +148,7 @@ class Generation:
                 ),
                 levels=levels,
                 num_rounds=stats["num_rounds"],
+                queue_time_ms=stats["queued_us"] / 1e3,
                 plans=tuple(PlanUse(after, Outline(*plan)) for after, plan in stats["plans"]),
                 task=self.submit.task,
             ),

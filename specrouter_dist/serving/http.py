@@ -17,14 +17,16 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from specrouter_dist.serving.http_calls import call_of
 from specrouter_dist.serving.http_errors import add_error_handlers
 from specrouter_dist.serving.http_gate import add_gate
 from specrouter_dist.serving.job import Job
+from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.openai_errors import describe_error
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.openapi import add_openapi_route
 from specrouter_dist.serving.settings import ServiceSettings
-from specrouter_dist.serving.tokenizing import Tokenizing
+from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest, Tokenizing
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +82,12 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = await routes.body(request)
-        return routes.answer(await service.completion(body, request.state.account))
+        return routes.answer(await service.completion(body, call_of(request)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = await routes.body(request)
-        return routes.answer(await service.chat(body, request.state.account))
+        return routes.answer(await service.chat(body, call_of(request)))
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -114,13 +116,13 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
 def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing, routes: Routes) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = await routes.body(request)
-        return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, body))
+        wanted = parse_body(TokenizeRequest, await routes.body(request))
+        return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, wanted))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        body = await routes.body(request)
-        return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, body))
+        wanted = parse_body(DetokenizeRequest, await routes.body(request))
+        return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, wanted))
 
 
 async def _read_body(request: Request) -> bytes:

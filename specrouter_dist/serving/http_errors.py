@@ -10,6 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from specrouter_dist.errors import RateLimitError, SpecRouterError
+from specrouter_dist.serving.calls import REQUEST_ID_HEADER
+from specrouter_dist.serving.http_calls import call_of
 from specrouter_dist.serving.openai_errors import describe_error, error_body
 
 _RETRY_AFTER_S = {429: 1.0, 503: 5.0}
@@ -21,8 +23,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SpecRouterError)
     @app.exception_handler(Exception)
-    async def on_error(_: Request, problem: Exception) -> Response:
-        return error_response(problem)
+    async def on_error(request: Request, problem: Exception) -> Response:
+        call_of(request).error = type(problem).__name__
+        response = error_response(problem)
+        # That of a defect goes out around the middleware that adds it.
+        response.headers.setdefault(REQUEST_ID_HEADER, call_of(request).id)
+        return response
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, problem: Exception) -> Response:

@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from specrouter_dist.errors import AuthenticationError
 from specrouter_dist.serving.admission import Admission
+from specrouter_dist.serving.api_keys import bearer
+from specrouter_dist.serving.http_calls import CallMiddleware
 from specrouter_dist.serving.http_errors import error_response
 from specrouter_dist.serving.settings import ServiceSettings
 
@@ -19,8 +21,10 @@ name of a client; the other two are files that come with the package."""
 
 
 def add_gate(app: FastAPI, admission: Admission, settings: ServiceSettings) -> None:
-    """Keys where there are any, and CORS where origins are named."""
+    """Keys where there are any, a call for every request, and CORS where origins are named."""
     app.add_middleware(KeyCheck, admission=admission)
+    # Around it: a refusal is a call too.
+    app.add_middleware(CallMiddleware)
     if settings.cors_origins:
         # Outermost: a preflight has no key, and a refusal must be readable too.
         app.add_middleware(
@@ -33,7 +37,7 @@ def add_gate(app: FastAPI, admission: Admission, settings: ServiceSettings) -> N
 
 
 class KeyCheck:
-    """Finds the account of a request, before its body is read, as ``request.state.account``."""
+    """Finds the account of a call before its body is read."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app = app
@@ -44,14 +48,12 @@ class KeyCheck:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] == "http" and path not in OPEN_PATHS:
             try:
-                account = self._admission.account(_secret(Headers(scope=scope)))
+                call = scope["state"]["call"]
+                call.account = self._admission.account(
+                    bearer(Headers(scope=scope).get("authorization"))
+                )
             except AuthenticationError as problem:
+                call.error = type(problem).__name__
                 await error_response(problem)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["account"] = account
         await self._app(scope, receive, send)
-
-
-def _secret(headers: Headers) -> str | None:
-    scheme, _, secret = headers.get("authorization", "").partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else None

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from specrouter_dist.serving.admission import Account, Need
+from specrouter_dist.serving.admission import Need
+from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.openai_answers import Answer
 from specrouter_dist.serving.results import GenerateRequest
 
@@ -11,6 +12,8 @@ from specrouter_dist.serving.results import GenerateRequest
 class Job:
     """One checked request."""
 
+    call: Call
+    """Takes what comes of it."""
     choices: tuple[GenerateRequest, ...]
     """All of the first prompt, then all of the second, ..."""
     answer: Answer
@@ -19,8 +22,6 @@ class Job:
     stream: bool
     includes_usage: bool
     includes_usage_always: bool
-    account: Account | None
-    """Who asks."""
     timeout_s: float | None
 
     @property

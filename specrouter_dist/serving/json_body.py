@@ -81,6 +81,15 @@ def _checked(model: type[BodyT], values: Any, *, may_hold_surrogates: bool) -> B
         raise RequestError(f"body: must be a JSON object, got {shown(values)}")
     if may_hold_surrogates:
         _check_unicode(values, "")
+    return parse_fields(model, values)
+
+
+def parse_fields(model: type[BodyT], values: Mapping[str, Any]) -> BodyT:
+    """The request of these fields, whatever they came in.
+
+    Raises:
+        RequestError: a field that is wrong; names it.
+    """
     request = validated(model, model.prepared(values), error=RequestError)
     request.check()
     return request

@@ -107,6 +107,9 @@ class _Requests:
             # The present name, and the one that older dashboards have.
             for name in ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
         )
+        self._queue_s = histogram(
+            "vllm:request_queue_time_seconds", "Waiting for room at the target", _REQUEST_S
+        )
         self._decode_s = histogram(
             "vllm:request_decode_time_seconds", "From first token to last", _REQUEST_S
         )
@@ -129,6 +132,7 @@ class _Requests:
         first_s = result.metrics.time_to_first_token_ms / 1e3
         decode_s = result.metrics.generation_time_ms / 1e3
         self._first_token_s.observe(first_s)
+        self._queue_s.observe(result.metrics.queue_time_ms / 1e3)
         self._decode_s.observe(decode_s)
         self._whole_s.observe(first_s + decode_s)
         if num_tokens > 1:

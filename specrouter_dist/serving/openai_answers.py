@@ -48,13 +48,17 @@ class Answer(ABC):
     event_object: str
 
     def __init__(self, head: Head, tokenizer: Tokenizer) -> None:
-        self._head = head
+        self.head = head
         self._tokenizer = tokenizer
 
     @property
     def num_prompt_tokens(self) -> int:
         """Of all prompts."""
-        return self._head.num_prompt_tokens
+        return self.head.num_prompt_tokens
+
+    def text_before(self, index: int) -> str:
+        """What a choice's text begins with before its first output; asked once, then empty."""
+        return ""
 
     def whole(self, results: Sequence[GenerateResult]) -> dict[str, Any]:
         """The answer to a request that does not stream, from the results of its choices."""
@@ -83,7 +87,7 @@ class Answer(ABC):
                     **self._event_content(index, chunk),
                     "logprobs": self._logprobs(index, chunk),
                     "finish_reason": chunk.result.finish_reason if chunk.result else None,
-                    "seed": self._head.seeds[index],
+                    "seed": self.head.seeds[index],
                 }
             ],
         }
@@ -99,13 +103,13 @@ class Answer(ABC):
     def usage(self, num_output_tokens: int) -> dict[str, int]:
         """Token counts."""
         return {
-            "prompt_tokens": self._head.num_prompt_tokens,
+            "prompt_tokens": self.head.num_prompt_tokens,
             "completion_tokens": num_output_tokens,
-            "total_tokens": self._head.num_prompt_tokens + num_output_tokens,
+            "total_tokens": self.head.num_prompt_tokens + num_output_tokens,
         }
 
     def _common(self, kind: str) -> dict[str, Any]:
-        head = self._head
+        head = self.head
         return {
             "id": head.id,
             "object": kind,
@@ -146,11 +150,15 @@ class CompletionAnswer(Answer):
         self._unsent_firsts = dict(enumerate(echo.first_token for echo in echoes or ()))
         self._text_offsets = [0] * len(head.seeds)
 
+    def text_before(self, index: int) -> str:
+        """The echo."""
+        return self._unsent_echoes.pop(index, "")
+
     def _whole_content(self, index: int, result: GenerateResult) -> dict[str, Any]:
-        return {"text": self._unsent_echoes.pop(index, "") + result.text}
+        return {"text": self.text_before(index) + result.text}
 
     def _event_content(self, index: int, chunk: Chunk) -> dict[str, Any]:
-        return {"text": self._unsent_echoes.pop(index, "") + chunk.text}
+        return {"text": self.text_before(index) + chunk.text}
 
     def _logprobs(self, index: int, part: Chunk | GenerateResult) -> dict[str, Any] | None:
         first = self._unsent_firsts.pop(index, None)

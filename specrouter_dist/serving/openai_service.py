@@ -8,16 +8,12 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from specrouter_dist.config import ModelMember, SamplingParams
-from specrouter_dist.errors import (
-    NoRoomError,
-    NotFoundError,
-    RequestError,
-    UnavailableError,
-)
+from specrouter_dist.errors import NotFoundError, RequestError
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.serving.admission import Account, Admission
+from specrouter_dist.serving.admission import Admission
+from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.choices import (
     Rounds,
     Runner,
@@ -38,6 +34,7 @@ from specrouter_dist.serving.openai_answers import (
     Head,
 )
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
+from specrouter_dist.serving.probing import Probe
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
 from specrouter_dist.serving.settings import UNLIMITED
 from specrouter_dist.serving.speculative import Planning, Speculating
@@ -46,10 +43,6 @@ from specrouter_dist.serving.tokenizing import Tokenizing
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
-
-HEALTH_TIMEOUT_S = 10.0
-_HEALTH_TOKENS = 8
-"""Enough for proposals to be made and verified."""
 
 
 class OpenAIService:
@@ -77,8 +70,7 @@ class OpenAIService:
         self._tasks = Tasks.of(pool)
         self._metrics = ServiceMetrics(pool.config.name, are_tasks_told=self._tasks.are_told)
         self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
-        self._probe = Runner(client, tokenizer, report.eos_ids)
-        """For health, which is no traffic."""
+        self._probe = Probe(Runner(client, tokenizer, report.eos_ids), tokenizer)
         self._tokenizer = tokenizer
         self._pool = pool
         self._speculating = Speculating(pool, router)
@@ -125,8 +117,20 @@ class OpenAIService:
 
     # -- requests --------------------------------------------------------------------------------
 
-    async def completion(self, body: bytes, account: Account | None = None) -> Job:
-        """The job of a ``/v1/completions`` body.
+    async def completion(self, body: bytes, call: Call | None = None) -> Job:
+        """The job of a ``/v1/completions`` body; raises as :meth:`job`."""
+        return await self.job(parse_body(CompletionRequest, body), call)
+
+    async def chat(self, body: bytes, call: Call | None = None) -> Job:
+        """The job of a ``/v1/chat/completions`` body; raises as :meth:`job`."""
+        return await self.job(parse_body(ChatRequest, body), call)
+
+    async def job(self, request: CompletionRequest | ChatRequest, call: Call | None = None) -> Job:
+        """The job of a request, whatever it came as.
+
+        Args:
+            request: of valid fields.
+            call: what it came with; None: nobody has called.
 
         Args:
             body: JSON.
@@ -136,13 +140,7 @@ class OpenAIService:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
         """
-        request = parse_body(CompletionRequest, body)
-        return await asyncio.to_thread(self._completion, request, account)
-
-    async def chat(self, body: bytes, account: Account | None = None) -> Job:
-        """The job of a ``/v1/chat/completions`` body, as :meth:`completion`."""
-        request = parse_body(ChatRequest, body)
-        return await asyncio.to_thread(self._chat, request, account)
+        return await asyncio.to_thread(self._job, request, call or Call())
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
@@ -154,7 +152,7 @@ class OpenAIService:
 
     async def results(self, job: Job) -> list[GenerateResult]:
         """The outputs of its choices, once they are complete; as :meth:`whole` otherwise."""
-        return await results_of(self._rounds(job))
+        return await results_of(self.rounds(job))
 
     async def events(self, job: Job) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as it comes: one object per round of a choice. Closing it early cancels all.
@@ -164,7 +162,7 @@ class OpenAIService:
         """
         num_tokens = 0
         results: dict[int, GenerateResult] = {}
-        async with aclosing(self._rounds(job)) as rounds:
+        async with aclosing(self.rounds(job)) as rounds:
             async for index, chunk in rounds:
                 num_tokens += len(chunk.tokens)
                 event = job.answer.event(index, chunk)
@@ -176,6 +174,22 @@ class OpenAIService:
                     results[index] = chunk.result
         if job.includes_usage:
             yield job.answer.last_event([results[index] for index in sorted(results)])
+
+    async def rounds(self, job: Job) -> Rounds:
+        """The target's rounds as they come. Closing it early cancels all.
+
+        Raises:
+            SpecRouterError: as the target's worker reported it, also in the middle.
+        """
+        try:
+            async with aclosing(self._admitted_rounds(job)) as rounds:
+                async for index, chunk in rounds:
+                    if chunk.result is not None:
+                        job.call.results.append(chunk.result)
+                    yield index, chunk
+        except Exception as problem:
+            job.call.error = type(problem).__name__
+            raise
 
     def metrics(self) -> bytes:
         """What has ended so far and how much runs, in Prometheus' text format."""
@@ -191,34 +205,17 @@ class OpenAIService:
         Raises:
             UnavailableError: no token came in time.
         """
-        before = self._runner.num_outputs
-        sampling = SamplingParams(max_tokens=_HEALTH_TOKENS, temperature=0.0, ignore_eos=True)
-        request = GenerateRequest(self._tokenizer.encode("Health"), sampling)
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                (result,) = await results_of(self._probe.rounds([request]))
-        except (TimeoutError, NoRoomError):
-            if self._runner.num_outputs > before:
-                return {"status": "busy", "model": self.model, "tasks": self._tasks.to_json()}
-            raise UnavailableError(f"no token came within {HEALTH_TIMEOUT_S:.0f} s") from None
-        return {
-            "status": "ok",
-            "model": self.model,
-            "tasks": self._tasks.to_json(),
-            "chain": list(result.chain),
-            "num_tokens": len(result.token_ids),
-            "time_ms": (time.perf_counter() - started) * 1e3,
-        }
+        tasks = {"tasks": self._tasks.to_json()}
+        return {"model": self.model, **tasks, **await self._probe.health(self._runner)}
 
-    async def _rounds(self, job: Job) -> Rounds:
+    async def _admitted_rounds(self, job: Job) -> Rounds:
         """The rounds once the job is admitted, until its deadline."""
         deadline = Deadline(job.timeout_s)
         async with AsyncExitStack() as stack:
             async with deadline.kept():
-                admitted = self.admission.admit(job.account, job.need)
+                admitted = self.admission.admit(job.call.account, job.need)
                 ticket = await stack.enter_async_context(admitted)
-            rounds = await stack.enter_async_context(aclosing(self._unlimited_rounds(job)))
+            rounds = await stack.enter_async_context(aclosing(self._begin(job)))
             while True:
                 async with deadline.kept():
                     came = await anext(rounds, None)
@@ -227,16 +224,21 @@ class OpenAIService:
                 ticket.num_tokens += len(came[1].tokens)
                 yield came
 
-    def _unlimited_rounds(self, job: Job) -> Rounds:
+    def _begin(self, job: Job) -> Rounds:
         if not job.is_echo_alone:
             return self._runner.rounds(job.choices)
         if job.choices[0].sampling.prompt_logprobs is None:
             return without_output(job.choices, self._pool.config.target.name)
         return prompts_alone(self._runner.rounds(job.choices))
 
-    def _completion(self, request: CompletionRequest, account: Account | None) -> Job:
+    def _job(self, request: CompletionRequest | ChatRequest, call: Call) -> Job:
+        if isinstance(request, ChatRequest):
+            return self._chat(request, call)
+        return self._completion(request, call)
+
+    def _completion(self, request: CompletionRequest, call: Call) -> Job:
         prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
-        choices, head = self._choices(request, prompts, "cmpl")
+        choices, head = self._choices(request, prompts, "cmpl", call)
         echoes = None
         if request.echo:
             texts = [
@@ -247,35 +249,40 @@ class OpenAIService:
             each = map(Echo, texts, firsts)
             echoes = [echo for echo in each for _ in range(request.n)]
         answer = CompletionAnswer(head, self._tokenizer, echoes)
-        return self._job(request, choices, answer, account, is_echo_alone=request.is_echo_alone)
+        return self._checked(request, call, choices, answer, is_echo_alone=request.is_echo_alone)
 
-    def _chat(self, request: ChatRequest, account: Account | None) -> Job:
+    def _chat(self, request: ChatRequest, call: Call) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        choices, head = self._choices(request, [self._tokenizer.encode_chat(messages)], "chatcmpl")
-        return self._job(request, choices, ChatAnswer(head, self._tokenizer), account)
+        prompts = [self._tokenizer.encode_chat(messages)]
+        choices, head = self._choices(request, prompts, "chatcmpl", call)
+        return self._checked(request, call, choices, ChatAnswer(head, self._tokenizer))
 
-    def _job(
+    def _checked(
         self,
         request: CompletionRequest | ChatRequest,
+        call: Call,
         choices: tuple[GenerateRequest, ...],
         answer: Answer,
-        account: Account | None,
         *,
         is_echo_alone: bool = False,
     ) -> Job:
         return Job(
+            call=call,
             choices=choices,
             answer=answer,
             is_echo_alone=is_echo_alone,
             stream=request.stream,
             includes_usage=request.includes_usage,
             includes_usage_always=request.includes_usage_always,
-            account=account,
             timeout_s=self.admission.timeout_s(request.timeout),
         )
 
     def _choices(
-        self, request: CompletionRequest | ChatRequest, prompts: Sequence[TokenArray], prefix: str
+        self,
+        request: CompletionRequest | ChatRequest,
+        prompts: Sequence[TokenArray],
+        prefix: str,
+        call: Call,
     ) -> tuple[tuple[GenerateRequest, ...], Head]:
         self.check_model(request.model)
         field = "messages" if isinstance(request, ChatRequest) else "prompt"
@@ -285,18 +292,27 @@ class OpenAIService:
         self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
         tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
+        trace = call.traceparent
         choices = tuple(
-            GenerateRequest(prompt_ids, _reseeded(sampling, choice, number), plan=plan, task=task)
+            GenerateRequest(
+                prompt_ids,
+                _reseeded(sampling, choice, number),
+                plan=plan,
+                task=task,
+                name=call.id,
+                trace=trace,
+            )
             for number, (prompt_ids, task) in enumerate(zip(prompts, tasks, strict=True))
             for choice in range(request.n)
         )
         head = Head(
-            id=f"{prefix}-{secrets.token_hex(12)}",
+            id=f"{prefix}-{call.id}",
             created=int(time.time()),
             model=self.model,
             seeds=tuple(choice.sampling.seed for choice in choices),
             num_prompt_tokens=sum(map(len, prompts)),
         )
+        call.num_prompt_tokens = head.num_prompt_tokens
         return choices, head
 
     def _room(self, num_prompt_tokens: int, field: str) -> int:

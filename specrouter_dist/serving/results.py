@@ -28,6 +28,10 @@ class GenerateRequest:
     """These knobs and no others; None: what the router knows to be best for ``chain``."""
     task: str = ""
     """What the prompt is about, where that is known."""
+    name: str = ""
+    """The client's id of the request, which logs repeat."""
+    trace: str = ""
+    """Traceparent of the span that it belongs to; empty: nobody asks for spans."""
 
     @property
     def traffic(self) -> Traffic:
@@ -136,6 +140,8 @@ class GenerationMetrics:
     """Those it went with, the newest last; of many only the newest."""
     task: str = ""
     """What the prompt is about, as the client or the pool's partition has it; empty: unknown."""
+    queue_time_ms: float = 0.0
+    """That it waited for room at the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +186,7 @@ class GenerateResult:
                 "speculative_decoding": metrics.speculation.to_json(),
                 "levels": [level.to_json() for level in metrics.levels],
                 "num_rounds": metrics.num_rounds,
+                "queue_time_ms": metrics.queue_time_ms,
                 "plans": [plan.to_json() for plan in metrics.plans],
                 "task": metrics.task or None,
             },

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import field_validator
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.json_body import Body, is_token_ids, parse_body, refuse, shown
+from specrouter_dist.serving.json_body import Body, is_token_ids, refuse, shown
 from specrouter_dist.serving.openai_schema import ChatMessage
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -69,13 +69,12 @@ class Tokenizing:
         self._context_tokens = context_tokens
         self._check_model = check_model
 
-    def tokenize(self, body: bytes) -> dict[str, Any]:
+    def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
         """The ids of a text or a conversation.
 
         Raises:
             InputError: names the field that is wrong.
         """
-        request = parse_body(TokenizeRequest, body)
         self._check_model(request.model)
         tokens = self._encode(request)
         names = self._tokenizer.token_names(tokens) if request.return_token_strs else None
@@ -86,9 +85,8 @@ class Tokenizing:
             "token_strs": names,
         }
 
-    def detokenize(self, body: bytes) -> dict[str, Any]:
+    def detokenize(self, request: DetokenizeRequest) -> dict[str, Any]:
         """The text of ids, special tokens among them; raises as :meth:`tokenize`."""
-        request = parse_body(DetokenizeRequest, body)
         self._check_model(request.model)
         self.check_ids(request.tokens, "tokens")
         return {"prompt": self._tokenizer.decode_all(request.tokens)}

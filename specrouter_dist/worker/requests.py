@@ -22,6 +22,7 @@ from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session
 from specrouter_dist.worker.stats import stats_of
+from specrouter_dist.worker.telling import Times, tell_end, tell_failure
 
 MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
@@ -38,6 +39,7 @@ class _Request:
     peer: Peer | None
     submit: Submit
     climb: Climb
+    times: Times
 
 
 class Requests:
@@ -78,6 +80,18 @@ class Requests:
         self._load = 0
         """Index of ``LOADS``."""
         self._open: dict[int, tuple[_Request, Session]] = {}
+        self.num_tokens = 0
+        """Put out so far."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests with a session."""
+        return len(self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for room."""
+        return len(self._queue)
 
     def set_plans(self, table: PlanTable) -> None:
         """Re-plans the running requests that left the choice to the router."""
@@ -89,7 +103,7 @@ class Requests:
     def on_submit(self, peer: Peer | None, submit: Submit) -> None:
         """Admits the request, queues it, or refuses it."""
         traffic = Traffic.of(submit.sampling, submit.task)
-        request = _Request(peer, submit, Climb(traffic, self._clock))
+        request = _Request(peer, submit, Climb(traffic, self._clock), Times(self._clock()))
         try:
             self._check(submit)
             if len(self._queue) >= MAX_QUEUED:
@@ -115,7 +129,7 @@ class Requests:
         for request in [r for r in self._queue if r.peer == peer]:
             self._queue.remove(request)
         for request, session in [o for o in self._open.values() if o[0].peer == peer]:
-            self._close(request, session)
+            self._close(request, session, "client lost")
 
     def on_grown(self, session: Session, step: Step, new: TokenArray, picks: Picks) -> None:
         """The target's stream grew: one message per round goes to the client, and one per piece of
@@ -124,6 +138,9 @@ class Requests:
         stage = session.model_stage
         if not new and not picks.follower_logprobs:
             return
+        self.num_tokens += len(new)
+        if request.times.first_s is None:
+            request.times.first_s = self._clock()
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1
         logprobs = picks.logprobs[start - first_pick :][: len(new)] if picks.logprobs else ()
@@ -147,7 +164,7 @@ class Requests:
         request.climb.on_round(stage.counts, len(new))
         if reason:
             self._share(request, session)
-            self._close(request, session)
+            self._close(request, session, reason)
         elif request.submit.plan is None:
             # The load may have changed, or the request agree more or less than others.
             self._board(request, session)
@@ -246,6 +263,8 @@ class Requests:
             end=end,
             traffic=request.climb.traffic,
         )
+        request.times.begun_s = self._clock()
+        session.queued_us = int((request.times.begun_s - request.times.arrived_s) * 1e6)
         self._chains.sessions[session] = None
         return session
 
@@ -256,9 +275,10 @@ class Requests:
         self._outbox.put(
             request.peer, Output(session.id, start, empty, reason, (), stats_of(session))
         )
-        self._close(request, session)
+        self._close(request, session, reason)
 
-    def _close(self, request: _Request, session: Session) -> None:
+    def _close(self, request: _Request, session: Session, reason: str) -> None:
+        tell_end(request.submit, session, reason, request.times, self._clock())
         request.climb.leave(self._observations())
         del self._open[request.submit.request]
         self._load = load_index(len(self._open), self._load)
@@ -266,5 +286,6 @@ class Requests:
         self._admit()
 
     def _fail(self, request: _Request, error: SpecRouterError) -> None:
+        tell_failure(request.submit, error)
         message = Failed(request.submit.request, type(error).__name__, str(error))
         self._outbox.put(request.peer, message)

@@ -45,6 +45,8 @@ class Session:
     plan_number: int = 0
     plans: Plans = field(default_factory=Plans)
     """Of a request at its target."""
+    queued_us: int = 0
+    """How long the request waited for room."""
     threads: int = 1
 
     up_edge: EdgeId | None = None

@@ -47,6 +47,7 @@ def stats_of(session: "Session") -> dict[str, object]:
             )
         ),
         "num_rounds": session.num_rounds,
+        "queued_us": session.queued_us,
         "plans": session.plans.noted,
         "levels": tuple(
             (lv.draft, lv.verifier, lv.proposed, lv.accepted, lv.rounds, lv.truncations)

@@ -30,6 +30,31 @@ def test_the_config_is_one_that_serve_can_run() -> None:
     assert [d.name for d in application.deployments] == [built._bound_deployment.name]
 
 
+def test_every_method_of_grpc_is_one_of_the_ingress() -> None:
+    from grpc_health.v1 import health_pb2
+    from ray.serve.config import gRPCOptions
+    from ray.serve.schema import ServeDeploySchema
+
+    from deployments.app import Ingress
+    from deployments.grpc import SERVICER_FUNCTIONS
+    from specrouter_dist.serving._proto import service_pb2
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    assert tuple(config.grpc_options.grpc_servicer_functions) == SERVICER_FUNCTIONS
+    options = gRPCOptions(grpc_servicer_functions=list(SERVICER_FUNCTIONS))
+    assert len(options.grpc_servicer_func_callable) == len(SERVICER_FUNCTIONS)
+    services = (
+        service_pb2.DESCRIPTOR.services_by_name["SpecRouter"],
+        health_pb2.DESCRIPTOR.services_by_name["Health"],
+    )
+    for method in (method for service in services for method in service.methods):
+        parameters = list(inspect.signature(getattr(Ingress, method.name)).parameters)
+        # Serve looks for this very name.
+        assert parameters == ["self", "request", "grpc_context"]
+        is_stream = inspect.isasyncgenfunction(getattr(Ingress, method.name))
+        assert is_stream == method.server_streaming
+
+
 def test_unknown_arguments_are_refused() -> None:
     from deployments.app import ServeArgs
 

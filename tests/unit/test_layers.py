@@ -15,7 +15,7 @@ PACKAGE = "specrouter_dist"
 LAYERS = [
     {"errors"},
     {"config", "validation"},
-    {"speculation", "pools", "tracing"},
+    {"speculation", "pools", "tracing", "observability"},
     {"routing"},
     {"simulation", "links", "engine", "text", "tasks"},
     {"serving.results"},

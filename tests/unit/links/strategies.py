@@ -126,7 +126,9 @@ by_kind = {
         ).map(tuple),
         uint64,
     ),
-    Submit: st.builds(Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens, text),
+    Submit: st.builds(
+        Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens, text, text, text
+    ),
     Settled: settled(),
     Cancel: st.builds(Cancel, uint64),
     Output: st.builds(

@@ -16,6 +16,7 @@ STATS: dict[str, object] = {
     "levels": (("small", "target", 9, 4, 3, 2),),
     "device_us": 6000,
     "num_rounds": 4,
+    "queued_us": 1500,
     "plans": (
         (0, (("target",), (), (), (), ())),
         (2, (("small", "target"), (3,), (3,), (False,), (6,))),

@@ -12,7 +12,7 @@ from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import Failed, Submit
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
-from specrouter_dist.serving import http, openai_service
+from specrouter_dist.serving import http, probing
 from specrouter_dist.text.tokenizer import Tokenizer
 from tests.unit.serving.asgi import call, call_and_hang_up
 from tests.unit.serving.calls import COMPLETIONS, USER, chat, complete, error
@@ -361,7 +361,7 @@ def test_health_is_a_real_token(app: FastAPI, client: ScriptedClient) -> None:
 def test_no_token_is_no_health(
     app: FastAPI, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_service, "HEALTH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(probing, "HEALTH_TIMEOUT_S", 0.05)
     client.script = lambda submit: []
     assert error(call(app, "GET", "/health"), 503)["code"] == "unavailable"
     assert client.cancelled == [client.submits[0].request]

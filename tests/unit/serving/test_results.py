@@ -65,6 +65,7 @@ def test_a_result_has_the_promised_fields() -> None:
                 }
             ],
             "num_rounds": 5,
+            "queue_time_ms": 0.0,
             "plans": [
                 {
                     "after_rounds": 2,

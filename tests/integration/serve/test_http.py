@@ -3,80 +3,21 @@
 import asyncio
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import openai
 import psutil
 import pytest
-import ray
 
-from specrouter_dist.actors.registry import NAMESPACE, find_workers
+from tests.integration.serve.running import FREE_WITHIN_S, PROMPT, NumSessions, Server, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
-
-READY_WITHIN_S = 240.0
-"""The service itself promises 45 s on two free cores; tests may share theirs."""
-FREE_WITHIN_S = 2.0
-PROMPT = "Once upon a time"
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "specrouter_dist.cli", "serve", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], READY_WITHIN_S)
-            assert ready, "the server is not up"
-            line = process.stdout.readline()
-            assert line == f"serving 'tiny' at http://127.0.0.1:{port}/v1\n"
-            yield Server(process, port)
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as opened:
-        yield opened
-
-
-@pytest.fixture
-def num_sessions(server: Server) -> Iterator[Callable[[], dict[str, int]]]:
-    """Open sessions by member, asked of the pool's actors."""
-    ray.init("auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
-    router = ray.get_actor("tiny:router", NAMESPACE)
-    workers = find_workers(ray.get(router.spec.remote()))
-
-    def count() -> dict[str, int]:
-        numbers = ray.get([worker.num_sessions.remote() for worker in workers.values()])
-        return dict(zip(workers, numbers, strict=True))
-
-    yield count
-    ray.shutdown()
 
 
 def get(server: Server, path: str) -> Any:
@@ -235,9 +176,7 @@ def test_errors_reach_the_client_as_its_own(client: openai.OpenAI) -> None:
         client.completions.create(model="tiny", prompt="", stream=True)
 
 
-def test_a_closed_connection_frees_every_level(
-    server: Server, num_sessions: Callable[[], dict[str, int]]
-) -> None:
+def test_a_closed_connection_frees_every_level(server: Server, num_sessions: NumSessions) -> None:
     for stream, n in ((True, 1), (False, 1), (True, 3), (False, 3)):
         wait_for(num_sessions, lambda numbers: not any(numbers.values()))
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -249,7 +188,7 @@ def test_a_closed_connection_frees_every_level(
 
 
 def test_a_stream_that_its_reader_leaves_frees_every_level(
-    client: openai.OpenAI, server: Server, num_sessions: Callable[[], dict[str, int]]
+    client: openai.OpenAI, server: Server, num_sessions: NumSessions
 ) -> None:
     fields: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 1500, "stream": True}
     body = {"speculative": {"chain": ["small", "medium", "target"]}, "ignore_eos": True}
@@ -288,15 +227,6 @@ def long_request(*, stream: bool, n: int) -> bytes:
     )
     head = f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
     return (head + body).encode()
-
-
-def wait_for(
-    num_sessions: Callable[[], dict[str, int]], condition: Callable[[dict[str, int]], bool]
-) -> None:
-    end = time.monotonic() + 20.0
-    while not condition(numbers := num_sessions()):
-        assert time.monotonic() < end, numbers
-        time.sleep(0.02)
 
 
 # The last one: it ends the server.

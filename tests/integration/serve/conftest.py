@@ -1,0 +1,62 @@
+"""One server for all tests of this folder: starting one takes longest. The last test ends it."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import openai
+import pytest
+import ray
+
+from specrouter_dist.actors.registry import NAMESPACE, find_workers
+from tests.integration.serve.running import READY_WITHIN_S, NumSessions, Server
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[Server]:
+    with socket.socket() as probe, socket.socket() as other:
+        probe.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, grpc_port = probe.getsockname()[1], other.getsockname()[1]
+    ports = ["--port", str(port), "--grpc-port", str(grpc_port)]
+    command = [sys.executable, "-m", "specrouter_dist.cli", "serve", *ports]
+    command += ["--log-format", "json"]
+    # Ray's metrics are to be had soon.
+    environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            ready, _, _ = select.select([process.stdout], [], [], READY_WITHIN_S)
+            assert ready, "the server is not up"
+            line = process.stdout.readline()
+            where = f"http://127.0.0.1:{port}/v1, gRPC at port {grpc_port}"
+            assert line == f"serving 'tiny' at {where}\n"
+            yield Server(process, port, grpc_port)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def num_sessions(server: Server) -> Iterator[NumSessions]:
+    """Asked of the pool's actors."""
+    ray.init("auto", namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
+    router = ray.get_actor("tiny:router", NAMESPACE)
+    workers = find_workers(ray.get(router.spec.remote()))
+
+    def count() -> dict[str, int]:
+        numbers = ray.get([worker.num_sessions.remote() for worker in workers.values()])
+        return dict(zip(workers, numbers, strict=True))
+
+    yield count
+    ray.shutdown()
