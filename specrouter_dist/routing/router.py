@@ -75,15 +75,8 @@ class Router:
         self._comparisons = Comparisons(models)
         self._replays = Replays(models[-1], lookups)
         self._away: set[str] = set()
-        self._planner = Planner(
-            tuple(models),
-            tuple(lookups),
-            devices,
-            self.latency,
-            self.agreement,
-            self.paces,
-            self._away,
-        )
+        tables = self.latency, self.agreement, self.paces
+        self._planner = Planner(tuple(models), tuple(lookups), devices, *tables, self._away)
         self._chooser = Chooser(self._planner, threads)
         self._threads = threads
         self.number = 0
@@ -291,17 +284,10 @@ class Router:
         best = self._chooser.better(ladder.plan, candidates, regime)
         if best is None:
             return None
+        number, before = self.number + 1, ladder.plan.chain
+        grounds = self._grounds(weighed, traffic, now_s)
         self.journal.decisions.append(
-            Decision(
-                now_s,
-                traffic,
-                num_sessions,
-                self.number + 1,
-                ladder.plan.chain,
-                best,
-                weighed,
-                self._grounds(weighed, traffic, now_s),
-            )
+            Decision(now_s, traffic, num_sessions, number, before, best, weighed, grounds)
         )
         return self._chooser.ladder(best, candidates, regime, self.number)
 
