@@ -261,6 +261,11 @@ class Chains:
             self._outbox.put(peer, Detach(edge, True))
         if session.down_edge is not None:
             self.by_down_edge.pop(session.down_edge, None)
+        for guest in tuple(session.guests):
+            self._parking.take(guest.id, guest.member.name)
+            self.close(guest)
+        if session.owner is not None:
+            session.owner.guests.remove(session)
         del self.sessions[session]
         session.member.close(session)
 
@@ -271,7 +276,10 @@ class Chains:
         return self._parking.next_end_s
 
     def _open(self, member: Member, message: Attach) -> Session:
-        opening = Opening(message.tokens, message.prompt_tokens, message.end, message.sampling)
+        owner = self._session_at(member.lives_in, message.edge.session)
+        opening = Opening(
+            message.tokens, message.prompt_tokens, message.end, message.sampling, owner
+        )
         stage, slot = member.open(opening, StopIds(message.sampling.stop_token_ids))
         session = Session(
             id=message.edge.session,
@@ -282,9 +290,16 @@ class Chains:
             prompt_tokens=message.prompt_tokens,
             end=message.end,
             traffic=Traffic.of(message.sampling, message.task),
+            owner=owner,
         )
+        if owner is not None:
+            owner.guests.append(session)
         self.sessions[session] = None
         return session
+
+    def _session_at(self, member: str | None, session_id: int) -> Session | None:
+        found = (s for s in self.sessions if s.id == session_id and s.member.name == member)
+        return next(found, None)
 
     def _park(self, session: Session, edge: EdgeId, now: float) -> None:
         self.release_upstream(session, close=False)

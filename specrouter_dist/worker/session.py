@@ -42,6 +42,11 @@ class Session:
     """Members above this one, drafter first."""
     edges: tuple[EdgeKnobs, ...] = ()
     """``edges[i]`` is below ``wanted[i]``."""
+    owner: "Session | None" = None
+    """The target's session of the same request, whose KV storage a slim member's is in."""
+    guests: list["Session"] = field(default_factory=list)
+    """Slim members' sessions in this one's storage; they end with it."""
+
     plan_number: int = 0
     plans: Plans = field(default_factory=Plans)
     """Of a request at its target."""
