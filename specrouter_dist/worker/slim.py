@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from specrouter_dist.config import LayerSkipMember
 from specrouter_dist.engine.factory import load_slim
+from specrouter_dist.engine.interface import Picks
 from specrouter_dist.engine.slim import SlimEngine
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.routing.observations import Observations
@@ -33,6 +34,18 @@ class SlimHost(ModelHost):
         for session in [s for s in self.ready if not self._follow(s)]:
             del self.ready[session]
         return super().take_steps(now, observations)
+
+    def forward(
+        self, batch: Sequence[tuple[Session, Step]], observations: Observations
+    ) -> list[tuple[Session, TokenArray, Picks]]:
+        """What other slim members had at these positions is overwritten."""
+        grown = super().forward(batch, observations)
+        for session, step in batch:
+            assert session.owner is not None
+            for other in session.owner.guests:
+                if other is not session:
+                    other.model_stage.lose_cache(step.start)
+        return grown
 
     def prepare(self) -> bool:
         """It does not."""
