@@ -20,7 +20,7 @@ from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.loading import Pool, lookup_members, model_members
+from specrouter_dist.pools.loading import Pool, lookup_members, model_members, slim_members
 from specrouter_dist.serving.link_client import LinkClient
 from specrouter_dist.tracing.records import WorkerTrace
 
@@ -197,6 +197,7 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
         for member in model_members(pool)
     }
     lookups = {member.name: member for member in lookup_members(pool)}
+    slims = [member.name for member in slim_members(pool)]
     router = (
         ray.remote(RouterActor)
         .options(
@@ -206,7 +207,9 @@ def connect_pool(pool: Pool, report: PoolReport, *, detached: bool) -> RunningPo
             num_cpus=0,
             max_restarts=-1,
         )
-        .remote(pool.config_hash, secret, names, NAMESPACE, lookups, HOP_US, state_directory())
+        .remote(
+            pool.config_hash, secret, names, slims, NAMESPACE, lookups, HOP_US, state_directory()
+        )
     )
     try:
         return RunningPool(router, workers, secret, is_new=True, owned=not detached)
@@ -248,6 +251,7 @@ def _start_worker(
         member=member,
         directory=pool.directories[member.name],
         lookups=tuple(lookup_members(pool)),
+        slims=tuple(slim_members(pool)) if member.role == "target" else (),
         num_ids=report.num_ids,
         exact=pool.config.exact,
         secret=secret,

@@ -49,6 +49,7 @@ class RouterActor:
         secret: of the pool's links.
         workers: names of actors by the name of their member; the last is the target. Names, since
             handles among the arguments would keep Ray from starting the router again.
+        slims: members that are parts of the target, in its worker.
         namespace: of these names.
         lookups: the members without a model.
         hop_us: what a round pays for crossing between two workers, until it has been observed.
@@ -60,6 +61,7 @@ class RouterActor:
         config_hash: str,
         secret: bytes,
         workers: Mapping[str, str],
+        slims: Sequence[str],
         namespace: str,
         lookups: Mapping[str, LookupMember],
         hop_us: float,
@@ -68,9 +70,11 @@ class RouterActor:
         self._config_hash = config_hash
         self._secret = secret
         self._workers = {member: ray.get_actor(name, namespace) for member, name in workers.items()}
-        self._router = Router(
-            list(workers), lookups, devices={m: m for m in workers}, hop_us=hop_us
-        )
+        *drafters, target = workers
+        self._tenants = {name: (name,) for name in drafters} | {target: (*slims, target)}
+        """Members by the worker that they are in, which has the name of its model."""
+        devices = {m: worker for worker, members in self._tenants.items() for m in members}
+        self._router = Router(list(devices), lookups, devices=devices, hop_us=hop_us)
         self._addresses: dict[str, Address] = {}
         self._memory = Memory(
             self._router, StateFile(state_directory, config_hash), config_hash, secret
@@ -129,7 +133,8 @@ class RouterActor:
                 changed |= self._heard(name, answer)
                 pending[asyncio.ensure_future(self._ask(name, self._pause_s(name, answer)))] = name
             if changed:
-                await self._tell(list(self._addresses), "set_directory", self._addresses)
+                reachable = [name for name in self._workers if name in self._addresses]
+                await self._tell(reachable, "set_directory", self._addresses)
             target = list(self._workers)[-1]
             decided = self._decide()
             # The numbers of plans must go on from there.
@@ -172,9 +177,11 @@ class RouterActor:
         """Takes an answer; whether the directory has changed."""
         before = self._addresses.get(name)
         if answer is None:
-            self._addresses.pop(name, None)
+            for member in self._tenants[name]:
+                self._addresses.pop(member, None)
         else:
-            self._addresses[name], measured = answer
+            address, measured = answer
+            self._addresses.update(dict.fromkeys(self._tenants[name], address))
             for observations in measured:
                 # The time of day: what was measured outlives this process, perhaps this machine.
                 with self._spending("observing"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ray
 
-from specrouter_dist.config import LookupMember, ModelMember, Plan
+from specrouter_dist.config import LayerSkipMember, LookupMember, ModelMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.observations import Observations
@@ -19,7 +19,8 @@ from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
-from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.profiling import profile_all
+from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
@@ -32,6 +33,8 @@ class WorkerSpec:
     directory: Path
     lookups: tuple[LookupMember, ...]
     """Members without a model; every worker has them."""
+    slims: tuple[LayerSkipMember, ...]
+    """Parts of ``member``, which is the target then."""
     num_ids: int
     exact: bool
     secret: bytes
@@ -51,11 +54,12 @@ class WorkerActor:
             num_ids=spec.num_ids,
             exact=spec.exact,
         )
-        self._profile = profile(member.name, engine, drafts=member.role != "target")
         self._taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
         self._taken.put(Observations())
         host = ModelHost(member.name, engine, is_target=member.role == "target")
-        members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
+        hosts = [host, *slim_hosts(spec.slims, host)]
+        self._profile = profile_all(hosts)
+        members: list[Member] = [*hosts, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(spec.directory)
         hub = Hub(
             member.name,

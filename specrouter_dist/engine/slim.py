@@ -1,4 +1,4 @@
-"""A layer-skipped sub-model of a target: the same weights, the same KV storage, no memory of its own.
+"""A layer-skipped sub-model of a target: its weights and KV storage, no memory of its own.
 
 After VIA-SD (arXiv 2606.12243). A session of a request's slim verifier is the target's session of
 that request, seen with another length: up to the target's ``kv_len`` it reads what the target has

@@ -138,18 +138,6 @@ class Stage:
             self.up.overdue = True
             self.up.missed_deadlines += 1
 
-    # -- a cache that is shared with another stage ---------------------------------------------
-
-    def gain_cache(self, kv_len: int) -> None:
-        """The first ``kv_len`` tokens are cached, whoever fed them."""
-        assert self._step is None and kv_len < len(self.tokens)
-        self.kv_len = max(self.kv_len, kv_len)
-
-    def lose_cache(self, kv_len: int) -> None:
-        """What was cached behind ``kv_len`` has been overwritten."""
-        assert self._step is None
-        self.kv_len = min(self.kv_len, kv_len)
-
     def _verify(self, step: Step, fed: TokenArray, picks: TokenArray) -> TokenArray:
         """Accepted proposals and one more: recovered after a mismatch, bonus after none."""
         length = len(self.tokens)

@@ -264,8 +264,6 @@ class Chains:
         for guest in tuple(session.guests):
             self._parking.take(guest.id, guest.member.name)
             self.close(guest)
-        if session.owner is not None:
-            session.owner.guests.remove(session)
         del self.sessions[session]
         session.member.close(session)
 
@@ -276,7 +274,8 @@ class Chains:
         return self._parking.next_end_s
 
     def _open(self, member: Member, message: Attach) -> Session:
-        owner = self._session_at(member.lives_in, message.edge.session)
+        same_request = (s for s in self.sessions if s.id == message.edge.session)
+        owner = next((s for s in same_request if s.member.name == member.lives_in), None)
         opening = Opening(
             message.tokens, message.prompt_tokens, message.end, message.sampling, owner
         )
@@ -292,14 +291,8 @@ class Chains:
             traffic=Traffic.of(message.sampling, message.task),
             owner=owner,
         )
-        if owner is not None:
-            owner.guests.append(session)
         self.sessions[session] = None
         return session
-
-    def _session_at(self, member: str | None, session_id: int) -> Session | None:
-        found = (s for s in self.sessions if s.id == session_id and s.member.name == member)
-        return next(found, None)
 
     def _park(self, session: Session, edge: EdgeId, now: float) -> None:
         self.release_upstream(session, close=False)

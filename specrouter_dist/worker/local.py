@@ -24,7 +24,7 @@ from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetPlans
-from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
@@ -86,9 +86,7 @@ class LocalPool:
             devices=dict.fromkeys((host.name for host in hosts), "local"),
             hop_us=0.0,
         )
-        for host in hosts:
-            measured = profile(host.name, host.engine, drafts=not host.is_target)
-            self._router.observe(measured, time.monotonic())
+        self._router.observe(profile_all(hosts), time.monotonic())
         self._lock = threading.Lock()
         self._router.decide(time.monotonic())
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])

@@ -186,7 +186,7 @@ class ModelHost:
                 self._publish(session, session.prompt_tokens)
             if stage.kv_len < step.start + len(step.tokens):
                 for guest in session.guests:
-                    guest.model_stage.lose_cache(stage.kv_len)
+                    guest.lose_cache(stage.kv_len)
             grown.append((session, new, picks))
         return grown
 

@@ -81,6 +81,15 @@ class Session:
     upstream_device_us: int = 0
     """As last reported by the upstream, over all members above."""
 
+    def __post_init__(self) -> None:
+        if self.owner is not None:
+            self.owner.guests.append(self)
+
+    def lose_cache(self, kv_len: int) -> None:
+        """Another session has written behind ``kv_len`` in the storage that they share."""
+        stage = self.model_stage
+        stage.kv_len = min(stage.kv_len, kv_len)
+
     @property
     def upstream(self) -> str | None:
         """Name of the attached upstream member."""

@@ -29,6 +29,12 @@ class SlimHost(ModelHost):
         self.lives_in = target.name
         self._slim = engine
 
+    def close(self, session: Session) -> None:
+        """The storage stays with the target."""
+        super().close(session)
+        assert session.owner is not None
+        session.owner.guests.remove(session)
+
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
         """Also rests what cannot follow the target now; the Truth that changes that is underway."""
         for session in [s for s in self.ready if not self._follow(s)]:
@@ -44,7 +50,7 @@ class SlimHost(ModelHost):
             assert session.owner is not None
             for other in session.owner.guests:
                 if other is not session:
-                    other.model_stage.lose_cache(step.start)
+                    other.lose_cache(step.start)
         return grown
 
     def prepare(self) -> bool:
@@ -77,7 +83,7 @@ class SlimHost(ModelHost):
         if stage.kv_len < kv_len:
             known = stage.tokens.slice(stage.kv_len, kv_len)
             self._slim.follow(slot_of(session), stage.kv_len, known)
-            stage.gain_cache(kv_len)
+            stage.kv_len = kv_len
         return True
 
 

@@ -180,5 +180,5 @@ def test_it_takes_hardly_any_memory(saved: tuple[Path, Any]) -> None:
 
 def test_only_the_fast_engine_skips_layers() -> None:
     member = LayerSkipMember(kind="layer_skip", name="slim", of="target", mask=("1.mlp",))
-    with pytest.raises(EngineError, match="'slim'.*fast engine.*'target'"):
+    with pytest.raises(EngineError, match=r"'slim'.*fast engine.*'target'"):
         load_slim(member, ToyEngine())
