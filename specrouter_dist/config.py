@@ -226,10 +226,15 @@ class QuantisedMember(UserModel):
                 f"'cpu' and no quantization, got {of.name!r} with device={of.device!r}, "
                 f"quantization={of.quantization!r}"
             )
-        own = {"kv_tokens": self.kv_tokens, "max_sessions": self.max_sessions}
-        changes = {field: value for field, value in own.items() if value is not None}
-        changes |= {"name": self.name, "role": self.role, "quantization": "int8"}
-        return of.model_copy(update=changes)
+        return of.model_copy(
+            update={
+                "name": self.name,
+                "role": self.role,
+                "quantization": "int8",
+                "kv_tokens": self.kv_tokens or of.kv_tokens,
+                "max_sessions": self.max_sessions or of.max_sessions,
+            }
+        )
 
 
 class LayerSkipMember(UserModel):

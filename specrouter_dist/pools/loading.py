@@ -96,7 +96,8 @@ def slim_members(pool: Pool) -> list[LayerSkipMember]:
 def model_names(pool: Pool) -> list[str]:
     """All members that are models, slim ones before the target, which is the last."""
     *drafters, target = model_members(pool)
-    return [member.name for member in (*drafters, *slim_members(pool), target)]
+    slims = [member.name for member in slim_members(pool)]
+    return [*(member.name for member in drafters), *slims, target.name]
 
 
 def lookup_members(pool: Pool) -> list[LookupMember]:
