@@ -220,7 +220,78 @@ class LookupMember(UserModel):
         return self
 
 
-Member = Annotated[ModelMember | LookupMember, Field(discriminator="kind")]
+class QuantisedMember(UserModel):
+    """A copy of another member with weights in 8 bits and a KV cache of its own (CPU)."""
+
+    kind: Literal["quantised"]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Literal["drafter"] = "drafter"
+    of: str
+    """A member of kind ``model``, whose settings it has but for those that follow."""
+    kv_tokens: int | None = Field(default=None, ge=64)
+    max_sessions: int | None = Field(default=None, ge=1)
+
+    def as_model(self, of: ModelMember) -> ModelMember:
+        """The member in full; ``ValueError``: ``of`` cannot be copied so."""
+        if of.device != "cpu" or of.quantization:
+            raise ValueError(
+                f"member {self.name!r}: of: a copy in 8 bits is made of a member with device "
+                f"'cpu' and no quantization, got {of.name!r} with device={of.device!r}, "
+                f"quantization={of.quantization!r}"
+            )
+        return of.model_copy(
+            update={
+                "name": self.name,
+                "role": self.role,
+                "quantization": "int8",
+                "kv_tokens": self.kv_tokens or of.kv_tokens,
+                "max_sessions": self.max_sessions or of.max_sessions,
+            }
+        )
+
+
+class LayerSkipMember(UserModel):
+    """The target without some of its layers' parts: the same weights and KV cache, in its worker.
+
+    A slim verifier (arXiv 2606.12243): it needs no memory of its own.
+    """
+
+    kind: Literal["layer_skip"]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Literal["drafter"] = "drafter"
+    of: str
+    """The pool's target."""
+    mask: tuple[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)\.(attention|mlp)$")], ...] = Field(
+        min_length=1
+    )
+    """What is left out: ``<layer>.attention`` and ``<layer>.mlp``, layers counted from 0. The first
+    and the last layer are kept."""
+
+    @model_validator(mode="after")
+    def _mask_names_parts_once(self) -> Self:
+        if doubled := sorted({part for part in self.mask if self.mask.count(part) > 1}):
+            raise ValueError(f"member {self.name!r}: mask: named twice: {', '.join(doubled)}")
+        return self
+
+    def check_layers(self, num_layers: int) -> None:
+        """``ValueError``: the mask is none for a target of so many layers."""
+        last = num_layers - 1
+        for part in self.mask:
+            layer = int(part.split(".")[0])
+            if layer > last:
+                raise ValueError(
+                    f"member {self.name!r}: mask: {part!r}: the target's layers are 0 to {last}"
+                )
+            if layer in (0, last):
+                raise ValueError(
+                    f"member {self.name!r}: mask: {part!r}: the first and the last layer are kept; "
+                    f"layers 1 to {last - 1} may be skipped"
+                )
+
+
+Member = Annotated[
+    ModelMember | LookupMember | QuantisedMember | LayerSkipMember, Field(discriminator="kind")
+]
 
 
 class PoolConfig(UserModel):
@@ -246,11 +317,41 @@ class PoolConfig(UserModel):
             raise ValueError(f"members: names must differ, these occur twice: {doubled}")
         return self
 
+    @model_validator(mode="after")
+    def _others_are_of_members(self) -> Self:
+        models = {m.name: m for m in self.members if isinstance(m, ModelMember)}
+        for member in self.members:
+            if isinstance(member, LayerSkipMember):
+                target = self.target
+                if member.of != target.name or target.engine == "general":
+                    raise ValueError(
+                        f"member {member.name!r}: of: must be the target {target.name!r}, which "
+                        f"must run in the fast engine, got {member.of!r}, engine={target.engine!r}"
+                    )
+            elif isinstance(member, QuantisedMember):
+                if member.of not in models:
+                    raise ValueError(
+                        f"member {member.name!r}: of: no member {member.of!r} of kind 'model'; "
+                        f"accepted: {', '.join(models)}"
+                    )
+                member.as_model(models[member.of])
+        return self
+
     @property
     def target(self) -> ModelMember:
         """The member whose output is promised."""
         return next(m for m in self.members if isinstance(m, ModelMember) and m.role == "target")
 
-    def member(self, name: str) -> ModelMember | LookupMember:
+    @property
+    def models(self) -> tuple[ModelMember, ...]:
+        """Members with weights of their own, in the file's order; quantised ones in full."""
+        models = {m.name: m for m in self.members if isinstance(m, ModelMember)}
+        return tuple(
+            member.as_model(models[member.of]) if isinstance(member, QuantisedMember) else member
+            for member in self.members
+            if isinstance(member, ModelMember | QuantisedMember)
+        )
+
+    def member(self, name: str) -> Member:
         """The member of that name; ``StopIteration`` never: callers check chains first."""
         return next(m for m in self.members if m.name == name)

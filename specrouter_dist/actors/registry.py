@@ -46,6 +46,14 @@ class PoolSpec:
     """Of all its actors."""
 
     @property
+    def tenants(self) -> dict[str, tuple[str, ...]]:
+        """Members by the worker that they are in, which has the name of its model."""
+        return {
+            name: (*(slim.name for slim in worker.slims), name)
+            for name, worker in self.workers.items()
+        }
+
+    @property
     def target(self) -> str:
         """The target's name."""
         return list(self.workers)[-1]

@@ -57,8 +57,9 @@ class RouterActor:
     def __init__(self, spec: PoolSpec, hop_us: float, state_directory: Path) -> None:
         configure_logs(spec.log_format, "router")
         self._spec = spec
-        names = list(spec.workers)
-        self._router = Router(names, spec.lookups, devices={m: m for m in names}, hop_us=hop_us)
+        self._tenants = spec.tenants
+        devices = {m: worker for worker, members in self._tenants.items() for m in members}
+        self._router = Router(list(devices), spec.lookups, devices=devices, hop_us=hop_us)
         self._metrics = RouterMetrics(spec.name)
         self._workers: dict[str, Any] = {}
         self._addresses: dict[str, Address] = {}
@@ -157,13 +158,15 @@ class RouterActor:
     async def _on_members_changed(self) -> None:
         self._note_who_is_there()
         self._decide()
-        await self._tell(list(self._addresses), "set_directory", dict(self._addresses))
+        reachable = [worker for worker in self._workers if worker in self._addresses]
+        await self._tell(reachable, "set_directory", dict(self._addresses))
         if self._spec.target in self._addresses:
             await self._tell([self._spec.target], "set_plans", self._router.table)
 
     def _note_who_is_there(self) -> None:
         """Plans are made of members that are there."""
-        away = self._spec.workers.keys() - self._addresses.keys()
+        members = {member for tenants in self._tenants.values() for member in tenants}
+        away = members - self._addresses.keys()
         self._router.set_away(away - {self._spec.target})
         self._learned = True
 
@@ -219,9 +222,11 @@ class RouterActor:
         """Takes an answer; whether the directory has changed."""
         before = self._addresses.get(name)
         if answer is None:
-            self._addresses.pop(name, None)
+            for member in self._tenants[name]:
+                self._addresses.pop(member, None)
         else:
-            self._addresses[name], measured = answer
+            address, measured = answer
+            self._addresses.update(dict.fromkeys(self._tenants[name], address))
             self._was_up.add(name)
             for observations in measured:
                 # The time of day: what was measured outlives this process, perhaps this machine.

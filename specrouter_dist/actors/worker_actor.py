@@ -11,14 +11,14 @@ from typing import Self
 import ray
 
 from specrouter_dist.actors.metrics import WorkerMetrics
-from specrouter_dist.config import LogFormat, LookupMember, ModelMember, Plan
+from specrouter_dist.config import LayerSkipMember, LogFormat, LookupMember, ModelMember, Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools import hub
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.loading import Pool, lookup_members
+from specrouter_dist.pools.loading import Pool, lookup_members, slim_members
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -26,7 +26,8 @@ from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
-from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.profiling import profile_all
+from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.status import Status, status_of
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
@@ -41,6 +42,8 @@ class WorkerSpec:
     """Of the model, where the pool was started; a node without it fetches the model by hub name."""
     lookups: tuple[LookupMember, ...]
     """Members without a model; every worker has them."""
+    slims: tuple[LayerSkipMember, ...]
+    """Parts of ``member``, which is the target then."""
     num_ids: int
     exact: bool
     secret: bytes
@@ -62,6 +65,7 @@ class WorkerSpec:
             member=member,
             directory=pool.directories[member.name],
             lookups=tuple(lookup_members(pool)),
+            slims=tuple(slim_members(pool)) if member.role == "target" else (),
             num_ids=report.num_ids,
             exact=pool.config.exact,
             secret=secret,
@@ -87,12 +91,13 @@ class WorkerActor:
             num_ids=spec.num_ids,
             exact=spec.exact,
         )
-        self._profile = profile(member.name, engine, drafts=member.role != "target")
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))
         self._metrics = WorkerMetrics(spec.pool, member.name)
         host = ModelHost(member.name, engine, is_target=member.role == "target")
-        members: list[Member] = [host, *(LookupHost(lookup) for lookup in spec.lookups)]
+        hosts = [host, *slim_hosts(spec.slims, host)]
+        self._profile = profile_all(hosts)
+        members: list[Member] = [*hosts, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(directory)
         hub = Hub(
             member.name,

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from specrouter_dist.config import ModelMember
+from specrouter_dist.config import LayerSkipMember, ModelMember
 from specrouter_dist.engine.fast import FastEngine, supports
 from specrouter_dist.engine.general import GeneralEngine
 from specrouter_dist.engine.interface import Engine
+from specrouter_dist.engine.slim import SlimEngine
 from specrouter_dist.errors import ConfigError, EngineError
 
 
@@ -51,6 +52,20 @@ def load_engine(
         num_ids=num_ids,
         exact=exact and member.role == "target",
     )
+
+
+def load_slim(member: LayerSkipMember, target: Engine) -> SlimEngine:
+    """The slim member of a loaded target.
+
+    Raises:
+        EngineError: the target runs in another engine than the fast one.
+    """
+    if not isinstance(target, FastEngine):
+        raise EngineError(
+            f"member {member.name!r}: layers are skipped by the fast engine, and {member.of!r} "
+            "runs in the general one"
+        )
+    return SlimEngine(target, frozenset(member.mask))
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

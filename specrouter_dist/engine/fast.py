@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
@@ -39,6 +40,7 @@ class FastEngine:
         sessions: SessionTable,
         sampler: Sampler,
         info: ModelInfo,
+        tables: tuple[Tensor, CausalMasks],
         *,
         exact: bool,
     ) -> None:
@@ -47,11 +49,7 @@ class FastEngine:
         self._sampler = sampler
         self._info = info
         self._exact = exact
-        shape, device = decoder.shape, cache.device
-        rotary = rotary_table(shape, info.context_tokens + _MOST_PADDING_ROWS)
-        self._rotary = rotary.to(device)
-        max_keys = pages_for(info.context_tokens) * PAGE_TOKENS
-        self._masks = CausalMasks(max_keys, cache.layers[0].dtype, device)
+        self._rotary, self._masks = tables
         self._sessions = sessions
 
     @classmethod
@@ -116,7 +114,8 @@ class FastEngine:
             )
             sessions = SessionTable(cache, max_sessions, prefix_cache=prefix_cache)
             sampler = Sampler(ids, max_sessions, where)
-            return cls(decoder, cache, sessions, sampler, info, exact=exact)
+            tables = _position_tables(decoder, cache, context)
+            return cls(decoder, cache, sessions, sampler, info, tables, exact=exact)
 
     @property
     def info(self) -> ModelInfo:
@@ -239,7 +238,7 @@ class FastEngine:
         )
         hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend)
         for extension, session in zip(batch, sessions, strict=True):
-            session.fed = extension.start + len(extension.tokens)
+            session.fed = max(session.fed, extension.start + len(extension.tokens))
         picks = self._sampler.draw(self._pick_logits(hidden, batch), batch)
         row = 0
         for i, extension in enumerate(batch):
@@ -248,16 +247,14 @@ class FastEngine:
             row += len(extension.tokens)
         return picks
 
-    def _read(
-        self, hidden: torch.Tensor, row: int, extension: Extension
-    ) -> tuple[TokenLogprobs, ...]:
+    def _read(self, hidden: Tensor, row: int, extension: Extension) -> tuple[TokenLogprobs, ...]:
         """Log-probabilities of the followers of an extension whose first row is ``row``."""
         return self._sampler.read_followers(
             extension,
             lambda first, stop: self._logits(hidden, list(range(row + first, row + stop))),
         )
 
-    def _pick_logits(self, hidden: torch.Tensor, batch: Sequence[Extension]) -> torch.Tensor:
+    def _pick_logits(self, hidden: Tensor, batch: Sequence[Extension]) -> Tensor:
         """Logits of the rows after which tokens are wanted."""
         wanted: list[int] = []
         row = 0
@@ -296,6 +293,15 @@ class FastEngine:
             raise EngineError(
                 f"tokens: ids must be below {self._info.vocab_size}, got {max(extension.tokens)}"
             )
+
+
+def _position_tables(
+    decoder: LlamaDecoder, cache: KvCache, context_tokens: int
+) -> tuple[Tensor, CausalMasks]:
+    """Rotations of every position, and masks."""
+    rotary = rotary_table(decoder.shape, context_tokens + _MOST_PADDING_ROWS).to(cache.device)
+    max_keys = pages_for(context_tokens) * PAGE_TOKENS
+    return rotary, CausalMasks(max_keys, cache.layers[0].dtype, cache.device)
 
 
 def _stop(extension: Extension) -> int:

@@ -20,7 +20,7 @@ class Session:
     """Positions that may be fed."""
     stop_ids: frozenset[int]
     fed: int = 0
-    """Positions that have been: nothing may be fed behind a gap."""
+    """Positions that have been, whatever was taken back: nothing may be fed behind a gap."""
 
 
 class SessionTable:

@@ -1,6 +1,7 @@
 """The decoder of the Llama family: weights fused and laid out once, few operations per layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +17,33 @@ from specrouter_dist.engine.workspace import Workspace, Workspaces
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _Attention:
     norm: Tensor
     qkv: Linear
     qk_norm: Tensor | None
     """``[num_heads + num_kv_heads, head_dim]``."""
     out: Linear
-    mlp_norm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Mlp:
+    norm: Tensor
     gate_up: Linear
     down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """None: left out."""
+
+    attention: _Attention | None
+    mlp: _Mlp | None
+
+    def linears(self) -> Iterator[Linear]:
+        if self.attention is not None:
+            yield from (self.attention.qkv, self.attention.out)
+        if self.mlp is not None:
+            yield from (self.mlp.gate_up, self.mlp.down)
 
 
 class _Reader:
@@ -129,10 +148,24 @@ class LlamaDecoder:
     @property
     def weight_bytes(self) -> int:
         """As held in memory: a tied head counts twice, since it is packed apart."""
-        linears = [self._head]
-        for layer in self._layers:
-            linears += [layer.qkv, layer.out, layer.gate_up, layer.down]
+        linears = [self._head, *(linear for layer in self._layers for linear in layer.linears())]
         return self._embedding.nbytes + sum(linear.weight_bytes for linear in linears)
+
+    def without(self, mask: Collection[str]) -> "LlamaDecoder":
+        """The same weights and workspaces, not computing some parts.
+
+        Args:
+            mask: ``<layer>.attention`` and ``<layer>.mlp``, layers counted from 0.
+        """
+        slim = copy(self)
+        slim._layers = [
+            _Layer(
+                attention=None if f"{number}.attention" in mask else layer.attention,
+                mlp=None if f"{number}.mlp" in mask else layer.mlp,
+            )
+            for number, layer in enumerate(self._layers)
+        ]
+        return slim
 
     def forward(
         self, ids: Tensor, rotations: Tensor, work: Workspace, attend: Callable[[int], None]
@@ -153,14 +186,17 @@ class LlamaDecoder:
         converts = work.attended is not work.qkv
         rows = self._embedding.index_select(0, ids)
         for number, layer in enumerate(self._layers):
-            work.qkv.copy_(layer.qkv(norm(rows, layer.norm)))
-            self._rotate(work, layer.qk_norm, rotations)
-            if converts:
-                work.attended.copy_(work.qkv)
-            attend(number)
-            rows = layer.out.add_to(rows, work.mixed)
-            wide = layer.gate_up(norm(rows, layer.mlp_norm))
-            rows = layer.down.add_to(rows, self._gate(wide))
+            attention, mlp = layer.attention, layer.mlp
+            if attention is not None:
+                work.qkv.copy_(attention.qkv(norm(rows, attention.norm)))
+                self._rotate(work, attention.qk_norm, rotations)
+                if converts:
+                    work.attended.copy_(work.qkv)
+                attend(number)
+                rows = attention.out.add_to(rows, work.mixed)
+            if mlp is not None:
+                wide = mlp.gate_up(norm(rows, mlp.norm))
+                rows = mlp.down.add_to(rows, self._gate(wide))
         return rows
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -195,7 +231,7 @@ def _read_layer(shape: LlamaShape, reader: _Reader, number: int, norm: RmsNorm) 
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     hidden, wide, query = shape.hidden_size, shape.intermediate_size, shape.query_size
     key = shape.kv_size // 2
-    return _Layer(
+    own_attention = _Attention(
         norm=norm.prepare(reader.tensor(f"{prefix}.input_layernorm.weight", hidden)),
         qkv=reader.linear(
             {
@@ -208,12 +244,15 @@ def _read_layer(shape: LlamaShape, reader: _Reader, number: int, norm: RmsNorm) 
         ),
         qk_norm=_read_qk_norm(shape, reader, attention) if shape.qk_norm else None,
         out=reader.linear({f"{attention}.o_proj": hidden}, query, bias=shape.out_bias),
-        mlp_norm=norm.prepare(reader.tensor(f"{prefix}.post_attention_layernorm.weight", hidden)),
+    )
+    own_mlp = _Mlp(
+        norm=norm.prepare(reader.tensor(f"{prefix}.post_attention_layernorm.weight", hidden)),
         gate_up=reader.linear(
             {f"{mlp}.gate_proj": wide, f"{mlp}.up_proj": wide}, hidden, bias=shape.mlp_bias
         ),
         down=reader.linear({f"{mlp}.down_proj": hidden}, wide, bias=shape.mlp_bias),
     )
+    return _Layer(own_attention, own_mlp)
 
 
 def _layer_dtype(

@@ -55,8 +55,17 @@ class Sampler:
         self._work_rows: Any = None
         self._grow_work(_LEAST_WORK_ROWS)
 
-    def open(self, slot: int, params: SamplingParams, prompt_tokens: int) -> None:
+    def open(
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt_tokens: int,
+        *,
+        beside: "Sampler | None" = None,
+    ) -> None:
         """Begins a session in ``slot``, whose output begins at position ``prompt_tokens``.
+
+        ``beside``: has the same request's session in the same slot; the noise is shared.
 
         Raises:
             RequestError: ``logit_bias`` names an id outside the vocabulary.
@@ -67,7 +76,8 @@ class Sampler:
                 f"logit_bias: ids must be below {self._vocab_size}, got {max(params.logit_bias)}",
                 field="logit_bias",
             )
-        self._sessions[slot] = self._make_session(params, prompt_tokens)
+        noise = None if beside is None else beside._sessions[slot].noise
+        self._sessions[slot] = self._make_session(params, prompt_tokens, noise)
 
     def fork(self, slot: int, new_slot: int, length: int) -> None:
         """Begins a session in ``new_slot`` with the first ``length`` tokens of ``slot``'s."""
@@ -83,6 +93,13 @@ class Sampler:
         """The session begins with ``tokens``, which are not fed: penalties count them."""
         penalties = self._sessions[slot].penalties
         if penalties is not None:
+            penalties.append(tokens)
+
+    def follow(self, slot: int, start: int, tokens: TokenArray) -> None:
+        """``tokens`` are the session's from position ``start`` on, fed by another."""
+        penalties = self._sessions[slot].penalties
+        if penalties is not None:
+            penalties.truncate(start)
             penalties.append(tokens)
 
     def close(self, slot: int) -> None:

@@ -3,7 +3,7 @@
 Reads headers and configurations only; a check of the embedded pool takes milliseconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype, ModelMember
 from specrouter_dist.errors import ConfigError
-from specrouter_dist.pools.loading import Pool
+from specrouter_dist.pools.loading import Pool, slim_members
 from specrouter_dist.pools.model_files import (
     ModelShape,
     count_parameters,
@@ -64,8 +64,9 @@ def check_pool(pool: Pool, *, available_bytes: int | None = None) -> PoolReport:
     Raises:
         ConfigError: the first check that fails.
     """
-    models = [m for m in pool.config.members if isinstance(m, ModelMember)]
+    models = pool.config.models
     reports = tuple(_check_member(member, pool.directories[member.name]) for member in models)
+    _check_masks(pool, reports)
     num_ids = shared_ids(pool.directories, pool.config.target.name)
     for report in reports:
         if report.shape.vocab_size < num_ids:
@@ -136,6 +137,15 @@ def memory_available() -> int:
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         available = min(available, max(0, int(limit) - used))
     return available
+
+
+def _check_masks(pool: Pool, reports: Sequence[MemberReport]) -> None:
+    num_layers = next(r for r in reports if r.name == pool.config.target.name).shape.num_layers
+    for member in slim_members(pool):
+        try:
+            member.check_layers(num_layers)
+        except ValueError as problem:
+            raise ConfigError(str(problem), field="mask") from None
 
 
 def _check_member(member: ModelMember, directory: Path) -> MemberReport:

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specrouter_dist import __version__
-from specrouter_dist.config import Dtype, LookupMember, ModelMember, PoolConfig
+from specrouter_dist.config import (
+    Dtype,
+    LayerSkipMember,
+    LookupMember,
+    ModelMember,
+    PoolConfig,
+)
 from specrouter_dist.errors import ConfigError, NotFoundError, RequestError
 from specrouter_dist.pools import hub
 from specrouter_dist.pools.model_files import relevant_files
@@ -25,7 +31,7 @@ class Pool:
     file: Path
     directories: Mapping[str, Path]
     """Model directories by member. Without the members that name a hub model, until
-    :func:`resolve_directories` has fetched them; lookup members have none."""
+    :func:`resolve_directories` has fetched them; lookup and slim members have none."""
     config_hash: str
     """Equal for two pools exactly when members, settings, model files and version are equal, so
     it decides whether a running pool is the wanted one."""
@@ -51,8 +57,8 @@ def load_pool(name_or_path: str, *, dtype: Dtype | None = None) -> Pool:
         config = _with_dtype(config, dtype)
     directories = {
         member.name: path
-        for member in config.members
-        if isinstance(member, ModelMember) and (path := local_directory(file, member.model))
+        for member in config.models
+        if (path := local_directory(file, member.model))
     }
     return Pool(config, file, directories, _hash(file, config, directories))
 
@@ -64,8 +70,8 @@ def resolve_directories(pool: Pool) -> Pool:
         NotFoundError: a model is neither a directory nor to be had from the hub.
     """
     directories = dict(pool.directories)
-    for member in pool.config.members:
-        if isinstance(member, ModelMember) and member.name not in directories:
+    for member in pool.config.models:
+        if member.name not in directories:
             expected = pool.file.parent / member.model
             directories[member.name] = hub.fetch(member, expected_directory=expected)
     return Pool(pool.config, pool.file, directories, _hash(pool.file, pool.config, directories))
@@ -83,9 +89,20 @@ def tasks_file(pool: Pool) -> Path | None:
 
 
 def model_members(pool: Pool) -> list[ModelMember]:
-    """The pool's members with a model, the target last."""
-    models = [m for m in pool.config.members if isinstance(m, ModelMember)]
-    return sorted(models, key=lambda member: member.role == "target")
+    """The pool's members with weights of their own, the target last."""
+    return sorted(pool.config.models, key=lambda member: member.role == "target")
+
+
+def slim_members(pool: Pool) -> list[LayerSkipMember]:
+    """The pool's members that are parts of its target."""
+    return [m for m in pool.config.members if isinstance(m, LayerSkipMember)]
+
+
+def model_names(pool: Pool) -> list[str]:
+    """All members that are models, slim ones before the target, which is the last."""
+    *drafters, target = model_members(pool)
+    slims = [member.name for member in slim_members(pool)]
+    return [*(member.name for member in drafters), *slims, target.name]
 
 
 def lookup_members(pool: Pool) -> list[LookupMember]:

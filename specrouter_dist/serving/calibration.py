@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import combinations, cycle, islice
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.pools.loading import POOLS_DIRECTORY, Pool, lookup_members, model_members
+from specrouter_dist.pools.loading import POOLS_DIRECTORY, Pool, lookup_members, model_names
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ _CONCURRENCY = 1
 
 def pair_chains(pool: Pool) -> Iterator[tuple[str, ...]]:
     """The target alone, then a chain through every ordered pair of members."""
-    models = [member.name for member in model_members(pool)]
+    models = model_names(pool)
     target = models[-1]
     yield (target,)
     names = [*(member.name for member in lookup_members(pool)), *models]

@@ -263,6 +263,9 @@ class Chains:
             self._outbox.put(peer, Detach(edge, True))
         if session.down_edge is not None:
             self.by_down_edge.pop(session.down_edge, None)
+        for guest in tuple(session.guests):
+            self._parking.take(guest.id, guest.member.name)
+            self.close(guest)
         del self.sessions[session]
         session.member.close(session)
 
@@ -273,7 +276,11 @@ class Chains:
         return self._parking.next_end_s
 
     def _open(self, member: Member, message: Attach) -> Session:
-        opening = Opening(message.tokens, message.prompt_tokens, message.end, message.sampling)
+        same_request = (s for s in self.sessions if s.id == message.edge.session)
+        owner = next((s for s in same_request if s.member.name == member.lives_in), None)
+        opening = Opening(
+            message.tokens, message.prompt_tokens, message.end, message.sampling, owner
+        )
         stage, slot = member.open(opening, StopIds(message.sampling.stop_token_ids))
         session = Session(
             id=message.edge.session,
@@ -284,6 +291,7 @@ class Chains:
             prompt_tokens=message.prompt_tokens,
             end=message.end,
             traffic=Traffic.of(message.sampling, message.task),
+            owner=owner,
         )
         self.sessions[session] = None
         return session

@@ -12,7 +12,7 @@ from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.links.control import Cancel, Failed, Output, Submit
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.loading import Pool, lookup_members, model_members
+from specrouter_dist.pools.loading import Pool, lookup_members, model_members, slim_members
 from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
@@ -24,7 +24,8 @@ from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetPlans
-from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.profiling import profile_all
+from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
@@ -75,19 +76,7 @@ class LocalPool:
     is_new = True
 
     def __init__(self, pool: Pool, report: PoolReport) -> None:
-        hosts = [
-            ModelHost(
-                member.name,
-                load_engine(
-                    member,
-                    pool.directories[member.name],
-                    num_ids=report.num_ids,
-                    exact=pool.config.exact,
-                ),
-                is_target=member.role == "target",
-            )
-            for member in model_members(pool)
-        ]
+        hosts = _load_hosts(pool, report)
         lookups = [LookupHost(member) for member in lookup_members(pool)]
         members: list[Member] = [*hosts, *lookups]
         self._router = Router(
@@ -97,9 +86,7 @@ class LocalPool:
             devices=dict.fromkeys((host.name for host in hosts), "local"),
             hop_us=0.0,
         )
-        for host in hosts:
-            measured = profile(host.name, host.engine, drafts=not host.is_target)
-            self._router.observe(measured, time.monotonic())
+        self._router.observe(profile_all(hosts), time.monotonic())
         self._lock = threading.Lock()
         self._router.decide(time.monotonic())
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
@@ -174,3 +161,21 @@ class LocalPool:
                 table = self._router.decide(now_s) if self._router.is_due(now_s) else None
             if table is not None:
                 self.worker.hub.post(SetPlans(table))
+
+
+def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:
+    """All members that are models, the target last."""
+    *drafters, target = (
+        ModelHost(
+            member.name,
+            load_engine(
+                member,
+                pool.directories[member.name],
+                num_ids=report.num_ids,
+                exact=pool.config.exact,
+            ),
+            is_target=member.role == "target",
+        )
+        for member in model_members(pool)
+    )
+    return [*drafters, *slim_hosts(slim_members(pool), target), target]

@@ -41,12 +41,16 @@ class Opening:
     end: int
     """No position at or beyond it is wanted."""
     sampling: SamplingParams
+    owner: Session | None = None
+    """The session of the same request at the member that this one lives in."""
 
 
 class Member(Protocol):
     """What a worker needs of a member, be it a model or not."""
 
     name: str
+    lives_in: str | None
+    """The member in whose sessions this one's are; None: they are its own."""
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage | LookupStage, int | None]:
         """A stage, and the engine's slot where there is one.
@@ -68,6 +72,8 @@ class Member(Protocol):
 class ModelHost:
     """A member that is a model on the worker's device."""
 
+    lives_in: str | None = None
+
     def __init__(self, name: str, engine: Engine, *, is_target: bool) -> None:
         self.name = name
         self.engine = engine
@@ -84,14 +90,12 @@ class ModelHost:
         """Reserves a slot. Only drafters draw several tokens in one step."""
         self.preparations.give_way()
         end = min(request.end, self.engine.info.context_tokens)
-        slot = self.engine.open(request.sampling, request.prompt_tokens, end)
-        self._num_open += 1
         tokens = array(TOKEN_TYPECODE, request.tokens)
-        # What is not fed has no logits.
-        reuses = request.sampling.prompt_logprobs is None
+        slot, kv_len = self._take_slot(request, tokens, end)
+        self._num_open += 1
         stage = Stage(
             tokens,
-            kv_len=self.engine.reuse(slot, tokens) if reuses else 0,
+            kv_len=kv_len,
             prompt_tokens=request.prompt_tokens,
             end=end,
             ending=ending,
@@ -105,7 +109,7 @@ class ModelHost:
         self.drop_guesses(session)
         self._publish(session, session.end)
         self._num_open -= 1
-        self.engine.close(_slot(session))
+        self._free_slot(slot_of(session))
 
     def drop_guesses(self, session: Session) -> None:
         """Frees what was prepared for the session."""
@@ -156,7 +160,7 @@ class ModelHost:
             self._threads = threads
         extensions = [
             Extension(
-                _slot(session),
+                slot_of(session),
                 step.start,
                 step.tokens,
                 step.num_picks,
@@ -181,12 +185,25 @@ class ModelHost:
             if step.num_picks and step.start < session.prompt_tokens:
                 # The prompt has just been fed: others that begin alike need not wait for the end.
                 self._publish(session, session.prompt_tokens)
+            if stage.kv_len < step.start + len(step.tokens):
+                for guest in session.guests:
+                    guest.lose_cache(stage.kv_len)
             grown.append((session, new, picks))
         return grown
 
+    def _take_slot(self, request: Opening, tokens: TokenArray, end: int) -> tuple[int, int]:
+        """A slot of the engine, and how many of ``tokens`` it holds already."""
+        slot = self.engine.open(request.sampling, request.prompt_tokens, end)
+        # What is not fed has no logits.
+        reuses = request.sampling.prompt_logprobs is None
+        return slot, self.engine.reuse(slot, tokens) if reuses else 0
+
+    def _free_slot(self, slot: int) -> None:
+        self.engine.close(slot)
+
     def _begin_preparing(self, session: Session) -> Outcomes:
         return Outcomes(
-            EngineForks(self.engine, _slot(session)),
+            EngineForks(self.engine, slot_of(session)),
             self._odds.setdefault(session.traffic.regime, Odds()),
             stop_ids=frozenset(session.sampling.stop_token_ids),
             end=min(session.end, self.engine.info.context_tokens),
@@ -195,7 +212,7 @@ class ModelHost:
     def _publish(self, session: Session, end: int) -> None:
         """``end``: where what may still be taken back begins."""
         stage = session.model_stage
-        self.engine.publish(_slot(session), stage.tokens.slice(0, min(stage.kv_len, end)))
+        self.engine.publish(slot_of(session), stage.tokens.slice(0, min(stage.kv_len, end)))
 
     def _observe_wait(
         self, session: Session, step: Step, now: float, observations: Observations
@@ -223,13 +240,16 @@ def _followers(session: Session, step: Step) -> Sequence[int]:
     return session.model_stage.tokens.slice(step.start + 1, end)
 
 
-def _slot(session: Session) -> int:
+def slot_of(session: Session) -> int:
+    """The engine's slot of a model's session."""
     assert session.slot is not None
     return session.slot
 
 
 class LookupHost:
     """A member without a model: proposals come from the text itself."""
+
+    lives_in: str | None = None
 
     def __init__(self, config: LookupMember) -> None:
         self.name = config.name

@@ -17,6 +17,7 @@ from specrouter_dist.routing.observations import (
     Observations,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.worker.member import ModelHost
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
 
@@ -119,6 +120,15 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
                 # hiccup would stay.
                 observations.forwards[key] = ForwardTimes(1, min(times_us))
                 step_s = step_s or min(times_us) / 1e6
+    return observations
+
+
+def profile_all(hosts: Sequence[ModelHost]) -> Observations:
+    """Of all models of a worker, one after the other."""
+    observations = Observations(is_profile=True)
+    for host in hosts:
+        measured = profile(host.name, host.engine, drafts=not host.is_target)
+        observations.forwards |= measured.forwards
     return observations
 
 

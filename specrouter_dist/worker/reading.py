@@ -89,10 +89,10 @@ class Readers:
         self._waiting.extend((text, model) for model in readers)
 
     def give_way(self) -> bool:
-        """Gives up the text that the target is reading, for the room that it takes; whether there
-        was one."""
+        """Gives up the text that is being read in the target's cache, for the room that it takes;
+        whether there was one."""
         opened = self._open
-        if opened is None or not opened.model.is_target:
+        if opened is None or not (opened.model.is_target or opened.model.lives_in):
             return False
         opened.model.engine.close(opened.slot)
         self._open = None

@@ -42,6 +42,11 @@ class Session:
     """Members above this one, drafter first."""
     edges: tuple[EdgeKnobs, ...] = ()
     """``edges[i]`` is below ``wanted[i]``."""
+    owner: "Session | None" = None
+    """The target's session of the same request, whose KV storage a slim member's is in."""
+    guests: list["Session"] = field(default_factory=list)
+    """Slim members' sessions in this one's storage; they end with it."""
+
     plan_number: int = 0
     plans: Plans = field(default_factory=Plans)
     """Of a request at its target."""
@@ -77,6 +82,15 @@ class Session:
     upstream_levels: tuple[LevelCounts, ...] = ()
     upstream_device_us: int = 0
     """As last reported by the upstream, over all members above."""
+
+    def __post_init__(self) -> None:
+        if self.owner is not None:
+            self.owner.guests.append(self)
+
+    def lose_cache(self, kv_len: int) -> None:
+        """Another session has written behind ``kv_len`` in the storage that they share."""
+        stage = self.model_stage
+        stage.kv_len = min(stage.kv_len, kv_len)
 
     @property
     def upstream(self) -> str | None:

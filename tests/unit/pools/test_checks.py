@@ -76,6 +76,36 @@ def test_members_on_a_gpu_take_none_of_this_machines_memory(tiny: Pool) -> None:
     assert check_pool(load_pool(str(tiny.file))).required_bytes == without_target
 
 
+def test_a_quantised_copy_takes_memory_and_a_slim_member_none(tiny: Pool) -> None:
+    before = check_pool(tiny)
+    target = before.member("target")
+    with tiny.file.open("a") as file:
+        file.write("  - {name: slim, kind: layer_skip, of: target, mask: [1.mlp, 8.attention]}\n")
+    assert check_pool(load_pool(str(tiny.file))).required_bytes == before.required_bytes
+    with tiny.file.open("a") as file:
+        file.write("  - {name: eight, kind: quantised, of: target, kv_tokens: 1024}\n")
+    report = check_pool(load_pool(str(tiny.file)))
+    eight = report.member("eight")
+    assert eight.weight_bytes == 3 * target.num_parameters
+    assert eight.kv_bytes == target.kv_bytes // 32
+    assert report.required_bytes == before.required_bytes + eight.weight_bytes + eight.kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("10.mlp", "'10.mlp': the target's layers are 0 to 9$"),
+        ("0.mlp", "'0.mlp': the first and the last layer are kept; layers 1 to 8 may be skipped$"),
+        ("9.attention", "'9.attention': the first and the last layer are kept"),
+    ],
+)
+def test_a_mask_must_fit_the_target(tiny: Pool, part: str, expected: str) -> None:
+    with tiny.file.open("a") as file:
+        file.write(f"  - {{name: slim, kind: layer_skip, of: target, mask: [4.mlp, {part}]}}\n")
+    with pytest.raises(ConfigError, match=f"^member 'slim': mask: {expected}"):
+        check_pool(load_pool(str(tiny.file)))
+
+
 def test_memory_is_measured() -> None:
     assert 2**20 < memory_available() < 2**50
 

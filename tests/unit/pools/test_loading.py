@@ -68,6 +68,8 @@ def test_a_dtype_replaces_that_of_every_member() -> None:
 
 
 MODEL = TARGET[:-1]
+SKIP = "name: s, kind: layer_skip, of: t, mask"
+KINDS = "'model' or 'lookup' or 'quantised' or 'layer_skip'"
 WRONG_FILES = [
     ("", "must be a mapping of fields, got NoneType"),
     ("- a", "must be a mapping of fields, got list"),
@@ -85,10 +87,10 @@ WRONG_FILES = [
         f"name: p\nmembers: [{MODEL}, devise: cpu}}]",
         r"members\[0\]\.devise: unknown field \(did you mean 'device'\?\); accepted: kind, name",
     ),
-    ("name: p\nmembers: [{name: t}]", r"members\[0\]\.kind: must be 'model' or 'lookup', missing"),
+    ("name: p\nmembers: [{name: t}]", rf"members\[0\]\.kind: must be {KINDS}, missing"),
     (
         "name: p\nmembers: [{name: t, kind: modle}]",
-        r"members\[0\]\.kind: must be 'model' or 'lookup', got 'modle'",
+        rf"members\[0\]\.kind: must be {KINDS}, got 'modle'",
     ),
     (
         f"name: p\nmembers: [{MODEL}, dtype: fp16}}]",
@@ -122,6 +124,35 @@ WRONG_FILES = [
     (
         f"name: p\nmembers: [{TARGET}, {{kind: lookup, min_match_tokens: 9}}]",
         r"members\[1\]: member 'lookup': min_match_tokens must not be above max_match_tokens",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{name: q, kind: quantised, of: u}}]",
+        r"member 'q': of: no member 'u' of kind 'model'; accepted: t$",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, device: cuda, num_gpus: 1}}, "
+        "{name: q, kind: quantised, of: t}]",
+        r"member 'q': of: a copy in 8 bits is made of a member with device 'cpu'.* got 't'",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{{SKIP}: []}}]",
+        r"members\[1\]\.mask: tuple should have at least 1 item",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{{SKIP}: [1.mlp, 2.norm]}}]",
+        r"members\[1\]\.mask\[1\]: string should match pattern .*got '2.norm'",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{{SKIP}: [1.mlp, 1.mlp]}}]",
+        r"members\[1\]: member 's': mask: named twice: 1.mlp",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{name: s, kind: layer_skip, of: d, mask: [1.mlp]}}]",
+        r"member 's': of: must be the target 't', which must run in the fast engine, got 'd'",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, engine: general}}, {{{SKIP}: [1.mlp]}}]",
+        r"member 's': of: must be the target 't', .* got 't', engine='general'",
     ),
 ]
 
