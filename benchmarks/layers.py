@@ -1,19 +1,18 @@
 """The ways by which a prompt reaches the same models, each with one layer more than the last."""
 
-import json
 import multiprocessing
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import uvicorn
 
 from benchmarks.clients.service import serve, wait_until, write_pool
+from benchmarks.events import parse_event
+from benchmarks.ports import free_port
 from specrouter_dist.cli.backends import find_backend, open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
@@ -128,7 +127,9 @@ def _of_url(client: httpx.Client, url: str) -> Ask:
         with client.stream("POST", f"{url}/v1/completions", json=body) as response:
             if response.status_code != 200:
                 raise SystemExit(f"{url}: {response.status_code} {response.read().decode()}")
-            for event in _events(response):
+            for line in response.iter_lines():
+                if (event := parse_event(line)) is None:
+                    continue
                 if event["choices"]:
                     times_ms.append((time.perf_counter() - started) * 1e3)
                     texts.append(event["choices"][0]["text"])
@@ -139,18 +140,10 @@ def _of_url(client: httpx.Client, url: str) -> Ask:
     return ask
 
 
-def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in response.iter_lines():
-        if line.startswith("data: ") and line != "data: [DONE]":
-            yield json.loads(line.removeprefix("data: "))
-
-
 @contextmanager
 def _http_server(file: Path) -> Iterator[str]:
     """The routes over a pool that runs, in a process of their own; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = multiprocessing.get_context("spawn").Process(target=_run_http, args=(file, port))
     process.start()
     url = f"http://127.0.0.1:{port}"

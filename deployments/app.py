@@ -14,7 +14,7 @@ from ray.serve import Application
 from deployments.grpc import GrpcMethods
 from deployments.page import add_router_page
 from specrouter_dist.actors.pool import connect_pool
-from specrouter_dist.config import Dtype, LogFormat, UserModel
+from specrouter_dist.config import DEFAULT_LOG_FORMAT, Dtype, LogFormat, UserModel
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport, check_pool
@@ -42,7 +42,7 @@ class ServeArgs(UserModel):
     """Replaces that of every member."""
     service: ServiceSettings = ServiceSettings()
     """Keys, limits, deadlines, origins."""
-    log_format: LogFormat = LogFormat.TEXT
+    log_format: LogFormat = DEFAULT_LOG_FORMAT
     """Of the ingress and of actors that are started."""
 
 

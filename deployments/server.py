@@ -78,13 +78,21 @@ def run_server(
             if running.is_new:
                 calibrate(pool, PoolBackend(pool, report, running))
             deploying.result()
-        _check_listening(host, port)
-        also = ""
-        if grpc_port is not None:
-            _check_listening(host, grpc_port)
-            also = f", gRPC at port {grpc_port}"
-        print(f"serving {pool.config.name!r} at http://{host}:{port}/v1{also}", flush=True)
+        _tell_ready(pool.config.name, host, port, grpc_port)
         signal.pause()
+
+
+def _tell_ready(name: str, host: str, port: int, grpc_port: int | None) -> None:
+    """
+    Raises:
+        UnavailableError: Serve listens elsewhere.
+    """
+    _check_listening(host, port)
+    also = ""
+    if grpc_port is not None:
+        _check_listening(host, grpc_port)
+        also = f", gRPC at port {grpc_port}"
+    print(f"serving {name!r} at http://{host}:{port}/v1{also}", flush=True)
 
 
 def _grpc_options(port: int | None) -> dict[str, Any] | None:

@@ -138,6 +138,9 @@ class LogFormat(StrEnum):
     """One object a line, from INFO on: every request too."""
 
 
+DEFAULT_LOG_FORMAT = LogFormat.TEXT
+
+
 class Dtype(StrEnum):
     """Number format of weights, activations and KV cache."""
 

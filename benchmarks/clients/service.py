@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
 
-from specrouter_dist.config import ModelMember
-from specrouter_dist.pools.loading import Pool
+from benchmarks.ports import free_port
+from specrouter_dist.pools.loading import Pool, portable_members
 
 ROOT = Path(__file__).parents[2]
 _READY_WITHIN_S = 300.0
@@ -68,9 +66,7 @@ def serve(pool: str | Path) -> Iterator[Service]:
     Raises:
         SystemExit: it is not up in time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve"]
     command += ["--pool", str(pool), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -97,10 +93,11 @@ def write_pool(
         prefix_cache: False turns it off.
     """
     content = pool.config.model_dump(mode="json", exclude_unset=True)
+    changed = {} if prefix_cache else {"prefix_cache": False}
     content["members"] = [
-        _written(pool, member.name, entry, prefix_cache=prefix_cache)
-        for member, entry in zip(pool.config.members, content["members"], strict=True)
-        if members is None or member.name in members
+        member | (changed if member["kind"] == "model" else {})
+        for member in portable_members(pool)
+        if members is None or member["name"] in members
     ]
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return file
@@ -134,14 +131,6 @@ def run_client(command: Sequence[str], *, offline: bool = False) -> None:
     run = subprocess.run(command, env={**os.environ, **changed}, cwd=ROOT, check=False, stdout=2)
     if run.returncode:
         raise SystemExit(f"{command[0]} has failed with {run.returncode}")
-
-
-def _written(pool: Pool, name: str, entry: dict[str, Any], *, prefix_cache: bool) -> dict[str, Any]:
-    if not isinstance(pool.config.member(name), ModelMember):
-        return entry
-    directory = str(pool.directories[name])
-    changed = {} if prefix_cache else {"prefix_cache": False}
-    return {**entry, "model": directory, **changed}
 
 
 def _name_of(process: psutil.Process) -> str:

@@ -7,15 +7,7 @@ set -eu
 DIRECTORY=${1:-.clients}
 PYTHON=${PYTHON:-python3}
 
-make_environment() {
-  test -x "$DIRECTORY/$1/bin/python" || "$PYTHON" -m venv "$DIRECTORY/$1"
-}
-
-install() {
-  environment=$1
-  shift
-  "$DIRECTORY/$environment/bin/python" -m pip install --quiet ${PIP_ARGS:-} "$@"
-}
+. "$(dirname "$0")/../environments.sh"
 
 make_environment lm_eval
 # transformers for the tokenizer alone: no torch.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import httpx
 from benchmarks.peers.processes import Family, end
 from benchmarks.peers.settings import ALONE, AUTO, OURS, Arm
 from benchmarks.peers.worker import ROOT, WorkerError
+from benchmarks.ports import free_port
 
 _START_S = 300.0
 _LAST_LINES = 8
@@ -74,7 +74,7 @@ class Server:
     """
 
     def __init__(self, arm: HttpArm) -> None:
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         self._arm = arm
         # A file, not a pipe that could fill; closed with the server.
@@ -137,10 +137,3 @@ class Server:
         self._errors.seek(0)
         last: Sequence[str] = self._errors.read().splitlines()[-_LAST_LINES:]
         return "\n  ".join([f"{self._arm.name}: {what}", *last])
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

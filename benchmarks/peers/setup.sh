@@ -9,15 +9,7 @@ DIRECTORY=${1:-.peers}
 PYTHON=${PYTHON:-python3}
 TORCH=${TORCH:-torch==2.13.0}
 
-make_environment() {
-  test -x "$DIRECTORY/$1/bin/python" || "$PYTHON" -m venv "$DIRECTORY/$1"
-}
-
-install() {
-  environment=$1
-  shift
-  "$DIRECTORY/$environment/bin/python" -m pip install --quiet ${PIP_ARGS:-} "$@"
-}
+. "$(dirname "$0")/../environments.sh"
 
 make_environment transformers
 install transformers "$TORCH" "transformers==5.24.*"

@@ -1,7 +1,6 @@
 """Streamed completions over HTTP, so many at a time, and when their parts came."""
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.events import parse_event
+
 _TIMEOUT_S = 300.0
-_DATA = "data: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,8 @@ async def _ask_one(client: httpx.AsyncClient, ask: Ask, body: Mapping[str, Any])
         if answer.status_code != httpx.codes.OK:
             raise RuntimeError(f"{answer.status_code}: {(await answer.aread()).decode()}")
         async for line in answer.aiter_lines():
-            if not line.startswith(_DATA) or line == f"{_DATA}[DONE]":
+            if (event := parse_event(line)) is None:
                 continue
-            event = json.loads(line.removeprefix(_DATA))
-            if "error" in event:
-                raise RuntimeError(str(event["error"]))
             if event["choices"]:
                 first_s = first_s or time.perf_counter()
                 text.append(event["choices"][0]["text"])

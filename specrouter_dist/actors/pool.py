@@ -24,7 +24,7 @@ from specrouter_dist.actors.router_client import CALL_TIMEOUT_S, RouterClient
 from specrouter_dist.actors.state_file import state_directory
 from specrouter_dist.actors.waiting import START_TIMEOUT_S, wait_for_members
 from specrouter_dist.actors.worker_actor import WorkerSpec
-from specrouter_dist.config import LogFormat
+from specrouter_dist.config import DEFAULT_LOG_FORMAT, LogFormat
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
@@ -174,7 +174,7 @@ def connect_pool(
     report: PoolReport,
     *,
     detached: bool,
-    log_format: LogFormat = LogFormat.TEXT,
+    log_format: LogFormat = DEFAULT_LOG_FORMAT,
 ) -> RunningPool:
     """The pool's actors: found running if they are of the same configuration, else started.
 

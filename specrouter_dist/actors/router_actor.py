@@ -143,6 +143,7 @@ class RouterActor:
         for member in workers.keys() - self._workers.keys():
             self._workers[member] = workers[member]
             task = asyncio.get_running_loop().create_task(self._ask_for_ever(member))
+            task.add_done_callback(_tell_failure)
             self._following[member] = task
 
     async def _ask_for_ever(self, member: str) -> None:
@@ -254,3 +255,9 @@ class RouterActor:
             await asyncio.wait_for(call, _CALL_TIMEOUT_S)
         except (RayActorError, TimeoutError) as error:
             logger.warning("%s: %s", what, type(error).__name__)
+
+
+def _tell_failure(following: "asyncio.Task[None]") -> None:
+    """A defect: whoever is not asked any more is in no plan for long."""
+    if not following.cancelled() and (problem := following.exception()) is not None:
+        logger.error("a worker is not asked any more", exc_info=problem)

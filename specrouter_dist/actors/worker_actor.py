@@ -16,8 +16,8 @@ from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
-from specrouter_dist.pools import hub
 from specrouter_dist.pools.checks import PoolReport
+from specrouter_dist.pools.hub import fetch
 from specrouter_dist.pools.loading import Pool, lookup_members, slim_members
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
@@ -28,7 +28,7 @@ from specrouter_dist.worker.member import LookupHost, Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
-from specrouter_dist.worker.status import Status, status_of
+from specrouter_dist.worker.status import Status
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
@@ -136,7 +136,7 @@ class WorkerActor:
 
     def _take(self) -> None:
         """On the engine thread."""
-        self._taken.put((status_of(self._worker), self._worker.take_observations()))
+        self._taken.put((self._worker.status, self._worker.take_observations()))
 
     def set_directory(self, addresses: Mapping[str, Address]) -> None:
         """Where each member of the pool is now."""
@@ -180,7 +180,7 @@ def _directory_here(spec: WorkerSpec) -> Path:
     """
     if spec.directory.is_dir():
         return spec.directory
-    return hub.fetch(spec.member, expected_directory=spec.directory)
+    return fetch(spec.member, expected_directory=spec.directory)
 
 
 def _refuse_local(message: object) -> None:

@@ -95,7 +95,7 @@ def _check_drafter(pool: "Pool", name: str) -> None:
     if name in drafters:
         return
     if name == target or name in {member.name for member in pool.config.members}:
-        kind = "the target" if name == target else "a lookup, which has no actor"
+        kind = "the target" if name == target else "a member without an actor of its own"
         raise RequestError(f"drafter: {name!r} is {kind}; {one_of(drafters)}", field="drafter")
     raise NotFoundError(
         f"drafter: pool {pool.config.name!r} has no member {name!r}{did_you_mean(name, drafters)}; "

@@ -7,8 +7,46 @@ from typing import Annotated
 import typer
 
 from specrouter_dist.cli.options import DtypeOption, PoolOption
-from specrouter_dist.config import LogFormat
+from specrouter_dist.config import DEFAULT_LOG_FORMAT, LogFormat
 from specrouter_dist.errors import ConfigError
+
+GrpcPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--grpc-port",
+        min=1,
+        max=65535,
+        help="Port of the gRPC service (docs/grpc.md), on all addresses; none without it.",
+    ),
+]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="json: one object a line, for every request.")
+]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings", help="A YAML file: keys, limits, deadlines, origins (docs/serving.md)."
+    ),
+]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-keys-file",
+        help="One API key per line. Keys may also stand in SPECROUTER_API_KEYS; without any, "
+        "whoever reaches the service may use it.",
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout-s", help="Deadline of requests that do not say their own."),
+]
+OriginsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors-origin",
+        help="Whose web pages may call the service; may be given several times. Without it, none.",
+    ),
+]
 
 
 def serve(
@@ -17,46 +55,13 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the HTTP service.")
     ] = 8000,
-    grpc_port: Annotated[
-        int | None,
-        typer.Option(
-            "--grpc-port",
-            min=1,
-            max=65535,
-            help="Port of the gRPC service (docs/grpc.md), on all addresses; none without it.",
-        ),
-    ] = None,
-    log_format: Annotated[
-        LogFormat,
-        typer.Option("--log-format", help="json: one object a line, for every request."),
-    ] = LogFormat.TEXT,
+    grpc_port: GrpcPortOption = None,
+    log_format: LogFormatOption = DEFAULT_LOG_FORMAT,
     dtype: DtypeOption = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings", help="A YAML file: keys, limits, deadlines, origins (docs/serving.md)."
-        ),
-    ] = None,
-    api_keys_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--api-keys-file",
-            help="One API key per line. Keys may also stand in SPECROUTER_API_KEYS; without any, "
-            "whoever reaches the service may use it.",
-        ),
-    ] = None,
-    timeout_s: Annotated[
-        float | None,
-        typer.Option("--timeout-s", help="Deadline of requests that do not say their own."),
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cors-origin",
-            help="Whose web pages may call the service; may be given several times. "
-            "Without it, none.",
-        ),
-    ] = None,
+    settings: SettingsOption = None,
+    api_keys_file: KeysOption = None,
+    timeout_s: TimeoutOption = None,
+    cors_origin: OriginsOption = None,
 ) -> None:
     """Serve a pool over HTTP until interrupted; /router is a live page of what its router does.
 

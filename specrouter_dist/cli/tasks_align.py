@@ -121,14 +121,11 @@ def _write_pool(
 
     import yaml
 
+    from specrouter_dist.pools.loading import portable_members
+
     shutil.copyfile(tasks, out / "tasks.safetensors")
     content: dict[str, Any] = pool.config.model_dump(mode="json", exclude_unset=True)
-    members: list[dict[str, Any]] = []
-    for member in pool.config.members:
-        fields = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
-        if member.name in pool.directories:
-            fields["model"] = str(pool.directories[member.name])
-        members.append(fields)
+    members = portable_members(pool)
     (template,) = (member for member in members if member["name"] == base)
     for number, report in enumerate(reports, start=1):
         if report.directory is not None:

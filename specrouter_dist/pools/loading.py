@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from specrouter_dist import __version__
 from specrouter_dist.config import (
@@ -103,6 +104,18 @@ def model_names(pool: Pool) -> list[str]:
     *drafters, target = model_members(pool)
     slims = [member.name for member in slim_members(pool)]
     return [*(member.name for member in drafters), *slims, target.name]
+
+
+def portable_members(pool: Pool) -> list[dict[str, Any]]:
+    """The members as a pool file has them, for one that may lie anywhere: models by the directories
+    where they are now. ``pool``: with all directories resolved."""
+    found = []
+    for member in pool.config.members:
+        fields = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
+        if isinstance(member, ModelMember):
+            fields["model"] = str(pool.directories[member.name].resolve())
+        found.append(fields)
+    return found
 
 
 def lookup_members(pool: Pool) -> list[LookupMember]:

@@ -75,7 +75,7 @@ class _Filter:
         self._mean[row] *= 1 - share
         self._covariance[row, :] *= 1 - share
         self._covariance[:, row] *= 1 - share
-        prior = _MACHINE_VARIANCE if part is _MACHINE else _OWN_VARIANCE
+        prior = _MACHINE_VARIANCE if part == _MACHINE else _OWN_VARIANCE
         self._covariance[row, row] += prior * (1 - (1 - share) ** 2)
 
     def put(self, part: Manner, log_ratio: float, variance: float) -> None:

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.serving.json_body import Body
-from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
+from specrouter_dist.serving.openai_schema import MAX_LISTED, ChatRequest, CompletionRequest
 from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest
 from specrouter_dist.serving.unsupported import WITHOUT_EFFECT
 
@@ -33,7 +33,7 @@ _TOKEN_IDS: Schema = {
     "items": {"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 32},
 }
 _TEXT: Schema = {"type": "string", "minLength": 1}
-_STOP: Schema = {**_TEXT, "maxLength": 1024}
+_STOP: Schema = {**_TEXT, "maxLength": MAX_LISTED}
 _PART: Schema = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
@@ -67,12 +67,12 @@ _AS_SENT: Mapping[str, Mapping[str, Schema]] = {
 }
 _AS_SENT_TO_GENERATE: Mapping[str, Schema] = {
     "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": 16}]},
-    "stop_token_ids": {**_TOKEN_IDS, "maxItems": 1024},
+    "stop_token_ids": {**_TOKEN_IDS, "maxItems": MAX_LISTED},
     "logit_bias": {
         "type": "object",
         "propertyNames": {"pattern": "^[0-9]{1,10}$"},
         "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
-        "maxProperties": 1024,
+        "maxProperties": MAX_LISTED,
     },
     "speculative": {"anyOf": [{"type": "boolean"}, _SPECULATION]},
 }

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from specrouter_dist.errors import AuthenticationError
 from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.api_keys import bearer
+from specrouter_dist.serving.calls import REQUEST_ID_HEADER
 from specrouter_dist.serving.http_calls import CallMiddleware
 from specrouter_dist.serving.http_errors import error_response
 from specrouter_dist.serving.settings import ServiceSettings
@@ -32,7 +33,7 @@ def add_gate(app: FastAPI, admission: Admission, settings: ServiceSettings) -> N
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "WWW-Authenticate"],
+            expose_headers=["Retry-After", "WWW-Authenticate", REQUEST_ID_HEADER],
         )
 
 

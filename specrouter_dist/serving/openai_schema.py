@@ -17,7 +17,7 @@ from specrouter_dist.validation import validated
 
 MAX_CHOICES = 128
 """Most outputs of one request: prompts times ``n``."""
-_MAX_LISTED = 1024
+MAX_LISTED = 1024
 """Most elements of a list, and most characters of a stop string: a request has to fit a frame of
 the links whatever it says."""
 
@@ -86,10 +86,10 @@ class GenerationRequest(Body):
     min_p: float | None = None
     seed: int | None = None
     """None: one is drawn. Every response carries its seed, and every choice its own."""
-    stop: list[Annotated[str, Field(max_length=_MAX_LISTED)]] | None = None
-    stop_token_ids: list[int] | None = Field(default=None, max_length=_MAX_LISTED)
+    stop: list[Annotated[str, Field(max_length=MAX_LISTED)]] | None = None
+    stop_token_ids: list[int] | None = Field(default=None, max_length=MAX_LISTED)
     ignore_eos: bool | None = None
-    logit_bias: dict[_TokenIdText, float] | None = Field(default=None, max_length=_MAX_LISTED)
+    logit_bias: dict[_TokenIdText, float] | None = Field(default=None, max_length=MAX_LISTED)
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None

@@ -1,17 +1,15 @@
 """The core of the OpenAI-compatible service: a body in, JSON objects out. No HTTP, no Ray."""
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-from specrouter_dist.config import ModelMember, SamplingParams
-from specrouter_dist.errors import NotFoundError, RequestError
+from specrouter_dist.config import ModelMember
+from specrouter_dist.errors import NotFoundError
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
-from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.choices import (
@@ -24,24 +22,16 @@ from specrouter_dist.serving.choices import (
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.job import Job
+from specrouter_dist.serving.jobs import Jobs
 from specrouter_dist.serving.json_body import parse_body
 from specrouter_dist.serving.metrics import ServiceMetrics
-from specrouter_dist.serving.openai_answers import (
-    Answer,
-    ChatAnswer,
-    CompletionAnswer,
-    Echo,
-    Head,
-)
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.probing import Probe
-from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.results import GenerateResult
 from specrouter_dist.serving.settings import UNLIMITED
 from specrouter_dist.serving.speculative import Planning, Speculating
 from specrouter_dist.serving.tasks import Tasks
 from specrouter_dist.serving.tokenizing import Tokenizing
-from specrouter_dist.speculation.messages import TokenArray
-from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
 
 
@@ -67,16 +57,18 @@ class OpenAIService:
         admission: Admission | None = None,
     ) -> None:
         self.admission = admission or Admission(UNLIMITED)
-        self._tasks = Tasks.of(pool)
-        self._metrics = ServiceMetrics(pool.config.name, are_tasks_told=self._tasks.are_told)
+        self._tasks = tasks = Tasks.of(pool)
+        self._metrics = ServiceMetrics(pool.config.name, are_tasks_told=tasks.are_told)
         self._runner = Runner(client, tokenizer, report.eos_ids, self._metrics.on_end)
         self._probe = Probe(Runner(client, tokenizer, report.eos_ids), tokenizer)
-        self._tokenizer = tokenizer
         self._pool = pool
-        self._speculating = Speculating(pool, router)
         self._context_tokens = report.member(pool.config.target.name).context_tokens
         self.tokenizing = Tokenizing(
             tokenizer, report.num_ids, self._context_tokens, self.check_model
+        )
+        speculating = Speculating(pool, router)
+        self._jobs = Jobs(
+            self.model, tokenizer, self.tokenizing, speculating, tasks, self.admission
         )
         self._started = int(time.time())
 
@@ -132,15 +124,11 @@ class OpenAIService:
             request: of valid fields.
             call: what it came with; None: nobody has called.
 
-        Args:
-            body: JSON.
-            account: whose request it is; None: there are no keys.
-
         Raises:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
         """
-        return await asyncio.to_thread(self._job, request, call or Call())
+        return await asyncio.to_thread(self._jobs.of, request, call or Call())
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
@@ -230,102 +218,3 @@ class OpenAIService:
         if job.choices[0].sampling.prompt_logprobs is None:
             return without_output(job.choices, self._pool.config.target.name)
         return prompts_alone(self._runner.rounds(job.choices))
-
-    def _job(self, request: CompletionRequest | ChatRequest, call: Call) -> Job:
-        if isinstance(request, ChatRequest):
-            return self._chat(request, call)
-        return self._completion(request, call)
-
-    def _completion(self, request: CompletionRequest, call: Call) -> Job:
-        prompts = [self.tokenizing.encode(prompt) for prompt in request.prompt]
-        choices, head = self._choices(request, prompts, "cmpl", call)
-        echoes = None
-        if request.echo:
-            texts = [
-                prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
-                for prompt in request.prompt
-            ]
-            firsts = [None if request.logprobs is None else ids[0] for ids in prompts]
-            each = map(Echo, texts, firsts)
-            echoes = [echo for echo in each for _ in range(request.n)]
-        answer = CompletionAnswer(head, self._tokenizer, echoes)
-        return self._checked(request, call, choices, answer, is_echo_alone=request.is_echo_alone)
-
-    def _chat(self, request: ChatRequest, call: Call) -> Job:
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        prompts = [self._tokenizer.encode_chat(messages)]
-        choices, head = self._choices(request, prompts, "chatcmpl", call)
-        return self._checked(request, call, choices, ChatAnswer(head, self._tokenizer))
-
-    def _checked(
-        self,
-        request: CompletionRequest | ChatRequest,
-        call: Call,
-        choices: tuple[GenerateRequest, ...],
-        answer: Answer,
-        *,
-        is_echo_alone: bool = False,
-    ) -> Job:
-        return Job(
-            call=call,
-            choices=choices,
-            answer=answer,
-            is_echo_alone=is_echo_alone,
-            stream=request.stream,
-            includes_usage=request.includes_usage,
-            includes_usage_always=request.includes_usage_always,
-            timeout_s=self.admission.timeout_s(request.timeout),
-        )
-
-    def _choices(
-        self,
-        request: CompletionRequest | ChatRequest,
-        prompts: Sequence[TokenArray],
-        prefix: str,
-        call: Call,
-    ) -> tuple[tuple[GenerateRequest, ...], Head]:
-        self.check_model(request.model)
-        field = "messages" if isinstance(request, ChatRequest) else "prompt"
-        room = self._room(max(map(len, prompts)), field)
-        sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
-        self.tokenizing.check_ids(sampling.logit_bias, "logit_bias")
-        self.tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
-        plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
-        tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
-        trace = call.traceparent
-        choices = tuple(
-            GenerateRequest(
-                prompt_ids,
-                _reseeded(sampling, choice, number),
-                plan=plan,
-                task=task,
-                name=call.id,
-                trace=trace,
-            )
-            for number, (prompt_ids, task) in enumerate(zip(prompts, tasks, strict=True))
-            for choice in range(request.n)
-        )
-        head = Head(
-            id=f"{prefix}-{call.id}",
-            created=int(time.time()),
-            model=self.model,
-            seeds=tuple(choice.sampling.seed for choice in choices),
-            num_prompt_tokens=sum(map(len, prompts)),
-        )
-        call.num_prompt_tokens = head.num_prompt_tokens
-        return choices, head
-
-    def _room(self, num_prompt_tokens: int, field: str) -> int:
-        """How many tokens fit behind the longest prompt."""
-        room = self._context_tokens - num_prompt_tokens
-        if room < 1:
-            raise RequestError(
-                f"{field}: {num_prompt_tokens} tokens; at most {self._context_tokens - 1} fit the "
-                f"context of {self._context_tokens} with one token to generate",
-                field=field,
-            )
-        return room
-
-
-def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:
-    return sampling.model_copy(update={"seed": derive_seed(sampling.seed, choice, prompt)})

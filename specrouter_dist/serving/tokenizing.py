@@ -66,8 +66,8 @@ class Tokenizing:
     ) -> None:
         self._tokenizer = tokenizer
         self._num_ids = num_ids
-        self._context_tokens = context_tokens
-        self._check_model = check_model
+        self.context_tokens = context_tokens
+        self.check_model = check_model
 
     def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
         """The ids of a text or a conversation.
@@ -75,19 +75,19 @@ class Tokenizing:
         Raises:
             InputError: names the field that is wrong.
         """
-        self._check_model(request.model)
+        self.check_model(request.model)
         tokens = self._encode(request)
         names = self._tokenizer.token_names(tokens) if request.return_token_strs else None
         return {
             "count": len(tokens),
-            "max_model_len": self._context_tokens,
+            "max_model_len": self.context_tokens,
             "tokens": tokens.tolist(),
             "token_strs": names,
         }
 
     def detokenize(self, request: DetokenizeRequest) -> dict[str, Any]:
         """The text of ids, special tokens among them; raises as :meth:`tokenize`."""
-        self._check_model(request.model)
+        self.check_model(request.model)
         self.check_ids(request.tokens, "tokens")
         return {"prompt": self._tokenizer.decode_all(request.tokens)}
 

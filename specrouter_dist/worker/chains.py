@@ -275,9 +275,14 @@ class Chains:
             self.close(session)
         return self._parking.next_end_s
 
+    def _session_at(self, name: str | None, request: int) -> Session | None:
+        if name is None:
+            return None
+        same_request = (session for session in self.sessions if session.id == request)
+        return next((session for session in same_request if session.member.name == name), None)
+
     def _open(self, member: Member, message: Attach) -> Session:
-        same_request = (s for s in self.sessions if s.id == message.edge.session)
-        owner = next((s for s in same_request if s.member.name == member.lives_in), None)
+        owner = self._session_at(member.lives_in, message.edge.session)
         opening = Opening(
             message.tokens, message.prompt_tokens, message.end, message.sampling, owner
         )

@@ -139,7 +139,7 @@ class Requests:
         if not new and not picks.follower_logprobs:
             return
         self.num_tokens += len(new)
-        if request.times.first_s is None:
+        if new and request.times.first_s is None:
             request.times.first_s = self._clock()
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1

@@ -1,8 +1,11 @@
 """How a worker is just now, for those who watch it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from specrouter_dist.worker.worker import Worker
+from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.requests import Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +23,13 @@ class Status:
     num_tokens: int = 0
     """That the target has put out since it started."""
 
-
-def status_of(worker: Worker) -> Status:
-    """On the worker's engine thread."""
-    requests = worker._requests
-    return Status(
-        num_sessions=worker.num_sessions,
-        kv_share=worker._models[0].engine.kv_share if worker._models else 0.0,
-        num_running=requests.num_running if requests else 0,
-        num_waiting=requests.num_waiting if requests else 0,
-        num_tokens=requests.num_tokens if requests else 0,
-    )
+    @classmethod
+    def of(cls, num_sessions: int, models: Sequence[ModelHost], requests: Requests | None) -> Self:
+        """``requests``: None without a target."""
+        return cls(
+            num_sessions=num_sessions,
+            kv_share=models[0].engine.kv_share if models else 0.0,
+            num_running=requests.num_running if requests else 0,
+            num_waiting=requests.num_waiting if requests else 0,
+            num_tokens=requests.num_tokens if requests else 0,
+        )

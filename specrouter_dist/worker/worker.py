@@ -43,6 +43,7 @@ from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.reading import Readers
 from specrouter_dist.worker.requests import Requests
 from specrouter_dist.worker.session import Session
+from specrouter_dist.worker.status import Status
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,11 @@ class Worker:
     def num_sessions(self) -> int:
         """Open sessions of all members, the parked ones too."""
         return len(self._chains.sessions)
+
+    @property
+    def status(self) -> Status:
+        """How it is just now. Asked on the engine thread (:class:`Call`)."""
+        return Status.of(self.num_sessions, self._models, self._requests)
 
     # -- the engine thread ---------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.killed_jobs import num_rows, what_is_said
+
 pytestmark = pytest.mark.timeout(600)
 
 NUM_ROWS = 72
 DONE_WITHIN_S = 240.0
-WHEN = ("created", "chain", "metrics")
-"""Keys that say when and how a text was made; all others say what it is."""
 
 
 def rows() -> list[str]:
@@ -48,34 +48,16 @@ def start(source: Path, output: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def num_lines(output: Path) -> int:
-    return output.read_bytes().count(b"\n") if output.exists() else 0
-
-
 def interrupt(source: Path, output: Path, number: signal.Signals, *, after_rows: int) -> int:
     """Its exit code, when it has been signalled with so many rows in the output."""
     with start(source, output) as process:
         end = time.monotonic() + DONE_WITHIN_S
-        while num_lines(output) < after_rows and process.poll() is None:
+        while num_rows(output) < after_rows and process.poll() is None:
             assert time.monotonic() < end
             time.sleep(0.005)
         process.send_signal(number)
         process.communicate(timeout=DONE_WITHIN_S)
         return process.returncode
-
-
-def what_is_said(output: Path) -> bytes:
-    """The output without what depends on time."""
-
-    def without(value: Any) -> Any:
-        if isinstance(value, list):
-            return [without(element) for element in value]
-        if isinstance(value, dict):
-            return {name: without(value[name]) for name in value if name not in WHEN}
-        return value
-
-    lines = output.read_bytes().splitlines()
-    return b"\n".join(json.dumps(without(json.loads(line))).encode() for line in lines)
 
 
 def test_killed_and_interrupted_it_writes_what_it_would_have_written(tmp_path: Path) -> None:
@@ -90,7 +72,7 @@ def test_killed_and_interrupted_it_writes_what_it_would_have_written(tmp_path: P
     assert err.splitlines()[0] == "line 5: temperature: input should be a valid number, got 'hot'"
 
     assert interrupt(source, output, signal.SIGKILL, after_rows=9) == -signal.SIGKILL
-    first = num_lines(output)
+    first = num_rows(output)
     assert 9 <= first < NUM_ROWS
     # As a kill in the middle of a write leaves it.
     output.write_bytes(output.read_bytes()[:-20])
@@ -98,9 +80,9 @@ def test_killed_and_interrupted_it_writes_what_it_would_have_written(tmp_path: P
     # By Ctrl-C, and as jobs are stopped.
     for number in (signal.SIGINT, signal.SIGTERM):
         assert interrupt(source, output, number, after_rows=so_far + 9) == 130
-        assert so_far + 9 <= num_lines(output) < NUM_ROWS
+        assert so_far + 9 <= num_rows(output) < NUM_ROWS
         assert output.read_bytes().endswith(b"\n")
-        so_far = num_lines(output)
+        so_far = num_rows(output)
     with start(source, output, "--progress", str(progress)) as process:
         out, err = process.communicate(timeout=DONE_WITHIN_S)
     assert process.returncode == 3, err

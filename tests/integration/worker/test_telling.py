@@ -14,7 +14,7 @@ from specrouter_dist.links.control import Failed, Submit
 from specrouter_dist.observability.spans import close_spans, export_spans
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from specrouter_dist.worker.posts import Call
-from specrouter_dist.worker.status import Status, status_of
+from specrouter_dist.worker.status import Status
 from tests.integration.worker.toys import WAIT_S, Toys, plan
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -56,7 +56,7 @@ def status(toys: Toys) -> Status:
     """Taken on the engine thread, behind all that was posted."""
     taken: queue.SimpleQueue[Status] = queue.SimpleQueue()
     worker = toys.workers["target"]
-    worker.hub.post(Call(lambda: taken.put(status_of(worker))))
+    worker.hub.post(Call(lambda: taken.put(worker.status)))
     return taken.get(timeout=WAIT_S)
 
 
