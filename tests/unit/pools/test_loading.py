@@ -1,5 +1,6 @@
 """Pool files: what is wrong is said in one line, with the field and what would be right."""
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from specrouter_dist.pools.loading import (
     available_pools,
     load_pool,
     parse_chain,
+    portable_members,
     resolve_directories,
 )
 
@@ -249,3 +251,23 @@ def test_a_chain_is_taken_exactly_when_it_can_run(names: list[str]) -> None:
 def test_a_wrong_chain_is_refused_with_what_is_right(chain: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         parse_chain(load_pool("tiny"), chain)
+
+
+def test_members_written_for_elsewhere_are_the_same_pool(tmp_path: Path) -> None:
+    kinds = (
+        "{name: q, kind: quantised, of: t}",
+        "{name: s, kind: layer_skip, of: t, mask: [1.mlp]}",
+        "{name: l, kind: lookup}",
+    )
+    pool = load_pool("tiny")
+    members = [{**m, "name": "t"} for m in portable_members(pool) if m["name"] == "target"]
+    first = pool_file(
+        tmp_path, f"name: p\nmembers: [{', '.join((json.dumps(members[0]), *kinds))}]"
+    )
+    written = portable_members(resolve_directories(load_pool(first)))
+    (tmp_path / "elsewhere").mkdir()
+    second = load_pool(
+        pool_file(tmp_path / "elsewhere", json.dumps({"name": "p", "members": written}))
+    )
+    assert second.config == load_pool(first).config
+    assert Path(second.config.target.model).is_absolute()
