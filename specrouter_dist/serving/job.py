@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from specrouter_dist.serving.admission import Need
 from specrouter_dist.serving.calls import Call
+from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.openai_answers import Answer
 from specrouter_dist.serving.results import GenerateRequest
 
@@ -22,7 +23,7 @@ class Job:
     stream: bool
     includes_usage: bool
     includes_usage_always: bool
-    timeout_s: float | None
+    deadline: Deadline
 
     @property
     def need(self) -> Need:

@@ -1,4 +1,4 @@
-"""From a request of valid fields to a job: token ids, sampling, a plan, seeds, a deadline."""
+"""From a request of valid fields to a job: token ids, sampling, a plan, seeds."""
 
 import secrets
 import time
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.errors import RequestError
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.calls import Call
+from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.openai_answers import (
     Answer,
@@ -36,7 +36,6 @@ class Jobs:
         tokenizing: its use for clients, with the checks.
         speculating: plans for requests that say how to speculate.
         tasks: say what prompts are about.
-        admission: knows how long requests may take.
     """
 
     def __init__(
@@ -46,16 +45,14 @@ class Jobs:
         tokenizing: Tokenizing,
         speculating: Speculating,
         tasks: Tasks,
-        admission: Admission,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._tokenizing = tokenizing
         self._speculating = speculating
         self._tasks = tasks
-        self._admission = admission
 
-    def of(self, request: CompletionRequest | ChatRequest, call: Call) -> Job:
+    def of(self, request: CompletionRequest | ChatRequest, call: Call, deadline: Deadline) -> Job:
         """The job of a request.
 
         Raises:
@@ -63,10 +60,10 @@ class Jobs:
             UnavailableError: nobody can plan now for a request that says how to speculate.
         """
         if isinstance(request, ChatRequest):
-            return self._chat(request, call)
-        return self._completion(request, call)
+            return self._chat(request, call, deadline)
+        return self._completion(request, call, deadline)
 
-    def _completion(self, request: CompletionRequest, call: Call) -> Job:
+    def _completion(self, request: CompletionRequest, call: Call, deadline: Deadline) -> Job:
         prompts = [self._tokenizing.encode(prompt) for prompt in request.prompt]
         choices, head = self._choices(request, prompts, "cmpl", call)
         echoes = None
@@ -79,18 +76,20 @@ class Jobs:
             each = map(Echo, texts, firsts)
             echoes = [echo for echo in each for _ in range(request.n)]
         answer = CompletionAnswer(head, self._tokenizer, echoes)
-        return self._checked(request, call, choices, answer, is_echo_alone=request.is_echo_alone)
+        is_echo_alone = request.is_echo_alone
+        return self._checked(request, call, deadline, choices, answer, is_echo_alone=is_echo_alone)
 
-    def _chat(self, request: ChatRequest, call: Call) -> Job:
+    def _chat(self, request: ChatRequest, call: Call, deadline: Deadline) -> Job:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
         prompts = [self._tokenizer.encode_chat(messages)]
         choices, head = self._choices(request, prompts, "chatcmpl", call)
-        return self._checked(request, call, choices, ChatAnswer(head, self._tokenizer))
+        return self._checked(request, call, deadline, choices, ChatAnswer(head, self._tokenizer))
 
     def _checked(
         self,
         request: CompletionRequest | ChatRequest,
         call: Call,
+        deadline: Deadline,
         choices: tuple[GenerateRequest, ...],
         answer: Answer,
         *,
@@ -104,7 +103,7 @@ class Jobs:
             stream=request.stream,
             includes_usage=request.includes_usage,
             includes_usage_always=request.includes_usage_always,
-            timeout_s=self._admission.timeout_s(request.timeout),
+            deadline=deadline,
         )
 
     def _choices(

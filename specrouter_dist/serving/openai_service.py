@@ -67,9 +67,7 @@ class OpenAIService:
             tokenizer, report.num_ids, self._context_tokens, self.check_model
         )
         speculating = Speculating(pool, router)
-        self._jobs = Jobs(
-            self.model, tokenizer, self.tokenizing, speculating, tasks, self.admission
-        )
+        self._jobs = Jobs(self.model, tokenizer, self.tokenizing, speculating, tasks)
         self._started = int(time.time())
 
     # -- models ----------------------------------------------------------------------------------
@@ -127,8 +125,11 @@ class OpenAIService:
         Raises:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
+            DeadlineError: its prompts were not tokenized in time.
         """
-        return await asyncio.to_thread(self._jobs.of, request, call or Call())
+        deadline = Deadline(self.admission.timeout_s(request.timeout))
+        async with deadline.kept():
+            return await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
@@ -198,14 +199,13 @@ class OpenAIService:
 
     async def _admitted_rounds(self, job: Job) -> Rounds:
         """The rounds once the job is admitted, until its deadline."""
-        deadline = Deadline(job.timeout_s)
         async with AsyncExitStack() as stack:
-            async with deadline.kept():
+            async with job.deadline.kept():
                 admitted = self.admission.admit(job.call.account, job.need)
                 ticket = await stack.enter_async_context(admitted)
             rounds = await stack.enter_async_context(aclosing(self._begin(job)))
             while True:
-                async with deadline.kept():
+                async with job.deadline.kept():
                     came = await anext(rounds, None)
                 if came is None:
                     return
