@@ -108,8 +108,9 @@ class Client(HttpUser):
                 self._end(response, _status(response))
                 return
             lines = [line for line in self._lines(response, num_events) if line]
-            if any(b'"error"' in line for line in lines):
-                self._end(response, "an error in the stream")
+            problem = next((line for line in lines if line.startswith(b'data: {"error"')), None)
+            if problem:
+                self._end(response, problem.decode())
             elif lines and lines[-1] == b"data: [DONE]":
                 self._end(response, "200")
             else:
