@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from google.protobuf import json_format
@@ -20,8 +20,6 @@ from specrouter_dist.cli.main import app
 from specrouter_dist.serving._proto import service_pb2
 from tests.documented.examples import ROOT
 
-_INCOMPLETE = ("MissingParameter", "BadOptionUsage")
-"""What a parser raises when something is not given."""
 _SERVICES = {
     service.full_name: service
     for file in (service_pb2, health_pb2)
@@ -29,17 +27,21 @@ _SERVICES = {
 }
 
 
-class ArgumentsParsed(Exception):
-    """The parser has taken them; nothing may run."""
+class Parsed(Exception):
+    """The parser has taken all arguments; nothing may run."""
 
 
-def check_command(command: str, *, is_whole: bool = True) -> None:
+class Incomplete(Exception):
+    """All that is wrong is that something is not given."""
+
+
+def check_command(command: str) -> None:
     """
     Args:
         command: one line of a shell.
-        is_whole: else what a reader adds may be missing.
 
     Raises:
+        Incomplete: a reader has to add something.
         Exception: of the parser, or an assertion.
     """
     for part in command.removesuffix("&").split("&&"):
@@ -48,11 +50,7 @@ def check_command(command: str, *, is_whole: bool = True) -> None:
             del words[0]
         program, *arguments = words
         assert program in _CHECKS, f"no test knows {program!r}: {command}"
-        try:
-            _CHECKS[program](arguments)
-        except Exception as problem:
-            if is_whole or type(problem).__name__ not in _INCOMPLETE:
-                raise
+        _CHECKS[program](arguments)
 
 
 def _check_click(command: Any, arguments: Sequence[str]) -> None:
@@ -62,8 +60,15 @@ def _check_click(command: Any, arguments: Sequence[str]) -> None:
         name = words.pop(0)
         assert name in command.commands, f"no command {name!r}; there are {list(command.commands)}"
         command = command.commands[name]
-    if not hasattr(command, "commands"):
+    if hasattr(command, "commands"):
+        raise Incomplete(f"a command; there are {list(command.commands)}")
+    try:
         command.make_context(command.name, words)
+    except Exception as problem:
+        # Of click, or of the click that typer brings.
+        if type(problem).__name__ in ("MissingParameter", "BadOptionUsage"):
+            raise Incomplete(str(problem)) from None
+        raise
 
 
 def _check_specrouter(arguments: Sequence[str]) -> None:
@@ -91,7 +96,7 @@ def _check_schemathesis(arguments: Sequence[str]) -> None:
 def _check_hf(arguments: Sequence[str]) -> None:
     from huggingface_hub.cli.hf import app as hf
 
-    _check_click(get_command(hf), arguments)
+    _check_click(hf, arguments)
 
 
 def _check_python(arguments: Sequence[str]) -> None:
@@ -101,13 +106,18 @@ def _check_python(arguments: Sequence[str]) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(parser: argparse.ArgumentParser, *given: Any) -> None:
-        raise ArgumentsParsed(parse(parser, *given))
+        raise Parsed(parse(parser, *given))
+
+    def refuse(_: argparse.ArgumentParser, message: str) -> NoReturn:
+        is_missing = message.startswith("the following arguments are required")
+        raise (Incomplete if is_missing else ValueError)(message)
 
     main = import_module(module).main
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module, *rest])
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-        with pytest.raises(ArgumentsParsed):
+        patch.setattr(argparse.ArgumentParser, "error", refuse)
+        with pytest.raises(Parsed):
             main()
 
 

@@ -10,8 +10,6 @@ from specrouter_dist.pools.loading import POOLS_DIRECTORY
 from tests.documented.examples import ROOT, blocks
 from tests.task_prompts import mixed
 
-NUM_PROMPTS = 2
-
 
 def make_place(directory: Path) -> Path:
     """``directory``, filled. Examples of files are taken from the documentation itself."""
@@ -28,7 +26,7 @@ def make_place(directory: Path) -> Path:
     (slim,) = blocks("yaml", "docs/slim.md")
     (directory / "mypool.yaml").write_text(f"name: mypool\n{slim.text}")
     (directory / "tiny").symlink_to(POOLS_DIRECTORY / "tiny")
-    write_prompts(directory, mixed(1)[:NUM_PROMPTS])
+    write_prompts(directory, mixed(1)[:1])
     (directory / "DIR").mkdir()
     shutil.copy(directory / "in.jsonl", directory / "DIR")
     (directory / "data").mkdir()

@@ -8,6 +8,7 @@ import pytest
 from specrouter_dist.cli import main as cli
 from tests.documented.lists import LOCAL
 from tests.documented.places import make_place, write_prompts
+from tests.pools import short_start
 from tests.task_prompts import mixed
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,7 +32,7 @@ def test_documented_commands_without_ray(
     assert program == "specrouter"
     if arguments[:2] == ["tasks", "fit"]:
         write_prompts(place, mixed(40))
-    with pytest.raises(SystemExit) as exited:
+    with short_start(), pytest.raises(SystemExit) as exited:
         cli.main(arguments)
     out, err = capsys.readouterr()
     assert exited.value.code == 0, err

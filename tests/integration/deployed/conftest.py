@@ -1,0 +1,36 @@
+"""One cluster for all tests of this folder, begun as docs/deploying.md says. The last one ends it."""
+
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.clusters import CURRENT_CLUSTER
+from tests.documented.lists import START
+from tests.documented.places import make_place
+from tests.integration.deployed.shell import DONE_WITHIN_S, Shell
+
+
+@pytest.fixture(scope="package")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    assert not CURRENT_CLUSTER.exists(), "a cluster runs on this machine already"
+    opened = Shell(make_place(tmp_path_factory.mktemp("reader")))
+    try:
+        for command in START:
+            opened.run(command)
+        wait_until_healthy()
+        yield opened
+    finally:
+        opened.end_everything()
+
+
+def wait_until_healthy() -> None:
+    end = time.monotonic() + DONE_WITHIN_S
+    while True:
+        try:
+            urllib.request.urlopen("http://127.0.0.1:8000/health", timeout=30).close()
+            return
+        except OSError as problem:
+            assert time.monotonic() < end, problem
+            time.sleep(0.2)
