@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
@@ -28,6 +30,18 @@ CHAINS = [
     ("lookup", "small", "medium", "target"),
 ]
 """None is the router's choice."""
+
+
+def write_small_pool(directory: Path) -> Path:
+    """The file of a pool that starts and runs fast: the embedded one's drafters."""
+    roles = (("small", "drafter"), ("medium", "target"))
+    members = [
+        {"name": name, "kind": "model", "role": role, "model": str(POOLS_DIRECTORY / "tiny" / name)}
+        for name, role in roles
+    ]
+    file = directory / "pool.yaml"
+    file.write_text(yaml.safe_dump({"name": "drafters", "members": members}))
+    return file
 
 
 @contextmanager

@@ -93,12 +93,6 @@ def _check_schemathesis(arguments: Sequence[str]) -> None:
     _check_click(schemathesis, arguments)
 
 
-def _check_hf(arguments: Sequence[str]) -> None:
-    from huggingface_hub.cli.hf import app as hf
-
-    _check_click(hf, arguments)
-
-
 def _check_python(arguments: Sequence[str]) -> None:
     """By the argument parser of the module's own ``main``."""
     option, module, *rest = arguments
@@ -167,7 +161,7 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "git": _check_nothing,
     "cd": _check_nothing,
     "grpcurl": _check_grpcurl,
-    "hf": _check_hf,
+    "hf": _check_nothing,
     "jq": _check_nothing,
     "kubectl": _check_files,
     "make": _check_make,

@@ -1,7 +1,5 @@
 """One cluster for all tests of this folder, begun as docs/deploying.md says. The last one ends it."""
 
-import time
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from benchmarks.clusters import CURRENT_CLUSTER
 from tests.documented.lists import START
 from tests.documented.places import make_place
-from tests.integration.deployed.shell import DONE_WITHIN_S, Shell
+from tests.integration.deployed.shell import Shell
 
 
 @pytest.fixture(scope="package")
@@ -19,18 +17,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     try:
         for command in START:
             opened.run(command)
-        wait_until_healthy()
+        opened.wait_until_healthy()
         yield opened
     finally:
         opened.end_everything()
-
-
-def wait_until_healthy() -> None:
-    end = time.monotonic() + DONE_WITHIN_S
-    while True:
-        try:
-            urllib.request.urlopen("http://127.0.0.1:8000/health", timeout=30).close()
-            return
-        except OSError as problem:
-            assert time.monotonic() < end, problem
-            time.sleep(0.2)

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from benchmarks.clusters import CURRENT_CLUSTER
 from specrouter_dist.cli import main as cli
 from tests.documented.places import environment, filled_in
 
+URL = "http://127.0.0.1:8000"
+DASHBOARD = "http://127.0.0.1:8265"
 DONE_WITHIN_S = 150.0
 _MARK = "SPECROUTER_TYPED_IN"
 """In the environment of every process that the commands leave behind."""
@@ -49,7 +52,7 @@ class Shell:
                 ray.shutdown()
         out, err = capsys.readouterr()
         assert exited.value.code == 0, f"{command}: {exited.value.code}\n{err}"
-        return out
+        return out + err
 
     @contextmanager
     def running(self, command: str, *, until_it_says: str) -> Iterator[None]:
@@ -65,6 +68,17 @@ class Shell:
             finally:
                 process.send_signal(signal.SIGINT)
                 process.wait(DONE_WITHIN_S)
+
+    def wait_until_healthy(self) -> None:
+        """The service that has been started."""
+        end = time.monotonic() + DONE_WITHIN_S
+        while True:
+            try:
+                urllib.request.urlopen(f"{URL}/health", timeout=30).close()
+                return
+            except OSError as problem:
+                assert time.monotonic() < end, problem
+                time.sleep(0.2)
 
     def end_everything(self) -> None:
         """Not by `ray stop`, which ends every cluster of the user."""

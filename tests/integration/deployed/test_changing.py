@@ -16,12 +16,10 @@ import yaml
 from benchmarks.clusters import executable
 from benchmarks.killed_jobs import Jobs, compare, write_input
 from tests.documented.examples import ROOT
-from tests.integration.deployed.shell import Shell
+from tests.integration.deployed.shell import DASHBOARD, URL, Shell
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-DASHBOARD = "http://127.0.0.1:8265"
-URL = "http://127.0.0.1:8000"
 UP_WITHIN_S = 150.0
 NUM_ROWS = 40
 

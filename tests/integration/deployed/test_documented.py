@@ -15,7 +15,7 @@ from tests.documented.lists import (
     SHUTDOWN,
     STOP_POOL,
 )
-from tests.integration.deployed.shell import Shell
+from tests.integration.deployed.shell import URL, Shell
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -48,6 +48,7 @@ def test_the_service_is_shut_down(shell: Shell) -> None:
 
 def test_the_python_examples_call_the_service_of_the_config(shell: Shell, capsys: Capture) -> None:
     with shell.running(SERVE_RUN, until_it_says="successfully"):
+        shell.wait_until_healthy()
         for block in blocks("python"):
             exec(compile(block.text, block.place, "exec"), {})
             assert capsys.readouterr().out.strip(), block.place
@@ -55,7 +56,7 @@ def test_the_python_examples_call_the_service_of_the_config(shell: Shell, capsys
 
 def test_keys_and_settings_hold(shell: Shell) -> None:
     with shell.running(SERVE_KEYS, until_it_says="serving 'tiny'"):
-        url = "http://127.0.0.1:8000/v1/models"
+        url = f"{URL}/v1/models"
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(url, timeout=30)
         (key, *_) = (shell.place / "keys.txt").read_text().splitlines()[1].split()
