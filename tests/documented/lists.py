@@ -6,8 +6,8 @@ LOCAL = {
     'specrouter generate --backend local --prompt "Translate to German: Save changes" --json': (
         '"finish_reason"'
     ),
-    'specrouter generate --pool mypool.yaml --backend local --chain small,slim,target --prompt "def '
-    'add("': "",
+    "specrouter generate --pool mypool.yaml --backend local --chain small,slim,target "
+    '--prompt "def add("': "",
     "specrouter verify --pool tiny --prompts prompts.jsonl --temperature 0.8": "outputs equal",
     "specrouter plan --pool tiny --backend local": "target",
     "specrouter tasks fit prompts.jsonl --pool tiny --out tasks.safetensors": "tasks.safetensors",
@@ -23,14 +23,14 @@ DEPLOYED = {
     'specrouter generate --prompt "def add(a, b):" --trace out.json': "forward",
     'specrouter generate --chain small,medium,target --prompt "def add(" --trace out.json': "hop",
     "specrouter batch in.jsonl out.jsonl": "rows",
-    "specrouter pool members --pool tiny": "medium: up",
-    "specrouter pool remove medium --pool tiny": "medium: removed",
-    "specrouter pool add medium --pool tiny": "medium: ",
     "ray job submit --address http://HEAD:8265 --working-dir DIR -- specrouter batch in.jsonl "
     "/data/out.jsonl --pool tiny --live": "succeeded",
     "ray job submit --address http://HEAD:8265 --submission-id nightly-1 --working-dir DIR -- "
     "specrouter batch in.jsonl /data/out.jsonl --pool tiny --live --progress "
     "/data/progress.jsonl": "succeeded",
+    "specrouter pool members --pool tiny": "medium: up",
+    "specrouter pool remove medium --pool tiny": "medium: removed",
+    "specrouter pool add medium --pool tiny": "medium: ",
 }
 """While the service is deployed, and what they print."""
 
@@ -110,8 +110,8 @@ NOT_RUN = {
     """"seed": 7}' localhost:9000 specrouter.v1.SpecRouter/GenerateStream""": (
         "no Python package; the Python example and test_grpc.py call the method"
     ),
-    """grpcurl -plaintext -d '{"messages": [{"role": "user", "content": "Hello"}], "speculative": """
-    """{"chain": ["small", "target"]}}' localhost:9000 specrouter.v1.SpecRouter/Generate""": (
+    """grpcurl -plaintext -d '{"messages": [{"role": "user", "content": "Hello"}], """
+    """"speculative": {"chain": ["small", "target"]}}' localhost:9000 specrouter.v1.SpecRouter/Generate""": (
         "no Python package; the Python example and test_grpc.py call the method"
     ),
     "grpcurl -plaintext localhost:9000 grpc.health.v1.Health/Check": (

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import pytest
@@ -136,7 +137,7 @@ def _check_pip(arguments: Sequence[str]) -> None:
 
 def _check_files(arguments: Sequence[str]) -> None:
     """Those that are given with ``-f``, the only words here that could be wrong alone."""
-    for option, file in zip(arguments, arguments[1:], strict=False):
+    for option, file in pairwise(arguments):
         assert option != "-f" or (ROOT / file).is_file(), f"no such file: {file}"
 
 

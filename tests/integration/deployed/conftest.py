@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder, begun as docs/deploying.md says. The last one ends it."""
+"""One cluster for all tests of this folder, begun as docs/deploying.md says."""
 
 from collections.abc import Iterator
 
