@@ -11,8 +11,23 @@ from markdown_it.token import Token
 ROOT = Path(__file__).parents[2]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PROGRAMS = frozenset(
-    ("curl", "docker", "git", "grpcurl", "helm", "hf", "jq", "kubectl", "make", "pip", "python")
-    + ("ray", "schemathesis", "serve", "specrouter")
+    {
+        "curl",
+        "docker",
+        "git",
+        "grpcurl",
+        "helm",
+        "hf",
+        "jq",
+        "kubectl",
+        "make",
+        "pip",
+        "python",
+        "ray",
+        "schemathesis",
+        "serve",
+        "specrouter",
+    }
 )
 """What a command in the text begins with. In a block every line is one."""
 _DRAWN = frozenset("─│┌└▶►◄")

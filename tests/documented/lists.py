@@ -111,7 +111,8 @@ NOT_RUN = {
         "no Python package; the Python example and test_grpc.py call the method"
     ),
     """grpcurl -plaintext -d '{"messages": [{"role": "user", "content": "Hello"}], """
-    """"speculative": {"chain": ["small", "target"]}}' localhost:9000 specrouter.v1.SpecRouter/Generate""": (
+    """"speculative": {"chain": ["small", "target"]}}' """
+    "localhost:9000 specrouter.v1.SpecRouter/Generate": (
         "no Python package; the Python example and test_grpc.py call the method"
     ),
     "grpcurl -plaintext localhost:9000 grpc.health.v1.Health/Check": (
