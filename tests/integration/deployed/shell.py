@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,15 +82,10 @@ class Shell:
 
     def end_everything(self) -> None:
         """Not by `ray stop`, which ends every cluster of the user."""
-        # Ray's Python processes overwrite their environment with their titles.
-        left = {
-            child
-            for process in psutil.process_iter()
-            if self._has_left(process)
-            for child in (process, *process.children(recursive=True))
-        }
+        left = {one for process in psutil.process_iter() for one in self._left_with(process)}
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(list(left), timeout=30)
         CURRENT_CLUSTER.unlink(missing_ok=True)
 
@@ -108,8 +103,10 @@ class Shell:
     def _printed(self) -> str:
         return (self.place / "printed.txt").read_text()
 
-    def _has_left(self, process: psutil.Process) -> bool:
+    def _left_with(self, process: psutil.Process) -> list[psutil.Process]:
+        """It and its children, of which Ray's overwrite their environment with their titles."""
         try:
-            return process.environ().get(_MARK) == str(self.place)
+            is_ours = process.environ().get(_MARK) == str(self.place)
+            return [process, *process.children(recursive=True)] if is_ours else []
         except psutil.Error:
-            return False
+            return []
