@@ -24,7 +24,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The name holds the torch build, so that asking for another one installs it.
 STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,_,$(TORCH)))
-TEST_DIRECTORIES := $(wildcard tests/unit tests/integration tests/chaos tests/gpu)
+# Each test of a unit is on its own; of Ray's clusters there can only be one at a time.
+UNIT_TESTS := tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
+OTHER_TESTS := $(wildcard tests/integration tests/chaos tests/gpu)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
@@ -50,13 +52,14 @@ demo: setup
 	$(BIN)/specrouter demo --pool $(POOL)
 
 test: setup
-	$(BIN)/python -m pytest $(TEST_DIRECTORIES) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(UNIT_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(UNIT_TESTS) $(PYTEST_ARGS)
 
 format: setup
 	$(BIN)/ruff format .

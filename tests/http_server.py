@@ -17,6 +17,7 @@ from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.settings import ServiceSettings
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.worker.local import LocalPool
+from tests.pools import short_start
 
 FREE_WITHIN_S = 10.0
 
@@ -52,7 +53,8 @@ class HttpServer:
 def running_pool() -> Iterator[LocalPool]:
     """The pool ``tiny``, not calibrated: which chain runs is no matter here."""
     pool, report = open_pool("tiny", dtype=None)
-    running = LocalPool(pool, report)
+    with short_start():
+        running = LocalPool(pool, report)
     try:
         yield running
     finally:

@@ -1,17 +1,25 @@
 """The embedded pool as tests run it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
 
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.pools.loading import POOLS_DIRECTORY
+from specrouter_dist.serving import calibration
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.worker import profiling
 
 CHAINS = [
     None,
@@ -22,6 +30,30 @@ CHAINS = [
     ("lookup", "small", "medium", "target"),
 ]
 """None is the router's choice."""
+
+
+def write_small_pool(directory: Path) -> Path:
+    """The file of a pool that starts and runs fast: the embedded one's drafters."""
+    roles = (("small", "drafter"), ("medium", "target"))
+    members = [
+        {"name": name, "kind": "model", "role": role, "model": str(POOLS_DIRECTORY / "tiny" / name)}
+        for name, role in roles
+    ]
+    file = directory / "pool.yaml"
+    file.write_text(yaml.safe_dump({"name": "drafters", "members": members}))
+    return file
+
+
+@contextmanager
+def short_start() -> Iterator[None]:
+    """A pool that is started in this process meanwhile measures little: where it is no matter
+    which chain runs, and how fast."""
+    (one, *_) = profiling._GRIDS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiling, "_GRIDS", (replace(one, warm_up=1, repeats=1),))
+        patch.setattr(calibration, "_PROMPTS_PER_CHAIN", 1)
+        patch.setattr(calibration, "_MAX_TOKENS", 16)
+        yield
 
 
 def open_tiny(backend: str, dtype: Dtype | None = None) -> PoolBackend:

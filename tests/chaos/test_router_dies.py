@@ -15,20 +15,22 @@ from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import restore
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.serving.backend import PoolBackend
-from tests.pools import open_tiny, requests
+from tests.pools import open_tiny, requests, short_start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 BACK_WITHIN_S = 30.0
 
 
-@pytest.fixture
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPECROUTER_STATE_DIR", str(tmp_path))
-    return tmp_path
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECROUTER_STATE_DIR", str(directory))
+        yield directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backend(state: Path) -> Iterator[PoolBackend]:
     with open_tiny("ray") as opened:
         yield opened
@@ -39,6 +41,24 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
     while not is_so():
         assert time.monotonic() < end, what
         time.sleep(0.1)
+
+
+def test_a_pool_that_is_stopped_leaves_what_it_learnt_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comes first: the pool of the others would be found running."""
+    monkeypatch.setenv("SPECROUTER_STATE_DIR", str(tmp_path))
+    with short_start(), open_tiny("ray") as opened:
+        chained = {
+            (pair["draft"], pair["verifier"])
+            for pair in opened.running.explain()["pairs"]
+            if pair["chained"]
+        }
+    (path,) = tmp_path.iterdir()
+    pool_hash = path.stem.removeprefix("router-")
+    router = Router(["small", "medium", "target"], {}, {}, hop_us=1.0)
+    restore(router, path.read_bytes(), pool_hash=pool_hash, life="", now_s=time.time())
+    assert {(key.draft, key.verifier) for key in router.agreement.known()} >= chained != set()
 
 
 def test_a_router_that_is_started_again_knows_what_it_knew(
@@ -94,17 +114,3 @@ def test_a_router_that_is_started_again_without_a_snapshot_learns_anew(
     wait_until(lambda: len(running.candidates(GREEDY)) > 1, "it does not know its workers")
     known = running.explain()["members"]
     assert all(member["forward_us"] for member in known if member["name"] != "lookup")
-
-
-def test_a_pool_that_is_stopped_leaves_what_it_learnt_for_the_next(state: Path) -> None:
-    with open_tiny("ray") as opened:
-        chained = {
-            (pair["draft"], pair["verifier"])
-            for pair in opened.running.explain()["pairs"]
-            if pair["chained"]
-        }
-    (path,) = state.iterdir()
-    pool_hash = path.stem.removeprefix("router-")
-    router = Router(["small", "medium", "target"], {}, {}, hop_us=1.0)
-    restore(router, path.read_bytes(), pool_hash=pool_hash, life="", now_s=time.time())
-    assert {(key.draft, key.verifier) for key in router.agreement.known()} >= chained != set()

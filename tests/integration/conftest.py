@@ -8,7 +8,7 @@ from specrouter_dist.worker.local import LocalPool
 from tests.http_server import running_pool
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local_pool() -> Iterator[LocalPool]:
     """The embedded pool in this process."""
     with running_pool() as running:

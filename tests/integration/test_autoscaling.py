@@ -18,21 +18,23 @@ from specrouter_dist.cli.session import open_pool
 from specrouter_dist.pools.loading import POOLS_DIRECTORY
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.serving.backend import PoolBackend
+from tests.documented.examples import ROOT
+from tests.documented.lists import AUTOSCALING
 from tests.pools import requests
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
-CONFIG = Path(__file__).parents[2] / "cluster" / "fake_autoscaling.yaml"
 TYPES = {"target": "H100", "small": "L4", "medium": "A100"}
 """What each member asks for; no node type has an A100."""
 WITHIN_S = 60.0
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Iterator[PoolBackend]:
-    environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    options = ["--port=6379", f"--autoscaling-config={CONFIG}", "--num-cpus=0"]
-    with ray_head(*options, "--include-dashboard=false", environment=environment):
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolBackend]:
+    monkeypatch.chdir(ROOT)
+    before, _, options = AUTOSCALING.partition(" ray start --head ")
+    environment = dict(variable.split("=") for variable in before.split())
+    with ray_head(*options.split(), environment=environment):
         file = tmp_path / "pool.yaml"
         file.write_text(yaml.safe_dump({"name": "nodes", "members": list(members())}))
         pool, report = open_pool(str(file), dtype=None)

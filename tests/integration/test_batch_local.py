@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.killed_jobs import num_rows, what_is_said
+from tests.pools import write_small_pool
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,8 +44,20 @@ def rows() -> list[str]:
 
 
 def start(source: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+    pool = write_small_pool(source.parent)
     command = [sys.executable, "-m", "specrouter_dist.cli", "batch", str(source), str(output)]
-    command += ["--backend", "local", "--concurrency", "4", "--seed", "11", "--json", *options]
+    command += [
+        "--pool",
+        str(pool),
+        "--backend",
+        "local",
+        "--concurrency",
+        "4",
+        "--seed",
+        "11",
+        "--json",
+        *options,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

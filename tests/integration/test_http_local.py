@@ -16,7 +16,7 @@ from specrouter_dist.cli.session import open_pool
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.text.tokenizer import Tokenizer
-from tests.pools import open_tiny
+from tests.pools import open_tiny, short_start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,7 +28,7 @@ BODY: dict[str, Any] = {"ignore_eos": True}
 @pytest.fixture(scope="module")
 def app() -> Iterator[FastAPI]:
     pool, report = open_pool("tiny", dtype=None)
-    with open_tiny("local") as backend:
+    with short_start(), open_tiny("local") as backend:
         tokenizer = Tokenizer.load(pool.directories["target"])
         running = backend.running
         yield build_http(OpenAIService(running.client, tokenizer, report, pool, running))

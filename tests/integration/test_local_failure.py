@@ -6,7 +6,7 @@ import pytest
 
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.errors import UnavailableError
-from tests.pools import open_tiny, requests
+from tests.pools import open_tiny, requests, short_start
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -15,7 +15,7 @@ def test_requests_fail_and_the_pool_can_be_closed(monkeypatch: pytest.MonkeyPatc
     def broken(self: FastEngine, batch: object) -> object:
         raise RuntimeError("the device is gone")
 
-    with open_tiny("local") as backend:
+    with short_start(), open_tiny("local") as backend:
         monkeypatch.setattr(FastEngine, "extend", broken)
         for _ in range(2):
             with pytest.raises(UnavailableError, match="the device is gone"):

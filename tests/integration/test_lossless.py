@@ -9,7 +9,7 @@ from specrouter_dist.config import Dtype
 from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.speculative import with_blocks
-from tests.pools import CHAINS, open_tiny, requests
+from tests.pools import CHAINS, open_tiny, requests, short_start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(300)
 )
 def backend(request: pytest.FixtureRequest) -> Iterator[PoolBackend]:
     name, dtype = request.param
-    with open_tiny(name, dtype) as opened:
+    with short_start(), open_tiny(name, dtype) as opened:
         yield opened
 
 

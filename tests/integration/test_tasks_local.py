@@ -14,6 +14,7 @@ from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.tasks.model import write_model
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.worker.local import LocalPool
+from tests.pools import short_start
 from tests.task_prompts import TARGET, partition, texts
 
 pytestmark = pytest.mark.timeout(300)
@@ -25,7 +26,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolBackend]:
     write_model(partition().model, file)
     pool, report = open_pool("tiny", dtype=None)
     told = replace(pool, config=pool.config.model_copy(update={"tasks": str(file)}))
-    with PoolBackend(told, report, LocalPool(told, report)) as running:
+    with short_start(), PoolBackend(told, report, LocalPool(told, report)) as running:
         yield running
 
 

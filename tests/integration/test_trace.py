@@ -8,7 +8,7 @@ import pytest
 
 from specrouter_dist.cli.trace import tracing
 from specrouter_dist.serving.backend import PoolBackend
-from tests.pools import open_tiny, requests
+from tests.pools import open_tiny, requests, short_start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -17,7 +17,7 @@ CHAIN = ("small", "medium", "target")
 
 @pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.ray)])
 def backend(request: pytest.FixtureRequest) -> Iterator[PoolBackend]:
-    with open_tiny(request.param) as opened:
+    with short_start(), open_tiny(request.param) as opened:
         yield opened
 
 

@@ -87,6 +87,7 @@ def test_two_levels(upstream: float, agreement: float, hop_us: float) -> None:
     assert max(map(abs, gaps)) < 0.15
 
 
+@pytest.mark.timeout(300)
 def test_three_levels() -> None:
     chain = ("drafter0", "drafter1", "target")
     agreements = dict(zip([*pairwise(chain), (chain[0], chain[2])], (0.8, 0.8, 0.7), strict=True))

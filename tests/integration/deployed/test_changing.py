@@ -1,12 +1,11 @@
-"""A cluster with a dashboard: ``serve deploy``, a changed configuration under load, killed jobs."""
+"""A service that is deployed: a changed configuration under load, killed jobs."""
 
 import json
-import socket
 import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,19 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.clusters import executable, ray_head
+from benchmarks.clusters import executable
 from benchmarks.killed_jobs import Jobs, compare, write_input
-from specrouter_dist.pools.loading import POOLS_DIRECTORY
+from tests.documented.examples import ROOT
+from tests.integration.deployed.shell import DASHBOARD, URL, Shell
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-ROOT = Path(__file__).parents[2]
 UP_WITHIN_S = 150.0
 NUM_ROWS = 40
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass(frozen=True, slots=True)
 class Service:
-    dashboard: str
-    url: str
     config: dict[str, Any]
     file: Path
 
@@ -43,13 +33,13 @@ class Service:
         """``serve deploy`` of the configuration with these arguments of the application."""
         self.config["applications"][0]["args"].update(args)
         self.file.write_text(yaml.safe_dump(self.config))
-        command = [executable("serve"), "deploy", str(self.file), "--address", self.dashboard]
+        command = [executable("serve"), "deploy", str(self.file), "--address", DASHBOARD]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def replicas(self) -> set[str]:
         """Those that answer, when no other starts or stops."""
-        with urllib.request.urlopen(f"{self.dashboard}/api/serve/applications/") as response:
+        with urllib.request.urlopen(f"{DASHBOARD}/api/serve/applications/") as response:
             application = json.load(response)["applications"]["specrouter"]
         states = {
             replica["replica_id"]: replica["state"]
@@ -61,25 +51,11 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    place = tmp_path_factory.mktemp("service")
-    members = [
-        {"name": name, "kind": "model", "role": role, "model": str(POOLS_DIRECTORY / "tiny" / name)}
-        for name, role in (("small", "drafter"), ("target", "target"))
-    ]
-    pool = place / "pool.yaml"
-    pool.write_text(yaml.safe_dump({"name": "two", "members": members}))
+def service(shell: Shell) -> Service:
     config = yaml.safe_load((ROOT / "deployments" / "tiny.yaml").read_text())
-    dashboard_port, port = free_port(), free_port()
-    config["http_options"] = {"host": "127.0.0.1", "port": port}
-    config["applications"][0]["args"]["pool"] = str(pool)
-    dashboard = f"http://127.0.0.1:{dashboard_port}"
-    options = ["--port=0", "--num-cpus=2", "--include-dashboard=true"]
-    with ray_head(*options, f"--dashboard-port={dashboard_port}"):
-        deployed = Service(dashboard, f"http://127.0.0.1:{port}", config, place / "config.yaml")
-        deployed.deploy()
-        wait_until(lambda: len(deployed.replicas()) == 2, "the service is not up")
-        yield deployed
+    deployed = Service(config, shell.place / "config.yaml")
+    wait_until(lambda: len(deployed.replicas()) == 2, "the service is not up")
+    return deployed
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:
@@ -93,14 +69,13 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 class Load:
     """Requests one after the other, until it is told to end."""
 
-    url: str
     stream: bool
     texts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        body = {"model": "two", "prompt": "Once upon a time", "max_tokens": 64, "temperature": 0}
+        body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 64, "temperature": 0}
         body = {**body, "ignore_eos": True, "stream": self.stream}
         while not self.ending.is_set():
             try:
@@ -110,7 +85,7 @@ class Load:
 
     def _ask(self, body: bytes) -> str:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/v1/completions", body, headers)
+        request = urllib.request.Request(f"{URL}/v1/completions", body, headers)
         with urllib.request.urlopen(request, timeout=60) as response:
             answer = response.read().decode()
         if not self.stream:
@@ -122,7 +97,7 @@ class Load:
 
 def test_a_changed_configuration_drops_no_request(service: Service) -> None:
     before = service.replicas()
-    loads = [Load(service.url, stream) for stream in (False, True, True)]
+    loads = [Load(stream) for stream in (False, True, True)]
     threads = [threading.Thread(target=load.run) for load in loads]
     for thread in threads:
         thread.start()
@@ -149,14 +124,14 @@ def test_a_changed_configuration_drops_no_request(service: Service) -> None:
 
 
 def test_a_job_that_is_killed_goes_on_with_the_pool_that_runs(
-    service: Service, tmp_path: Path
+    service: Service,
+    tmp_path: Path,
 ) -> None:
     directory = tmp_path / "job"
     directory.mkdir()
     write_input(directory, NUM_ROWS, max_tokens=64)
-    pool = service.config["applications"][0]["args"]["pool"]
-    options = ["--pool", pool, "--dtype", "bf16", "--live", "--concurrency", "2"]
-    results = compare(Jobs(service.dashboard, options, directory), NUM_ROWS, num_kills=2)
+    options = ["--dtype", "bf16", "--live", "--concurrency", "2"]
+    results = compare(Jobs(DASHBOARD, options, directory), NUM_ROWS, num_kills=2)
     killed_at = results.pop("killed_at_rows")
     assert results == {"rows": NUM_ROWS, "rows_missing_or_doubled": 0, "rows_differing": 0}
     assert isinstance(killed_at, list) and killed_at == sorted(killed_at)
