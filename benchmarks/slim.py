@@ -33,7 +33,7 @@ from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.pools.loading import Pool, lookup_members, portable_members
+from specrouter_dist.pools.loading import Pool, lookup_members, model_members, portable_members
 from specrouter_dist.slim.finding import Findings, Found, SlimSearch
 from specrouter_dist.slim.settings import SearchSettings
 from specrouter_dist.speculation.messages import TokenArray
@@ -79,8 +79,9 @@ def run_chains(
 ) -> list[dict[str, object]]:
     """Chains of the pool with the slim member."""
     pool, report = open_pool(file, dtype=None)
-    lookups = [member.name for member in lookup_members(pool)]
-    chains = chains_of(slim, pool.config.target.name, lookups[0] if lookups else None)
+    lookups = tuple(member.name for member in lookup_members(pool))
+    *drafters, target = (member.name for member in model_members(pool))
+    chains = chains_of(lookups, tuple(drafters), slim, target)
     sampling = SamplingParams(temperature=0.0, max_tokens=arguments.max_tokens)
     with open_backend(
         without_prefix_cache(pool), report, BackendName(arguments.backend)

@@ -22,21 +22,15 @@ _ASKED_WITHIN_S = 1.5
 Chain = tuple[str, ...]
 
 
-def chains_of(slim: str, target: str, lookup: str | None) -> list[Chain]:
+def chains_of(lookups: Chain, drafters: Chain, slim: str, target: str) -> list[Chain]:
     """Without the slim level and with it, the target alone first."""
-    chains: list[Chain] = [
-        (target,),
-        ("small", target),
-        ("medium", target),
-        ("small", "medium", target),
-        (slim, target),
-        ("small", slim, target),
-        ("medium", slim, target),
-        ("small", "medium", slim, target),
-    ]
-    if lookup is not None:
-        chains += [(lookup, "medium", target), (lookup, slim, target)]
-    return chains
+    firsts = dict.fromkeys([*((drafter,) for drafter in drafters), drafters])
+    without = [(*lookups[:1], *drafters[-1:])]
+    with_slim = [(slim,), *((*first, slim) for first in firsts)]
+    if lookups:
+        with_slim.append((lookups[0], slim))
+    chains = [(), *firsts, *without, *with_slim]
+    return [(*chain, target) for chain in dict.fromkeys(chains)]
 
 
 @dataclass(slots=True)

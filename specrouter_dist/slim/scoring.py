@@ -5,12 +5,13 @@ for all pairs. What is known of the other members is kept; of each mask a copy l
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.routing.costs import Regime
+from specrouter_dist.routing.knobs import Chain
 from specrouter_dist.routing.observations import (
     Observations,
     PairKey,
@@ -18,6 +19,7 @@ from specrouter_dist.routing.observations import (
     Survival,
 )
 from specrouter_dist.routing.planner import Candidate, Planner
+from specrouter_dist.routing.replay import OWN_TEXT_MATCHES, own_text_names
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.state import MAX_POSITIONS
 from specrouter_dist.routing.traffic import Traffic
@@ -112,12 +114,12 @@ class Scorer:
 
     def without(self) -> Candidate:
         """The best chain of the others."""
-        return self._best(self._taught, with_slim=False)
+        return self._best(self._taught, lambda chain: SLIM not in chain)
 
     def score(self, profile: Observations, picks: Sequence[TokenArray]) -> Score:
         """Of a mask with these step times, which picks these tokens along the texts."""
         router = self._learned(profile, picks)
-        best = self._best(router, with_slim=True)
+        best = self._best(router, lambda chain: SLIM in chain)
         return Score(
             self.agreement(picks),
             self._cost(router),
@@ -132,10 +134,13 @@ class Scorer:
         router, without_us = self._learned(profile, picks), self.without().predicted_us
 
         def pays(agreement: float) -> bool:
-            told = copy.deepcopy(router)
-            pair = PairKey(SLIM, self._pool.target, self._traffic)
-            told.observe(Observations(pairs={pair: _geometric(agreement)}), 0.0)
-            return self._best(told, with_slim=True).predicted_us < without_us
+            told, blocks = copy.deepcopy(router), _geometric(agreement)
+            # Where the target continues its own text, too.
+            besides = (own_text_names(SLIM, match_tokens)[1] for match_tokens in OWN_TEXT_MATCHES)
+            pairs = (PairKey(name, self._pool.target, self._traffic) for name in (SLIM, *besides))
+            told.observe(Observations(pairs=dict.fromkeys(pairs, blocks)), 0.0)
+            best = self._best(told, lambda chain: chain[-2:-1] == (SLIM,))
+            return best.predicted_us < without_us
 
         low, high = 0.0, 1.0
         if not pays(high):
@@ -168,7 +173,7 @@ class Scorer:
         assert slim_us is not None and target_us is not None
         return slim_us / target_us
 
-    def _best(self, router: Router, *, with_slim: bool) -> Candidate:
+    def _best(self, router: Router, is_wanted: Callable[[Chain], bool]) -> Candidate:
         planner = Planner(
             self._names,
             tuple(self._pool.lookups),
@@ -177,11 +182,11 @@ class Scorer:
             router.agreement,
             router.paces,
         )
-        chains = (chain for chain in self._chains(router) if (SLIM in chain) is with_slim)
+        chains = filter(is_wanted, self._chains(router))
         ways = (planner.evaluate(chain, Regime(self._traffic)) for chain in chains)
         return min((way for way in ways if way is not None), key=lambda way: way.predicted_us)
 
-    def _chains(self, router: Router) -> Iterator[tuple[str, ...]]:
+    def _chains(self, router: Router) -> Iterator[Chain]:
         """All of a few drafters, in the order of their speed, lookups first."""
         times_us = {name: router.latency.forward_us(name, 1) for name in self._names[:-1]}
         known = {name: us for name, us in times_us.items() if us is not None}

@@ -9,12 +9,16 @@ from specrouter_dist.config import Finite, UserModel
 MOST_TEXTS = 64
 """Of a half; routers join the readings of so many requests."""
 
+_Share = Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)]
+
 
 class SearchSettings(UserModel):
     """Of one search. Another value of any field but ``skip`` and ``max_evaluations`` is another
     search: what was found before is of no use to it."""
 
-    skip: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(default=(0.45,), min_length=1)
+    skip: tuple[Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)], ...] = Field(
+        default=(0.45,), min_length=1
+    )
     """Shares of the target's layers that masks leave out; a mask is found for each."""
     max_evaluations: int = Field(default=64, ge=1, le=100_000)
     """Masks that are tried for each share."""

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from specrouter_dist.cli import main as cli
 from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import POOLS_DIRECTORY, load_pool, resolve_directories
 from specrouter_dist.slim import finding
+from specrouter_dist.worker import profiling
 from tests.unit.engine.fast_models import save, small
 
 NUM_LAYERS = 5
@@ -79,8 +81,8 @@ def test_bad_input_is_refused_before_any_model_is_loaded(
     monkeypatch.delattr(finding.Members, "__init__")
     code, out, err = run(capsys, str(prompts), *arguments)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {expected}"), err
-    assert err.count("\n") <= 1 or "\r" in err
+    # Progress of reading may come before.
+    assert err.splitlines()[-1].startswith(f"error: {expected}"), err
 
 
 def test_a_log_without_prompts_is_refused(
@@ -121,6 +123,8 @@ def test_a_search_is_told_written_and_gone_on_with(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("SPECROUTER_STATE_DIR", str(tmp_path / "state"))
+    # Batches of several sessions are not what is looked at, and take most of the time.
+    monkeypatch.setattr(profiling, "_GRIDS", profiling._GRIDS[:1])
     out, plot = tmp_path / "new.yaml", tmp_path / "plot.png"
     arguments = [str(prompts), "--pool", str(pool), "--skip", "0.2", "--skip", "0.5"]
     arguments += ["--num-prompts", "8", "--max-tokens", "12", "--max-evaluations", "4"]
@@ -145,12 +149,10 @@ def test_a_search_is_told_written_and_gone_on_with(
     file = Path(summary["trials"])
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:-2]) + lines[-2][:30])
-    code, told, _ = run(capsys, *arguments, "--json")
-    assert code == 0
-    again = json.loads(told)
-    assert [one["mask"] for one in again["found"]] == [one["mask"] for one in summary["found"]]
-    num_held_out = 2
-    assert len(tried) == 2 + num_held_out
     code, told, _ = run(capsys, *arguments)
     assert code == 0
-    assert "members for the pool file:" in told and "kind: layer_skip" in told
+    for one in summary["found"]:
+        assert yaml.safe_dump(one["member"], default_flow_style=True, width=10_000) in told
+    assert "pays: " in told
+    num_held_out = 2
+    assert len(tried) == 2 + num_held_out

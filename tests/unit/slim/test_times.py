@@ -7,6 +7,7 @@ import pytest
 from specrouter_dist.routing.observations import ForwardKey
 from specrouter_dist.slim.masks import MaskSpace
 from specrouter_dist.slim.times import StepTimes, expected_profile, measure_parts
+from specrouter_dist.worker import profiling
 from tests.unit.engine.fast_models import load, save, small
 
 KEY = ForwardKey("", 1, 1)
@@ -26,7 +27,9 @@ def test_a_step_takes_some_time_whatever_is_left_out() -> None:
     assert step.without(frozenset({"1.mlp", "2.mlp"})) == pytest.approx(2.0)
 
 
-def test_parts_are_measured_on_the_target(tmp_path: Path) -> None:
+def test_parts_are_measured_on_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Batches of several sessions are no other matter.
+    monkeypatch.setattr(profiling, "_GRIDS", profiling._GRIDS[:1])
     save(small(num_hidden_layers=4, hidden_size=96, intermediate_size=512), tmp_path)
     found = measure_parts(load(tmp_path, max_sessions=16, kv_tokens=8192), MaskSpace(4))
     assert ForwardKey("", 9, 1) in found and ForwardKey("", 1, 1, 7) in found
