@@ -9,9 +9,9 @@ all tensors that are alive then, each storage once, and the process's largest re
 import argparse
 import gc
 import json
-import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -31,8 +31,14 @@ def measure(pool: str) -> dict[str, int]:
             for tensor in gc.get_objects()
             if issubclass(type(tensor), torch.Tensor) and tensor.layout is torch.strided
         }
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {"tensor_bytes": sum(storages.values()), "peak_rss_bytes": 1024 * peak_kib}
+        return {"tensor_bytes": sum(storages.values()), "peak_rss_bytes": peak_rss_bytes()}
+
+
+def peak_rss_bytes() -> int:
+    """Of this program; getrusage would also count what the process was before it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (peak,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * int(peak.split()[1])
 
 
 def measure_apart(pool: str) -> dict[str, int]:

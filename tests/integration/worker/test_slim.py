@@ -226,7 +226,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(chain=chain, edges=tuple(draw(knobs()) for _ in chain[1:]))
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(plans(), st.sampled_from([0.0, 0.7]), st.sampled_from([0.0, 0.5]))
 def test_whatever_the_plan_the_text_is_the_targets(
     shared: Slims, plan: Plan, temperature: float, penalty: float
