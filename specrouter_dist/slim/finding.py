@@ -166,28 +166,30 @@ class SlimSearch:
         """The best mask of each budget."""
         times = trials.times
         assert times is not None
-        parts, best = times.of_parts, {}
         with members.along(self.halves[0], self._sampling, times.profile) as along:
-            for skip in self.settings.skip:
-                with tqdm(total=self.settings.max_evaluations, desc=f"skip {skip:g}") as bar:
+            return {skip: self._best(skip, space, along, trials) for skip in self.settings.skip}
 
-                    def evaluate(mask: Mask, bar: "tqdm[None]" = bar) -> float:
-                        score = trials.scores.get(mask)
-                        if score is None:
-                            score = along.score(mask, expected_profile(SLIM, parts, mask))
-                            trials.add(mask, space.in_order(mask), score)
-                        bar.update()
-                        return score.predicted_us
+    def _best(self, skip: float, space: MaskSpace, along: Along, trials: Trials) -> Mask:
+        times, most = trials.times, self.settings.max_evaluations
+        assert times is not None
+        parts = times.of_parts
+        with tqdm(total=most, desc=f"skip {skip:g}", unit="mask") as bar:
 
-                    tried = search(
-                        space,
-                        space.num_parts(skip),
-                        evaluate,
-                        max_evaluations=self.settings.max_evaluations,
-                        seed=self.settings.seed,
-                    )
-                best[skip] = tried[0]
-        return best
+            def evaluate(mask: Mask) -> float:
+                score = trials.scores.get(mask)
+                if score is None:
+                    score = along.score(mask, expected_profile(SLIM, parts, mask))
+                    trials.add(mask, space.in_order(mask), score)
+                bar.update()
+                return score.predicted_us
+
+            return search(
+                space,
+                space.num_parts(skip),
+                evaluate,
+                max_evaluations=most,
+                seed=self.settings.seed,
+            )[0]
 
     def _report(
         self, space: MaskSpace, members: Members, trials: Trials, best: Mapping[float, Mask]

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from specrouter_dist.errors import RequestError
 
@@ -59,7 +60,7 @@ class MaskSpace:
             if kept not in mask:
                 yield from (mask - {left_out} | {kept} for left_out in sorted(mask))
 
-    def vector(self, mask: Mask) -> np.ndarray:
+    def vector(self, mask: Mask) -> npt.NDArray[np.float64]:
         """1 for what is left out, 0 for what is kept, shape [number of parts]."""
         return np.array([float(part in mask) for part in self.parts])
 

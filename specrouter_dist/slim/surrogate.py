@@ -29,7 +29,8 @@ class _Kernel:
         differing = np.abs(first[:, None, :] - second[None, :, :]).sum(axis=2)
         linear = 1.0 - 2.0 * differing / first.shape[1]
         near: Floats = np.exp(-differing / (2.0 * self.length))
-        return self.share * linear + (1.0 - self.share) * near
+        both: Floats = self.share * linear + (1.0 - self.share) * near
+        return both
 
 
 class Surrogate:
@@ -72,8 +73,8 @@ class _Fit:
     @classmethod
     def of(cls, kernel: _Kernel, vectors: Floats, values: Floats) -> "_Fit":
         covariance = kernel.between(vectors, vectors) + kernel.noise * np.eye(len(vectors))
-        lower = np.linalg.cholesky(covariance)
-        weights = np.linalg.solve(lower.T, np.linalg.solve(lower, values))
+        lower = np.linalg.cholesky(covariance).astype(np.float64)
+        weights: Floats = np.linalg.solve(lower.T, np.linalg.solve(lower, values))
         likelihood = -0.5 * float(values @ weights) - float(np.log(np.diag(lower)).sum())
         return cls(kernel, lower, weights, likelihood)
 
