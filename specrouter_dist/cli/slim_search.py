@@ -183,7 +183,9 @@ def _print_for_people(findings: "Findings") -> None:
     typer.echo(f"pays: {', '.join(paying) or 'none of them'}")
     typer.echo("members for the pool file:")
     for one in findings.found:
-        line = yaml.safe_dump(findings.member(one), default_flow_style=True, width=10_000)
+        line = yaml.safe_dump(
+            findings.member(one), default_flow_style=True, sort_keys=False, width=10_000
+        )
         typer.echo(f"  - {line.strip()}")
 
 

@@ -4,7 +4,7 @@ profiled itself and read along texts that the search has not seen."""
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -48,7 +48,7 @@ class Found:
     @property
     def name(self) -> str:
         """As a member."""
-        return f"slim-{round(100 * self.skip)}"
+        return _name(self.skip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +218,28 @@ class SlimSearch:
         )
 
 
+def _name(skip: float) -> str:
+    return f"slim-{round(100 * skip)}"
+
+
+def _named(score: Score, skip: float) -> Score:
+    """With the member's name in its chain."""
+    chain = (_name(skip) if name == SLIM else name for name in score.chain)
+    return replace(score, chain=tuple(chain))
+
+
 def _found(
     space: MaskSpace, members: Members, along: Along, skip: float, mask: Mask, searched: Score
 ) -> Found:
     own = members.profile_masked(mask)
-    break_even = along.break_even(mask, own)
-    return Found(skip, space.in_order(mask), searched, along.score(mask, own), break_even)
+    held_out = along.score(mask, own)
+    return Found(
+        skip,
+        space.in_order(mask),
+        _named(searched, skip),
+        _named(held_out, skip),
+        along.break_even(mask, own),
+    )
 
 
 def _cost(times: Times, name: str, target: str) -> float:

@@ -34,6 +34,8 @@ def draw(findings: Findings, file: Path) -> None:
         label="tried",
     )
     for one in findings.found:
+        score = one.searched
+        axes.scatter(score.cost, score.agreement, s=60, facecolors="none", edgecolors="black")
         score = one.held_out
         axes.scatter(score.cost, score.agreement, s=80, marker="*", label=one.name)
         if one.break_even is not None:
@@ -41,6 +43,9 @@ def draw(findings: Findings, file: Path) -> None:
     for other in findings.others:
         axes.scatter(other.cost, other.agreement, marker="s", label=other.name)
     axes.set(xlabel="cost: a step of one token, the target's is 1", ylabel="agreement with target")
-    axes.set_title("black lines: agreement from which a member of that cost pays", fontsize=9)
+    axes.set_title(
+        "circles: chosen; stars and squares: on held-out texts; lines: from where it pays",
+        fontsize=9,
+    )
     axes.legend(fontsize="small")
     figure.savefig(file)

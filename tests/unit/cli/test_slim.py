@@ -152,7 +152,10 @@ def test_a_search_is_told_written_and_gone_on_with(
     code, told, _ = run(capsys, *arguments)
     assert code == 0
     for one in summary["found"]:
-        assert yaml.safe_dump(one["member"], default_flow_style=True, width=10_000) in told
+        (line,) = (
+            line for line in told.splitlines() if f"name: slim-{one['skip']:.0%}"[:-1] in line
+        )
+        assert yaml.safe_load(line) == [one["member"]]
     assert "pays: " in told
     num_held_out = 2
     assert len(tried) == 2 + num_held_out
