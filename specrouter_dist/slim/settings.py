@@ -1,8 +1,8 @@
 """What a user may set of a search."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from specrouter_dist.config import Finite, UserModel
 
@@ -30,3 +30,10 @@ class SearchSettings(UserModel):
     """Of the target's texts, and of the noise that all members share."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Of every random choice."""
+
+    @model_validator(mode="after")
+    def _budgets_differ(self) -> Self:
+        percents = [round(100 * skip) for skip in self.skip]
+        if len(set(percents)) < len(percents):
+            raise ValueError(f"skip: shares must differ by a percent, got {list(self.skip)}")
+        return self

@@ -62,6 +62,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--skip", "0.01"), "skip: 0.01 of 10 layers are 0 of their 20 parts"),
         (("--skip", "1.5"), "skip[0]: input should be less than 1, got 1.5"),
         (("--skip", "nan"), "skip[0]: input should be a finite number, got nan"),
+        (
+            ("--skip", "0.2", "--skip", "0.2"),
+            "skip: shares must differ by a percent, got [0.2, 0.2]",
+        ),
         (("--max-evaluations", "0"), "max_evaluations: input should be greater than or equal to 1"),
         (("--num-prompts", "1"), "num_prompts: input should be greater than or equal to 2, got 1"),
         (("--num-prompts", "48"), "prompts: 12 have at most 1024 tokens, which leave room for 64"),
@@ -69,7 +73,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--out", "no/p.yaml"), "--out: no directory 'no'"),
         (("--plot", "no/p.png"), "--plot: no directory 'no'"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_bad_input_is_refused_before_any_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
