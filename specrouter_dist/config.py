@@ -286,9 +286,10 @@ class LayerSkipMember(UserModel):
                     f"member {self.name!r}: mask: {part!r}: the target's layers are 0 to {last}"
                 )
             if layer in (0, last):
+                rest = f"layers 1 to {last - 1} may be skipped" if last > 1 else "it has no others"
                 raise ValueError(
                     f"member {self.name!r}: mask: {part!r}: the first and the last layer are kept; "
-                    f"layers 1 to {last - 1} may be skipped"
+                    f"{rest}"
                 )
 
 

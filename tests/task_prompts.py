@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from functools import cache
 
-from specrouter_dist.align.partition import Partition, PartitionConfig, Prompt, fit_tasks
+from specrouter_dist.align.partition import Partition, PartitionConfig, fit_tasks
+from specrouter_dist.align.prompts import Prompt
 from specrouter_dist.pools.checks import read_vocabulary
 from specrouter_dist.pools.loading import POOLS_DIRECTORY
 from specrouter_dist.tasks.model import vocabulary_hash

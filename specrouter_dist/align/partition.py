@@ -12,10 +12,10 @@ from tqdm import tqdm
 from specrouter_dist.align.clusters import Choice, choose_number, cluster
 from specrouter_dist.align.embedding import latent_semantic, sentence_vectors, sparse_matrix
 from specrouter_dist.align.naming import names_of, telling_terms
+from specrouter_dist.align.prompts import Prompt
 from specrouter_dist.align.task_classifier import Learned, learn
 from specrouter_dist.config import UserModel
 from specrouter_dist.errors import RequestError
-from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.tasks.features import Features, FloatArray, IdArray, Ngrams
 from specrouter_dist.tasks.model import Header, Task, TaskModel
 
@@ -34,14 +34,6 @@ class PartitionConfig(UserModel):
     embedding: Path | None = None
     """Directory of a sentence-transformers model; None: latent semantics of the n-grams."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One prompt of the log."""
-
-    text: str
-    tokens: TokenArray
 
 
 @dataclass(frozen=True, slots=True)

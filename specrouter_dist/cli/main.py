@@ -13,6 +13,7 @@ from specrouter_dist.cli import (
     pool,
     serve,
     simulate,
+    slim,
     tasks,
     verify,
 )
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(pool.app, name="pool")
+app.add_typer(slim.app, name="slim")
 app.add_typer(tasks.app, name="tasks")
 app.command("batch")(batch.batch)
 app.command("demo")(demo.demo)

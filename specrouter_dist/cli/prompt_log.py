@@ -12,7 +12,7 @@ from specrouter_dist.cli.prompts import PromptRow, parse_row
 from specrouter_dist.errors import NotFoundError, RequestError
 
 if TYPE_CHECKING:
-    from specrouter_dist.align.partition import Prompt
+    from specrouter_dist.align.prompts import Prompt
     from specrouter_dist.text.tokenizer import Tokenizer
 
 _MOST_CHARS = 16_384
@@ -98,7 +98,7 @@ def _hash(row: PromptRow, seed: int) -> int:
 
 
 def _prompt(row: PromptRow, tokenizer: "Tokenizer") -> "Prompt":
-    from specrouter_dist.align.partition import Prompt
+    from specrouter_dist.align.prompts import Prompt
 
     if isinstance(row.content, str):
         text = row.content

@@ -20,7 +20,7 @@ LAYERS = [
     {"simulation", "links", "engine", "text", "tasks"},
     {"serving.results"},
     {"worker"},
-    {"actors", "serving", "batch", "align"},
+    {"actors", "serving", "batch", "align", "slim"},
     {"cli", "deployments"},
 ]
 """Lowest first. ``serving.results`` is plain data that workers may produce."""

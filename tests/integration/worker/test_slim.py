@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from specrouter_dist.config import EdgeKnobs, LayerSkipMember, LookupMember, Plan, SamplingParams
+from specrouter_dist.config import (
+    Dtype,
+    EdgeKnobs,
+    LayerSkipMember,
+    LookupMember,
+    Plan,
+    SamplingParams,
+)
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.links.control import Failed, Output, Submit
 from specrouter_dist.links.hub import Hub
@@ -31,6 +40,8 @@ CHAINS = [
     (("slim", "target"), AHEAD),
     (("draft", "slim", "target"), OWN_TEXT),
     (("lookup", "draft", "slim", "target"), AHEAD),
+    (("medium", "slim", "target"), LOCK_STEP),
+    (("draft", "medium", "slim", "target"), AHEAD),
     # Above another member its stream may differ from the target's for a while.
     (("slim", "draft", "target"), LOCK_STEP),
     (("slimmer", "slim", "target"), AHEAD),
@@ -106,12 +117,13 @@ class Storage:
 
 
 class Slims:
-    """A worker with a target, slim members of it and a drafter."""
+    """A worker with a target, slim members of it and two drafters."""
 
     def __init__(self, directory: Path) -> None:
         self.storage = Storage()
         self.target = load(directory, kv_tokens=4096)
         draft = load(directory, exact=False, int8=True)
+        medium = load(directory, exact=False, dtype=Dtype.BF16)
         host = ModelHost("target", self.target, is_target=True)
         slims = slim_hosts(MEMBERS, host)
         for watched in (*slims, host):
@@ -122,6 +134,7 @@ class Slims:
             [
                 LookupHost(LookupMember(kind="lookup", min_match_tokens=1)),
                 ModelHost("draft", draft, is_target=False),
+                ModelHost("medium", medium, is_target=False),
                 *slims,
                 host,
             ],
@@ -136,7 +149,12 @@ class Slims:
         self, chain: Sequence[str], knobs: EdgeKnobs, sampling: SamplingParams, num: int = 4
     ) -> list[list[int]]:
         """Of ``num`` requests at a time."""
-        plan = Plan(chain=tuple(chain), edges=(knobs,) * (len(chain) - 1))
+        return self.planned(
+            Plan(chain=tuple(chain), edges=(knobs,) * (len(chain) - 1)), sampling, num
+        )
+
+    def planned(self, plan: Plan, sampling: SamplingParams, num: int = 4) -> list[list[int]]:
+        """The same with knobs for each edge."""
         requests = list(itertools.islice(self._ids, num))
         for number, request in enumerate(requests):
             self._inboxes[request] = queue.SimpleQueue()
@@ -175,6 +193,47 @@ def slims(directory: Path) -> Iterator[Slims]:
     yield made
     made.worker.stop()
     assert made.worker.error is None
+
+
+@pytest.fixture(scope="module")
+def shared(directory: Path) -> Iterator[Slims]:
+    """For many examples."""
+    made = Slims(directory)
+    yield made
+    made.worker.stop()
+    assert made.worker.error is None
+
+
+@st.composite
+def knobs(draw: st.DrawFn) -> EdgeKnobs:
+    patience, burst, window = sorted(draw(st.tuples(*[st.integers(1, 9)] * 3)))
+    matching = draw(st.sampled_from([0, 0, 2]))
+    return EdgeKnobs(
+        patience=patience, burst=burst, window=window, patience_ms=5, match_tokens=matching
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any order of any members, at least one of them slim."""
+    models = ("draft", "medium", "slim", "slimmer")
+    chosen = draw(st.lists(st.sampled_from(models), unique=True, max_size=3))
+    at = draw(st.integers(0, len(chosen)))
+    if not set(chosen) & {"slim", "slimmer"}:
+        chosen.insert(at, "slim")
+    lookup = ("lookup",) if draw(st.booleans()) else ()
+    chain = (*lookup, *chosen, "target")
+    return Plan(chain=chain, edges=tuple(draw(knobs()) for _ in chain[1:]))
+
+
+@settings(max_examples=12, derandomize=True)
+@given(plans(), st.sampled_from([0.0, 0.7]), st.sampled_from([0.0, 0.5]))
+def test_whatever_the_plan_the_text_is_the_targets(
+    shared: Slims, plan: Plan, temperature: float, penalty: float
+) -> None:
+    sampling = SamplingParams(temperature=temperature, max_tokens=24, frequency_penalty=penalty)
+    wanted = shared.planned(Plan(chain=("target",)), sampling, num=3)
+    assert shared.planned(plan, sampling, num=3) == wanted
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def test_a_prompt_that_is_no_unicode(refused: Callable[..., str]) -> None:
     assert "prompt: no valid Unicode" in refused("generate", "--prompt", "a\udcff")
 
 
+EVERYTHING = ", ".join(f"{layer}.{part}" for layer in range(10) for part in ("mlp", "attention"))
+
 BAD_ROWS = [
     (b'{"prompt": "a"', "no valid JSON at column 15: "),
     (b'{"prompt": "\xff"}', "not UTF-8 at byte 13"),
@@ -176,6 +178,18 @@ def test_an_address_of_another_machine(refused: Callable[..., str]) -> None:
         ("tiny/small", "tiny/smaller/still", "members.small.model: 'tiny/smaller/still' is no dir"),
         ("tiny/small", "tiny/small, kv_tokens: 99000000000", "memory: the pool needs "),
         ("tiny/small", "tiny/small, context_tokens: 9999", "member 'small': context_tokens: at mo"),
+        *(
+            (
+                "tiny/target}",
+                f"tiny/target}}\n  - {{name: slim, kind: layer_skip, of: {of}, mask: [{mask}]}}",
+                f"member 'slim': {expected}",
+            )
+            for of, mask, expected in (
+                ("target", "10.mlp", "mask: '10.mlp': the target's layers are 0 to 9"),
+                ("target", EVERYTHING, "mask: '0.mlp': the first and the last layer are kept"),
+                ("big", "1.mlp", "of: must be the target 'target', which must run in the fast"),
+            )
+        ),
     ],
 )
 def test_a_pool_file_that_is_wrong(

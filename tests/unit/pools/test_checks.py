@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from specrouter_dist.config import Dtype
+from specrouter_dist.config import Dtype, LayerSkipMember
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.checks import check_pool, memory_available, shared_ids
 from specrouter_dist.pools.loading import Pool, load_pool
@@ -104,6 +104,21 @@ def test_a_mask_must_fit_the_target(tiny: Pool, part: str, expected: str) -> Non
         file.write(f"  - {{name: slim, kind: layer_skip, of: target, mask: [4.mlp, {part}]}}\n")
     with pytest.raises(ConfigError, match=f"^member 'slim': mask: {expected}"):
         check_pool(load_pool(str(tiny.file)))
+
+
+def test_a_mask_that_keeps_nothing_is_refused(tiny: Pool) -> None:
+    everything = ", ".join(f"{i}.{part}" for i in range(10) for part in ("attention", "mlp"))
+    with tiny.file.open("a") as file:
+        file.write(f"  - {{name: slim, kind: layer_skip, of: target, mask: [{everything}]}}\n")
+    with pytest.raises(ConfigError, match=r"'0\.attention': the first and the last layer are kept"):
+        check_pool(load_pool(str(tiny.file)))
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_target_of_two_layers_has_none_to_skip(num_layers: int) -> None:
+    member = LayerSkipMember(kind="layer_skip", name="slim", of="target", mask=("0.mlp",))
+    with pytest.raises(ValueError, match=r"the last layer are kept; it has no others$"):
+        member.check_layers(num_layers)
 
 
 def test_memory_is_measured() -> None:

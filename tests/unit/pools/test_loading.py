@@ -153,6 +153,11 @@ WRONG_FILES = [
         r"member 's': of: must be the target 't', which must run in the fast engine, got 'd'",
     ),
     (
+        "name: p\nmembers: [{name: d, kind: model, role: drafter, model: m}, "
+        "{name: s, kind: layer_skip, of: t, mask: [1.mlp]}]",
+        "members: exactly one has role 'target', got none",
+    ),
+    (
         f"name: p\nmembers: [{MODEL}, engine: general}}, {{{SKIP}: [1.mlp]}}]",
         r"member 's': of: must be the target 't', .* got 't', engine='general'",
     ),

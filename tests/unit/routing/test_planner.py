@@ -41,9 +41,10 @@ def router(
     hop_us: float = 0.0,
     lookup: bool = False,
     one_device: bool = True,
+    devices: dict[str, str] | None = None,
 ) -> Router:
     lookups = {"lookup": LookupMember(kind="lookup")} if lookup else {}
-    devices = {name: "one" if one_device else name for name in times_us}
+    devices = devices or {name: "one" if one_device else name for name in times_us}
     made = Router(list(times_us), lookups, devices, hop_us=hop_us)
     found = Observations(is_profile=True)
     for name, us in times_us.items():
@@ -312,3 +313,38 @@ def test_replays_inform_the_table_and_are_kept_apart() -> None:
     assert table.evidence(key, Source.CHAINED) is None
     replayed = table.evidence(key, Source.REPLAYED)
     assert replayed is not None and replayed.mean == pytest.approx(0.8, abs=0.01)
+
+
+class TestSlim:
+    """A member that is a part of the target and runs on its device."""
+
+    def best(self, skip: float, agreement: float, device: str = "target") -> tuple[str, ...]:
+        """The chain that is chosen for a slim member that skips this share of the target."""
+        times_us = {"small": 50.0, "slim": 1000.0 * (1 - skip), "target": 1000.0}
+        alphas = {
+            ("small", "slim"): 0.6,
+            ("small", "target"): 0.6,
+            ("slim", "target"): agreement,
+        }
+        devices = {"small": "target", "slim": device, "target": "target"}
+        return router(times_us, alphas, devices=devices).candidates(GREEDY)[0].chain
+
+    @pytest.mark.parametrize(
+        ("skip", "agreement", "is_taken"),
+        [
+            (0.45, 0.97, True),
+            (0.45, 0.90, False),
+            (0.60, 0.95, True),
+            (0.60, 0.80, False),
+            (0.75, 0.90, True),
+        ],
+    )
+    def test_it_is_taken_only_where_agreement_and_cost_say_so(
+        self, skip: float, agreement: float, is_taken: bool
+    ) -> None:
+        chain = self.best(skip, agreement)
+        assert chain == (("small", "slim", "target") if is_taken else ("small", "target"))
+
+    def test_a_device_of_its_own_would_be_worth_more(self) -> None:
+        assert "slim" not in self.best(0.45, 0.92)
+        assert "slim" in self.best(0.45, 0.92, device="another")
