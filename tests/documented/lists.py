@@ -84,6 +84,8 @@ NOT_RUN = {
     "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out aligned": (
         _MINUTES
     ),
+    "specrouter slim search prompts.jsonl --pool tiny --skip 0.25 --skip 0.45 --out slim.yaml "
+    "--plot slim.png": "takes minutes; test_slim.py searches among fewer masks",
     "specrouter serve --pool tiny --port 8000": _SERVED,
     "specrouter serve --pool tiny --grpc-port 9000": _SERVED,
     "specrouter serve --log-format json": _SERVED,
