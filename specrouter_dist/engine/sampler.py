@@ -27,6 +27,7 @@ from specrouter_dist.engine.readings import (
     read_logprobs,
     read_runner_ups,
     read_sparse_rows,
+    read_weights,
 )
 from specrouter_dist.engine.truncation import keep_min_p, keep_top_k, keep_top_p
 from specrouter_dist.errors import RequestError
@@ -145,6 +146,11 @@ class Sampler:
                     read_sparse_rows(logits[[row + i for i in extension.sparse_rows]])
                     if extension.sparse_rows
                     else None,
+                    weights=read_weights(
+                        session.laws(logits[row:stop], extension), extension.weighed, tokens
+                    )
+                    if extension.weighed
+                    else (),
                 )
             )
             row = stop
@@ -245,7 +251,7 @@ class _Session:
             rows: the same memory, an array on the CPU.
             extension: what was fed.
         """
-        first = extension.start + len(extension.tokens) - extension.num_picks + 1
+        first = _first_pick(extension)
         params = self.params
         if self.reshapes:
             self._reshape(scores, extension, first)
@@ -256,6 +262,14 @@ class _Session:
                 _truncate(scores, params)
             self.noise.add_to(rows, first)
 
+    def laws(self, logits: Tensor, extension: Extension) -> Tensor:
+        """Natural log-probabilities, float32 as ``logits``, before temperature: what may not be
+        drawn has none."""
+        laws = logits.to(torch.float32, copy=True)
+        if self.reshapes:
+            self._reshape(laws, extension, _first_pick(extension))
+        return torch.log_softmax(laws, dim=1)
+
     def _reshape(self, scores: Tensor, extension: Extension, first: int) -> None:
         """Logit bias, penalties and ``min_tokens``; ``first`` is the position of row 0."""
         if self.params.logit_bias:
@@ -265,6 +279,11 @@ class _Session:
         num_early = self.prompt_tokens + self.params.min_tokens - first
         if self.params.min_tokens and num_early > 0:
             scores[:num_early].index_fill_(1, self.stop_ids, -math.inf)
+
+
+def _first_pick(extension: Extension) -> int:
+    """Position of the first pick."""
+    return extension.start + len(extension.tokens) - extension.num_picks + 1
 
 
 def _truncate(scores: Tensor, params: SamplingParams) -> None:
