@@ -31,6 +31,8 @@ class TierMetrics:
     """Tier C, and all others that the target has picked."""
     num_escalations: int
     """How often the slim verifier has found a draft too unlikely."""
+    num_confirmed: int
+    """Of these, how often the target has picked just that."""
     num_checked: int
     """Tokens of tiers A and B that the target has been fed since."""
     num_disagreements: int

@@ -3,8 +3,9 @@
 After VIA-SD (arXiv 2606.12243). By ``r = q'(v) / max q'`` of the slim verifier's law at each
 drafted token ``v``: from ``accept`` on the draft's token stands (tier A), from ``escalate`` on the
 slim verifier's own (tier B), below the target decides (tier C). Nothing is committed without a
-draft. The target is fed the whole tail that it has not seen, then the proposals that are left,
-which it verifies as always; where it disagrees with what stands already, that is only counted.
+draft. An escalation feeds the target the whole tail that it has not seen, and its pick stands;
+where it disagrees with what stands already, that is only counted. It verifies proposals as always
+where the budget does not cover them.
 
 The target and the slim verifier are one stage here, of one stream with two lengths of cache: up to
 ``kv_len`` the target has computed it, and behind, up to ``slim_kv_len``, the slim verifier.
@@ -69,6 +70,8 @@ class TierCounts:
     """Tier C, and whatever else the target has picked."""
     num_escalations: int = 0
     """How often r was below ``escalate``."""
+    num_confirmed: int = 0
+    """Of these, how often the target has picked the draft's token."""
     num_disagreements: int = 0
     """Tokens of tiers A and B where the target, fed later, picks another."""
     overshoots: "array[float]" = field(default_factory=lambda: array("f"))
@@ -136,13 +139,15 @@ class TieredStage(Stage):
         self.slim_kv_len = 0
         self.tiers = TierCounts()
         self.slim_counts = StageCounts()
-        """Rounds of the slim verifier; ``counts`` has the target's. What it leaves to the target is
-        counted there."""
+        """Rounds of the slim verifier; ``counts`` has the target's."""
         self.slim_own_counts = StageCounts()
         """Those whose proposals continued the own text."""
         self._lossy = lossy
         self._given_tokens = len(tokens)
         self._escalates = False
+        """The next forward is the target's."""
+        self._disputed: int | None = None
+        """The draft's token at the next position, of tier C."""
         self._unseen: array[float] = array("f")
         """The slim verifier's log-probabilities of the tokens from ``kv_len + 1`` on."""
 
@@ -156,7 +161,8 @@ class TieredStage(Stage):
         if self._escalates or not 0 < len(proposals) <= self._allowance():
             # A tail of several forwards is fed to its end.
             self._escalates = True
-            self._step = self._target_step(proposals[: self._room() - 1], is_own)
+            useful_tokens = self._room() - 1 if self._disputed is None else 0
+            self._step = self._target_step(proposals[:useful_tokens], is_own)
         else:
             self._step = self._slim_step(proposals, is_own)
         return self._step
@@ -175,7 +181,8 @@ class TieredStage(Stage):
         new = self.on_step_done(picks)
         self.tiers.escalated += len(new)
         if new:
-            self._escalates = False
+            self.tiers.num_confirmed += new[0] == self._disputed
+            self._escalates, self._disputed = False, None
         return new
 
     def _allowance(self) -> int:
@@ -212,7 +219,8 @@ class TieredStage(Stage):
         if num_kept is not None:
             new = new[:num_kept]
             self._ended = True
-        self._escalates = routing.escalates and not self._ended
+        if routing.escalates and not self._ended:
+            self._escalates, self._disputed = True, step.weighed[len(new)]
         num_in_tier_b = sum(routing.in_tier_b[: len(new)])
         self.tiers.slim += num_in_tier_b
         self.tiers.accepted += len(new) - num_in_tier_b
@@ -226,9 +234,9 @@ class TieredStage(Stage):
 
     def _count_of_slim(self, step: TieredStep, new: TokenArray) -> None:
         is_replaced = new != step.weighed[: len(new)]
-        num_judged = len(new) if self._escalates else step.num_proposals
         counts = self.slim_own_counts if step.from_own_text else self.slim_counts
-        counts.add_round(num_judged, len(new) - is_replaced, rejected=is_replaced)
+        rejected = is_replaced or self._escalates
+        counts.add_round(step.num_proposals, len(new) - is_replaced, rejected=rejected)
 
     def _compare(self, step: TieredStep, picks: TokenArray, weights: Sequence[Weight]) -> None:
         """The target has been fed tokens that stand already."""

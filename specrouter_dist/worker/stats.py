@@ -69,6 +69,7 @@ def _tiers(counts: TierCounts) -> dict[str, object]:
         "slim": counts.slim,
         "escalated": counts.escalated,
         "num_escalations": counts.num_escalations,
+        "num_confirmed": counts.num_confirmed,
         "num_checked": num_checked,
         "num_disagreements": counts.num_disagreements,
         "overshoot_mean": fmean(overshoots) if overshoots else None,

@@ -177,11 +177,12 @@ class GenerateStreamResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., seed: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., lossy: bool = ..., tiers: _Optional[_Union[Tiers, _Mapping]] = ...) -> None: ...
 
 class Tiers(_message.Message):
-    __slots__ = ("accepted", "slim", "escalated", "num_escalations", "num_checked", "num_disagreements", "overshoot_mean", "overshoot_p99", "overshoot_max")
+    __slots__ = ("accepted", "slim", "escalated", "num_escalations", "num_confirmed", "num_checked", "num_disagreements", "overshoot_mean", "overshoot_p99", "overshoot_max")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     SLIM_FIELD_NUMBER: _ClassVar[int]
     ESCALATED_FIELD_NUMBER: _ClassVar[int]
     NUM_ESCALATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONFIRMED_FIELD_NUMBER: _ClassVar[int]
     NUM_CHECKED_FIELD_NUMBER: _ClassVar[int]
     NUM_DISAGREEMENTS_FIELD_NUMBER: _ClassVar[int]
     OVERSHOOT_MEAN_FIELD_NUMBER: _ClassVar[int]
@@ -191,12 +192,13 @@ class Tiers(_message.Message):
     slim: int
     escalated: int
     num_escalations: int
+    num_confirmed: int
     num_checked: int
     num_disagreements: int
     overshoot_mean: float
     overshoot_p99: float
     overshoot_max: float
-    def __init__(self, accepted: _Optional[int] = ..., slim: _Optional[int] = ..., escalated: _Optional[int] = ..., num_escalations: _Optional[int] = ..., num_checked: _Optional[int] = ..., num_disagreements: _Optional[int] = ..., overshoot_mean: _Optional[float] = ..., overshoot_p99: _Optional[float] = ..., overshoot_max: _Optional[float] = ...) -> None: ...
+    def __init__(self, accepted: _Optional[int] = ..., slim: _Optional[int] = ..., escalated: _Optional[int] = ..., num_escalations: _Optional[int] = ..., num_confirmed: _Optional[int] = ..., num_checked: _Optional[int] = ..., num_disagreements: _Optional[int] = ..., overshoot_mean: _Optional[float] = ..., overshoot_p99: _Optional[float] = ..., overshoot_max: _Optional[float] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("token_id", "logprob", "top")

@@ -38,6 +38,7 @@ TIERS = {
     "slim": 1,
     "escalated": 2,
     "num_escalations": 1,
+    "num_confirmed": 0,
     "num_checked": 3,
     "num_disagreements": 1,
     "overshoot_mean": 0.125,
