@@ -117,7 +117,7 @@ def test_the_same_requests_without_loss_teach_it(slims: Slims) -> None:
     slims.worker.stop()
     seen = slims.worker.take_observations()
     assert seen.readings
-    assert {key.member for key in seen.forwards} == {"draft", "slim", "target"}
+    assert {key.member for key in seen.forwards} >= {"draft", "slim", "target"}
     assert seen.pairs and seen.paces
 
 
@@ -129,24 +129,20 @@ def test_it_goes_on_where_another_target_was(slims: Slims) -> None:
     assert len(tokens) == tiers["accepted"] + tiers["slim"] + tiers["escalated"] == 40 - 30
 
 
-@pytest.mark.parametrize(
-    ("chain", "update", "field"),
-    [
+def test_what_cannot_be_lossy_is_refused(slims: Slims) -> None:
+    refused: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
         (("draft", "target"), {}, "chain"),
         (("slim", "target"), {}, "chain"),
         (("slim", "draft", "target"), {}, "chain"),
         (("slimmer", "slim", "target"), {}, "chain"),
         (("draft", "slim", "target"), {"logprobs": 0}, "logprobs"),
         (("draft", "slim", "target"), {"prompt_logprobs": 1}, "logprobs"),
-    ],
-)
-def test_what_cannot_be_lossy_is_refused(
-    slims: Slims, chain: tuple[str, ...], update: dict[str, Any], field: str
-) -> None:
-    sampling = GREEDY.model_copy(update=update)
-    refusal = slims.refusal(slims.submit(plan(*chain), sampling, 0, LOSSY))
-    assert refusal.kind == "RequestError"
-    assert refusal.message.startswith(f"{field}: ")
+    ]
+    for chain, update, field in refused:
+        sampling = GREEDY.model_copy(update=update)
+        refusal = slims.refusal(slims.submit(plan(*chain), sampling, 0, LOSSY))
+        assert refusal.kind == "RequestError"
+        assert refusal.message.startswith(f"{field}: ")
 
 
 def test_nothing_is_held_when_they_are_over(slims: Slims) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from specrouter_dist.config import EdgeKnobs, LossyParams, SamplingParams
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.toy import ToyEngine
-from specrouter_dist.speculation.ending import StopIds
+from specrouter_dist.speculation.ending import Ending, StopIds
 from specrouter_dist.speculation.messages import (
     TOKEN_TYPECODE,
     EdgeId,
@@ -129,6 +129,8 @@ class Pair:
         self.storage = Storage()
         self.air: list[Message] = []
         self.num_given = {"target": 0, "slim": 0}
+        self.logprobs: dict[int, float] = {}
+        """The slim verifier's, by position."""
         self.attach(1)
 
     def attach(self, number: int) -> None:
@@ -164,11 +166,30 @@ class Pair:
             assert step.tokens[:fed] == stage.tokens.slice(kv_len, kv_len + fed), "the whole tail"
             assert fed == CHUNK_TOKENS or step.num_picks == len(step.tokens), "all are compared"
         picks = self.picks(name, stage.tokens.slice(0, step.start), step)
+        num_checked = len(stage.tiers.overshoots)
         new = stage.take(picks.tokens, picks.weights)
         assert len(stage.tokens) == length + len(new)
         self.num_given[name] += len(new)
+        if isinstance(step, TieredStep):
+            self.note(step, picks, new)
+            assert stage.tiers.overshoots[num_checked:].tolist() == pytest.approx(
+                [] if step.by_slim else self.overshoots(step, picks), abs=1e-6
+            )
         self.check()
         return True
+
+    def note(self, step: TieredStep, picks: Picks, new: TokenArray) -> None:
+        """How likely the slim verifier finds what it has committed."""
+        for i, token in enumerate(new if step.by_slim else ()):
+            weight = picks.weights[i]
+            logprob = weight.token if token == step.weighed[i] else weight.pick
+            self.logprobs[step.first_pick + i] = logprob
+
+    def overshoots(self, step: TieredStep, picks: Picks) -> list[float]:
+        """By how much that exceeds what the target says of the same positions."""
+        logprobs = [self.logprobs[step.first_pick + i] for i in range(len(step.weighed))]
+        pairs = zip(logprobs, picks.weights, strict=True)
+        return [max(0.0, math.exp(lp) - math.exp(weight.token)) for lp, weight in pairs]
 
     def check(self) -> None:
         stage, tiers = self.stage, self.stage.tiers
@@ -278,16 +299,31 @@ def forced(stage: TieredStage, *, picks: Sequence[int], ratios: Sequence[float])
     return stage.take(array(TOKEN_TYPECODE, picks), [weight_of(ratio) for ratio in ratios])
 
 
-def test_an_escalation_feeds_the_tail() -> None:
+def with_block(*block: int, ending: Ending) -> TieredStage:
+    """A stage with one token, 9, and a block of proposals."""
     lossy = LossyParams(accept=0.6, escalate=0.3, max_unverified_share=1.0)
-    stage = TieredStage(PROMPT, lossy=lossy, prompt_tokens=4, end=END, ending=StopIds(()))
+    stage = TieredStage(PROMPT, lossy=lossy, prompt_tokens=4, end=END, ending=ending)
     stage.attach_upstream(EDGE, EdgeKnobs(window=8, burst=4, patience=4))
     assert stage.next_step() is not None
     assert stage.take(array(TOKEN_TYPECODE, [9]), ()) == array(TOKEN_TYPECODE, [9])
-    block = array(TOKEN_TYPECODE, [10, 11, 12, 13])
     stage.flush()
-    hash_at = stage.tokens.hash_at(5)
-    stage.on_proposals(Proposals(EDGE, 2, 5, 5, hash_at, block, True))
+    proposed = array(TOKEN_TYPECODE, block)
+    stage.on_proposals(Proposals(EDGE, 2, 5, 5, stage.tokens.hash_at(5), proposed, True))
+    return stage
+
+
+def test_an_end_that_the_drafter_does_not_know_cuts_a_block() -> None:
+    """As a stop string does."""
+    stage = with_block(10, 11, 12, 13, ending=StopIds([11]))
+    assert list(forced(stage, picks=[10, 11, 5, 13, 5], ratios=[1.0, 0.5, 0.5, 0.1])) == [10, 11]
+    tiers = stage.tiers
+    assert (tiers.accepted, tiers.slim, tiers.escalated, tiers.num_escalations) == (1, 1, 1, 0)
+    assert stage.finished and stage.stopped
+    assert stage.next_step() is None
+
+
+def test_an_escalation_feeds_the_tail() -> None:
+    stage = with_block(10, 11, 12, 13, ending=StopIds(()))
     new = forced(stage, picks=[10, 5, 5, 5, 5], ratios=[1.0, 0.7, 0.2, 1.0])
     assert list(new) == [10, 11]
     step = stage.next_step()
