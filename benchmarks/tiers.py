@@ -201,18 +201,16 @@ def draw(summaries: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     own_nll = summaries["alone"]["mean_nll"]
     losses = {
-        "tokens that the target would not have picked": lambda s: s["share_differing"],
-        "mean NLL at the target, above its own text's (nats)": lambda s: s["mean_nll"] - own_nll,
+        "tokens that the target would not have picked": ("share_differing", 0.0),
+        "mean NLL at the target, above its own text's (nats)": ("mean_nll", own_nll),
     }
-    for axes, (label, loss) in zip(figure.subplots(1, 2), losses.items(), strict=True):
-        points = sorted(
-            (loss(s), s["times_alone"]["median"], name) for name, s in summaries.items()
-        )
-        axes.plot(*zip(*[point[:2] for point in points if point[2] != "alone"], strict=True), "o-")
-        axes.plot(loss(summaries["alone"]), 1.0, "ko")
-        for x, y, name in points:
-            axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    for axes, (label, (key, base)) in zip(figure.subplots(1, 2), losses.items(), strict=True):
+        for name, summary in summaries.items():
+            times = summary["times_alone"]
+            around = [[times["median"] - times["low"]], [times["high"] - times["median"]]]
+            axes.errorbar([summary[key] - base], [times["median"]], around, fmt="o", label=name)
         axes.set(xlabel=label, ylabel="speed, x the target alone")
+        axes.legend(fontsize="small", title="accept,escalate")
     figure.savefig(file, dpi=120)
 
 
