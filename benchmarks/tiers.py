@@ -15,7 +15,7 @@ and how likely both find those that stand there.
 import argparse
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,17 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, model_members, slim_members
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
+from specrouter_dist.serving.speculative import with_blocks
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
 
 _TIERS = ("0.9,0.6", "0.6,0.3", "0.3,0.1")
 _MASK = "2.mlp,3.attention,3.mlp,4.mlp,5.attention,5.mlp"
 """Three tenths of the embedded target's parts, chosen one by one."""
+
+
+Read = dict[str, "np.ndarray[Any, Any]"]
+"""Numbers of the tokens of an output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Pass:
     task: str
     outputs: Mapping[str, Output]
     """By arm."""
+    read: Mapping[str, Read]
+    """What the models say of them."""
 
 
 def arms_of(pool: Pool, drafters: Sequence[str], tiers: Sequence[str]) -> list[Arm]:
@@ -90,6 +97,7 @@ def run_passes(
     prompts: Sequence[Prompt],
     arms: Sequence[Arm],
     sampling: SamplingParams,
+    draft_tokens: int,
 ) -> Iterator[Pass]:
     """All arms of one prompt after another; each begins every so many passes."""
     for number, prompt in enumerate(tqdm(prompts, desc="passes", leave=False)):
@@ -98,9 +106,12 @@ def run_passes(
         outputs = {}
         for arm in (*arms[number % len(arms) :], *arms[: number % len(arms)]):
             request = GenerateRequest(ids, own, arm.chain, lossy=arm.lossy)
+            if arm.lossy and draft_tokens:
+                plan = backend.running.plan_of(arm.chain, request.traffic)
+                request = replace(request, plan=with_blocks(plan, draft_tokens))
             (result,) = backend.generate([request], concurrency=1)
             outputs[arm.name] = Output(ids, own, result)
-        yield Pass(prompt.task, outputs)
+        yield Pass(prompt.task, outputs, {})
 
 
 class Readers:
@@ -118,7 +129,7 @@ class Readers:
             for name in (pool.config.target.name, drafter)
         )
 
-    def read(self, output: Output) -> dict[str, "np.ndarray[Any, Any]"]:
+    def read(self, output: Output) -> Read:
         """By token: whether the target would have picked another one, its negative log-likelihood
         at the target (nats), and by how much the drafter finds it likelier."""
         tokens = output.result.token_ids
@@ -132,6 +143,14 @@ class Readers:
         }
 
 
+def read_all(passes: Sequence[Pass], readers: Readers) -> list[Pass]:
+    """The passes with what the models say of their outputs."""
+    return [
+        replace(each, read={name: readers.read(one) for name, one in each.outputs.items()})
+        for each in tqdm(passes, desc="reading", leave=False)
+    ]
+
+
 def _read(engine: Engine, output: Output) -> Picks:
     prompt, tokens = output.prompt, output.result.token_ids
     slot = engine.open(output.sampling, len(prompt), len(prompt) + len(tokens))
@@ -141,10 +160,10 @@ def _read(engine: Engine, output: Output) -> Picks:
     return picks
 
 
-def summarise(passes: Sequence[Pass], arm: Arm, readers: Readers) -> dict[str, Any]:
+def summarise(passes: Sequence[Pass], arm: Arm) -> dict[str, Any]:
     """Speed and loss of an arm over some passes."""
     outputs = [each.outputs[arm.name] for each in passes]
-    read = [readers.read(output) for output in outputs]
+    read = [each.read[arm.name] for each in passes]
     joined = {name: np.concatenate([one[name] for one in read]) for name in read[0]}
     num_tokens = len(joined["nll"])
     summary = {
@@ -223,6 +242,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--drafters", default="small", help="members above, by comma")
     parser.add_argument("--mask", default=_MASK, help="where the pool has no slim member")
     parser.add_argument("--tiers", nargs="+", default=_TIERS, help="accept,escalate[,share]")
+    parser.add_argument("--draft-tokens", type=int, default=0, help="of tiers; 0: the router's")
     parser.add_argument("--plot", type=Path, help="a file to draw into")
     add_json_argument(parser)
     return parser.parse_args()
@@ -241,15 +261,15 @@ def main() -> None:
     arms = arms_of(pool, drafters, arguments.tiers)
     sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)
     with open_backend(pool, report, BackendName(arguments.backend)) as backend:
+        how = (arms, sampling, arguments.draft_tokens)
         # Once without being looked at.
-        list(run_passes(backend, tokenizer, prompts[:1], arms, sampling))
-        passes = list(run_passes(backend, tokenizer, prompts, arms, sampling))
-    readers = Readers(pool, report, drafters[-1])
+        list(run_passes(backend, tokenizer, prompts[:1], *how))
+        passes = list(run_passes(backend, tokenizer, prompts, *how))
+    passes = read_all(passes, Readers(pool, report, drafters[-1]))
     tasks = dict.fromkeys(each.task for each in passes)
     results = {
         task: {
-            arm.name: summarise([p for p in passes if task in ("all", p.task)], arm, readers)
-            for arm in arms
+            arm.name: summarise([p for p in passes if task in ("all", p.task)], arm) for arm in arms
         }
         for task in chain(("all",), tasks)
     }

@@ -32,6 +32,11 @@ NUM_TOKENS = 60
 END = len(PROMPT) + NUM_TOKENS
 CHUNK_TOKENS = 8
 EDGE = EdgeId(1, 1, 1)
+KNOBS = (
+    EdgeKnobs(window=4, burst=4, patience=4),
+    EdgeKnobs(window=12, burst=6, patience=1),
+    EdgeKnobs(window=5, burst=3, patience=2, match_tokens=1),
+)
 ENGINES = {
     name: ToyEngine(12, model_seed=i, agreement=agreement, sharpness=1.0)
     for i, (name, agreement) in enumerate({"target": 1.0, "slim": 0.8, "draft": 0.6}.items())
@@ -134,9 +139,7 @@ class Pair:
         self.attach(1)
 
     def attach(self, number: int) -> None:
-        knobs = self.random.choice(
-            (EdgeKnobs(window=4, burst=4, patience=4), EdgeKnobs(window=12, burst=6, patience=1))
-        )
+        knobs = self.random.choice(KNOBS)
         truth = self.stage.attach_upstream(EDGE._replace(attach=number), knobs)
         self.draft.attach_downstream(truth, END)
 
