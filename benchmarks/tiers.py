@@ -4,10 +4,11 @@ lose nothing, and what it costs (docs/slim.md).
     python -m benchmarks.tiers --per-task 8 --plot tiers.svg --json
 
 A pass is one prompt through all arms, in an order that rotates: the target alone, the drafters
-above the target, and the drafters above a slim member that commits tokens, at several thresholds
-(``--tiers accept,escalate[,max_unverified_share]``). Afterwards the target and the drafter read all
-outputs: which tokens the target would have picked after the same ones before, under the same noise,
-and how likely both find those that stand there.
+above the target as the router has them, and in blocks of one length (``--draft-tokens``), so that
+rejection rates compare, the drafters above the target and above a slim member that commits tokens,
+at several thresholds (``--tiers accept,escalate[,max_unverified_share]``). Afterwards the target
+and the drafter read all outputs: which tokens the target would have picked after the same ones
+before, under the same noise, and how likely both find those that stand there.
 
 ``--pool`` may have a slim member; without one it gets ``--mask``.
 """
@@ -59,6 +60,8 @@ class Arm:
     name: str
     chain: tuple[str, ...]
     lossy: LossyParams | None = None
+    draft_tokens: int = 0
+    """Length of the blocks; 0: as the router has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,21 @@ class Pass:
     """What the models say of them."""
 
 
-def arms_of(pool: Pool, drafters: Sequence[str], tiers: Sequence[str]) -> list[Arm]:
-    """The target alone first, then two levels, then the tiers."""
+def arms_of(
+    pool: Pool, drafters: Sequence[str], tiers: Sequence[str], draft_tokens: int
+) -> list[Arm]:
+    """The target alone first, then two levels, then those and the tiers in blocks of one length."""
     target, slim = pool.config.target.name, slim_members(pool)[0].name
-    arms = [Arm("alone", (target,)), Arm("lossless", (*drafters, target))]
+    lossless = (*drafters, target)
+    arms = [
+        Arm("alone", (target,)),
+        Arm("lossless", lossless),
+        Arm(f"lossless, blocks of {draft_tokens}", lossless, None, draft_tokens),
+    ]
     for text in tiers:
         bounds = dict(zip(LossyParams.model_fields, map(float, text.split(",")), strict=False))
-        arms.append(Arm(text, (*drafters, slim, target), LossyParams.model_validate(bounds)))
+        lossy = LossyParams.model_validate(bounds)
+        arms.append(Arm(text, (*drafters, slim, target), lossy, draft_tokens))
     return arms
 
 
@@ -97,7 +108,6 @@ def run_passes(
     prompts: Sequence[Prompt],
     arms: Sequence[Arm],
     sampling: SamplingParams,
-    draft_tokens: int,
 ) -> Iterator[Pass]:
     """All arms of one prompt after another; each begins every so many passes."""
     for number, prompt in enumerate(tqdm(prompts, desc="passes", leave=False)):
@@ -106,9 +116,9 @@ def run_passes(
         outputs = {}
         for arm in (*arms[number % len(arms) :], *arms[: number % len(arms)]):
             request = GenerateRequest(ids, own, arm.chain, lossy=arm.lossy)
-            if arm.lossy and draft_tokens:
+            if arm.draft_tokens:
                 plan = backend.running.plan_of(arm.chain, request.traffic)
-                request = replace(request, plan=with_blocks(plan, draft_tokens))
+                request = replace(request, plan=with_blocks(plan, arm.draft_tokens))
             (result,) = backend.generate([request], concurrency=1)
             outputs[arm.name] = Output(ids, own, result)
         yield Pass(prompt.task, outputs, {})
@@ -224,6 +234,9 @@ def draw(summaries: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         "mean NLL at the target, above its own text's (nats)": ("mean_nll", own_nll),
     }
     for axes, (label, (key, base)) in zip(figure.subplots(1, 2), losses.items(), strict=True):
+        tiers = [s for name, s in summaries.items() if not name.startswith(("alone", "lossless,"))]
+        curve = [(s[key] - base, s["times_alone"]["median"]) for s in tiers]
+        axes.plot(*np.array(curve).T, color="lightgrey")
         for name, summary in summaries.items():
             times = summary["times_alone"]
             around = [[times["median"] - times["low"]], [times["high"] - times["median"]]]
@@ -242,7 +255,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--drafters", default="small", help="members above, by comma")
     parser.add_argument("--mask", default=_MASK, help="where the pool has no slim member")
     parser.add_argument("--tiers", nargs="+", default=_TIERS, help="accept,escalate[,share]")
-    parser.add_argument("--draft-tokens", type=int, default=0, help="of tiers; 0: the router's")
+    parser.add_argument("--draft-tokens", type=int, default=5, help="length of the tiers' blocks")
     parser.add_argument("--plot", type=Path, help="a file to draw into")
     add_json_argument(parser)
     return parser.parse_args()
@@ -258,13 +271,12 @@ def main() -> None:
     prompts = read_prompts(arguments.data, arguments.split, arguments.per_task)
     tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
     drafters = arguments.drafters.split(",")
-    arms = arms_of(pool, drafters, arguments.tiers)
+    arms = arms_of(pool, drafters, arguments.tiers, arguments.draft_tokens)
     sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)
     with open_backend(pool, report, BackendName(arguments.backend)) as backend:
-        how = (arms, sampling, arguments.draft_tokens)
         # Once without being looked at.
-        list(run_passes(backend, tokenizer, prompts[:1], *how))
-        passes = list(run_passes(backend, tokenizer, prompts, *how))
+        list(run_passes(backend, tokenizer, prompts[:1], arms, sampling))
+        passes = list(run_passes(backend, tokenizer, prompts, arms, sampling))
     passes = read_all(passes, Readers(pool, report, drafters[-1]))
     tasks = dict.fromkeys(each.task for each in passes)
     results = {
