@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from google.protobuf.json_format import ParseDict
 
 from specrouter_dist.batch.keys import Settings
 from specrouter_dist.batch.lines import Line
@@ -30,10 +31,11 @@ from tests.unit.serving.calls import chat, complete, error
 from tests.unit.serving.conftest import ScriptedRouter
 from tests.unit.serving.scripted import STATS, Message, ScriptedClient, plain_answer
 from tests.unit.serving.test_grpc_service import Context
+from tests.unit.serving.test_metrics import samples
 
 CHAIN = ["small", "slim", "target"]
 LOSSY = {"chain": CHAIN, "lossy": {"accept": 0.7, "escalate": 0.2}}
-TIERS = {
+TIERS: dict[str, float] = {
     "accepted": 3,
     "slim": 1,
     "escalated": 2,
@@ -191,7 +193,7 @@ def test_so_can_messages_of_grpc(service: OpenAIService, client: ScriptedClient)
     grpc = GrpcService(service, dict)
     whole = asyncio.run(grpc.generate(request, Context()))
     assert whole.lossy
-    assert whole.choices[0].tiers == pb.Tiers(**TIERS)
+    assert whole.choices[0].tiers == ParseDict(TIERS, pb.Tiers())
 
     async def stream() -> list[pb.GenerateStreamResponse]:
         return [message async for message in grpc.generate_stream(request, Context())]
@@ -199,5 +201,16 @@ def test_so_can_messages_of_grpc(service: OpenAIService, client: ScriptedClient)
     messages = asyncio.run(stream())
     assert all(message.lossy for message in messages)
     assert [message.HasField("tiers") for message in messages] == [False, False, True]
-    assert messages[-1].tiers == pb.Tiers(**TIERS)
+    assert messages[-1].tiers == ParseDict(TIERS, pb.Tiers())
     assert [submit.lossy.accept for submit in client.submits if submit.lossy] == [0.7, 0.7]
+
+
+def test_they_are_counted_apart(app: FastAPI) -> None:
+    complete(app, speculative=LOSSY, n=2)
+    found = samples(app)
+    for tier in ("accepted", "slim", "escalated"):
+        assert found["specrouter:lossy_tokens_total", tier] == 2 * TIERS[tier]
+    assert found["specrouter:lossy_checked_tokens_total",] == 6
+    assert found["specrouter:lossy_disagreements_total",] == 2
+    assert found["vllm:spec_decode_num_draft_tokens_total",] == 0
+    assert found["specrouter:requests_total", ">".join(CHAIN)] == 2
