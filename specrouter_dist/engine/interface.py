@@ -51,6 +51,11 @@ class Extension:
     weighed: Sequence[int] = ()
     """``weighed[i]`` stands where pick ``i`` would: its weight there is wanted. Not with drafts."""
 
+    @property
+    def first_pick(self) -> int:
+        """Position of the first pick."""
+        return self.start + len(self.tokens) - self.num_picks + 1
+
     def draft_step(self, start: int, token: int) -> "Extension":
         """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
         return Extension(

@@ -189,8 +189,6 @@ class ToyEngine:
                 break
             fed.append(picks.tokens[-1])
             picks += self._pick(session, len(fed), extension)
-        if not extension.weighed:
-            return picks
         return replace(picks, weights=self._weigh(fed, first, picks.tokens, extension.weighed))
 
     def _pick(self, session: _Session, position: int, extension: Extension) -> Picks:
@@ -214,7 +212,7 @@ class ToyEngine:
     def _weigh(
         self, fed: Sequence[int], first: int, picks: Sequence[int], weighed: Sequence[int]
     ) -> tuple[Weight, ...]:
-        laws = [_normalised(self._law_at(fed, first + i)) for i in range(len(weighed))]
+        laws = (_normalised(self._law_at(fed, first + i)) for i in range(len(weighed)))
         rows = zip(laws, weighed, picks, strict=False)
         return tuple(Weight(*map(float, (law[t], law[p], law.max()))) for law, t, p in rows)
 
