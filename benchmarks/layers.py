@@ -90,7 +90,7 @@ def open_layers(pool: Pool, directory: Path) -> Iterator[Mapping[str, Ask]]:
 
 
 def _of_backend(backend: PoolBackend, pool: Pool, tokenizer: Tokenizer) -> Ask:
-    speculating = Speculating(pool, backend.running)
+    speculating = Speculating(pool, backend.running, allows_lossy=True)
 
     def ask(asked: Asked) -> Timed:
         sampling = SamplingParams(temperature=0.0, max_tokens=asked.max_tokens, ignore_eos=True)

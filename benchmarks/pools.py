@@ -1,8 +1,9 @@
 """Pools as benchmarks want them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from specrouter_dist.config import ModelMember
+from specrouter_dist.config import LayerSkipMember, ModelMember
 from specrouter_dist.pools.loading import Pool
 
 
@@ -22,3 +23,12 @@ def with_exact(pool: Pool, *, exact: bool) -> Pool:
     """Exact mode on or off."""
     config = pool.config.model_copy(update={"exact": exact})
     return replace(pool, config=config, config_hash=f"{pool.config_hash}:{exact}")
+
+
+def with_slim(pool: Pool, mask: Sequence[str]) -> Pool:
+    """With a member ``slim``, the target without the parts that ``mask`` names."""
+    slim = LayerSkipMember(
+        kind="layer_skip", name="slim", of=pool.config.target.name, mask=tuple(mask)
+    )
+    config = pool.config.model_copy(update={"members": (*pool.config.members, slim)})
+    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{','.join(mask)}")

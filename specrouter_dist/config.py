@@ -71,6 +71,31 @@ class SamplingParams(UserModel):
         )
 
 
+class LossyParams(UserModel):
+    """Which tokens a slim verifier commits before the target has verified them (VIA-SD, arXiv
+    2606.12243): the text is not the target's any more.
+
+    By ``r = q'(v) / max q'`` of the slim verifier's law at each drafted token ``v``, in three
+    tiers.
+    """
+
+    accept: Finite = Field(default=0.6, gt=0.0, lt=1.0)
+    """Tier A, from here on: the draft's token stands."""
+    escalate: Finite = Field(default=0.3, gt=0.0, lt=1.0)
+    """Tier B, from here on: the slim verifier's own token stands. Tier C, below: the target's."""
+    max_unverified_share: Finite = Field(default=0.9, gt=0.0, le=1.0)
+    """Most of the output, at any time, that may be tokens of tiers A and B."""
+
+    @model_validator(mode="after")
+    def _no_tier_is_empty(self) -> Self:
+        if not self.escalate < self.accept:
+            raise ValueError(
+                "0 < escalate < accept < 1 must hold, got "
+                f"escalate={self.escalate}, accept={self.accept}"
+            )
+        return self
+
+
 class EdgeKnobs(UserModel):
     """How the stage at the lower end of an edge treats its upstream (DESIGN: section 3)."""
 

@@ -12,6 +12,7 @@ from specrouter_dist.cli.options import (
     ConcurrencyOption,
     DtypeOption,
     JsonOption,
+    LossyOption,
     MaxTokensOption,
     PoolOption,
     PromptOption,
@@ -50,6 +51,7 @@ def generate(
     ] = False,
     backend: BackendOption = BackendName.RAY,
     concurrency: ConcurrencyOption = 1,
+    lossy: LossyOption = None,
     trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,7 +76,7 @@ def generate(
         "ignore_eos": ignore_eos,
     }
     session = open_session(pool, dtype=dtype, prompt=prompt, prompts=prompts, sampling=fields)
-    requests = session.requests(chain)
+    requests = session.requests(chain, lossy)
     with (
         open_backend(session.pool, session.report, backend) as running,
         tracing(running.running, trace, as_json=as_json),
@@ -100,5 +102,10 @@ def _print_for_people(result: "GenerateResult") -> None:
         parts.append(f"{result.tokens_per_second:.1f} tokens/s")
     if speculation.mean_acceptance_length is not None:
         parts.append(f"{speculation.mean_acceptance_length:.2f} tokens a round")
+    if result.tiers is not None:
+        tiers = result.tiers
+        parts.append(
+            f"lossy: {tiers.accepted} accepted, {tiers.slim} slim, {tiers.escalated} escalated"
+        )
     parts.append(f"seed {result.seed}")
     typer.echo(f"[{'; '.join(parts)}]", err=True)

@@ -66,6 +66,15 @@ PromptLogArgument = Annotated[
         "or 'messages'. Other keys are ignored."
     ),
 ]
+LossyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lossy",
+        help="The slim member before the target in --chain commits tokens by itself, so that the "
+        "text is not the target's any more: accept=0.6,escalate=0.3,max_unverified_share=0.9 "
+        "(docs/slim.md). What is left out is as here; '' leaves out all.",
+    ),
+]
 TraceOption = Annotated[
     Path | None,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import Protocol
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.routing.similarity import SparseRows
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.tiers import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,13 @@ class Extension:
     followers: Sequence[int] = ()
     """``followers[i]`` stands behind ``tokens[i]``: its log-probability there is wanted, beside
     those of as many likeliest ids as the session's ``prompt_logprobs`` says."""
+    weighed: Sequence[int] = ()
+    """``weighed[i]`` stands where pick ``i`` would: its weight there is wanted. Not with drafts."""
+
+    @property
+    def first_pick(self) -> int:
+        """Position of the first pick."""
+        return self.start + len(self.tokens) - self.num_picks + 1
 
     def draft_step(self, start: int, token: int) -> "Extension":
         """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
@@ -73,7 +81,7 @@ class TokenLogprobs:
 class Picks:
     """The model's own tokens at positions ``[start + len(tokens) - num_picks + 1, ...)``.
 
-    All fields but the last two have one entry for each position, or none if nobody asked.
+    All fields but the last three have one entry for each position, or none if nobody asked.
     """
 
     tokens: TokenArray
@@ -91,6 +99,8 @@ class Picks:
     temperature, so that they say the same for every kind of request."""
     follower_logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of the extension's followers."""
+    weights: tuple[Weight, ...] = ()
+    """One for each of the extension's weighed tokens."""
 
     def __add__(self, later: "Picks") -> "Picks":
         """These and drafts behind them."""
@@ -101,6 +111,7 @@ class Picks:
             self.gaps + later.gaps,
             self.sparse_rows,
             self.follower_logprobs,
+            self.weights,
         )
 
 

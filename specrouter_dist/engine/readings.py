@@ -11,6 +11,7 @@ from torch import Tensor
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.routing.similarity import SPARSE_ROW_IDS, SparseRows
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
+from specrouter_dist.speculation.tiers import Weight
 
 _ROWS_AT_ONCE = 32
 
@@ -54,6 +55,21 @@ def read_followers(
         few = followers[first : first + _ROWS_AT_ONCE]
         found += read_logprobs(logits_of(first, first + len(few)), few, num_top)
     return tuple(found)
+
+
+def read_weights(laws: Tensor, weighed: Sequence[int], tokens: Sequence[int]) -> tuple[Weight, ...]:
+    """How likely ``weighed`` are beside ``tokens``, the picks, and the likeliest ids.
+
+    Args:
+        laws: natural log-probabilities, float32 ``[len(tokens), vocab_size]``.
+        weighed: one of each of the first rows.
+        tokens: one of each row.
+    """
+    rows = laws[: len(weighed)]
+    pairs = torch.tensor((weighed, tokens[: len(weighed)]), device=rows.device)
+    found = rows.gather(1, pairs.T).tolist()
+    best = rows.amax(dim=1).tolist()
+    return tuple(Weight(token, pick, top) for (token, pick), top in zip(found, best, strict=True))
 
 
 def read_runner_ups(

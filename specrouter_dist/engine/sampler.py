@@ -27,6 +27,7 @@ from specrouter_dist.engine.readings import (
     read_logprobs,
     read_runner_ups,
     read_sparse_rows,
+    read_weights,
 )
 from specrouter_dist.engine.truncation import keep_min_p, keep_top_k, keep_top_p
 from specrouter_dist.errors import RequestError
@@ -145,6 +146,11 @@ class Sampler:
                     read_sparse_rows(logits[[row + i for i in extension.sparse_rows]])
                     if extension.sparse_rows
                     else None,
+                    weights=read_weights(
+                        session.laws(logits[row:stop], extension), extension.weighed, tokens
+                    )
+                    if extension.weighed
+                    else (),
                 )
             )
             row = stop
@@ -245,24 +251,31 @@ class _Session:
             rows: the same memory, an array on the CPU.
             extension: what was fed.
         """
-        first = extension.start + len(extension.tokens) - extension.num_picks + 1
         params = self.params
         if self.reshapes:
-            self._reshape(scores, extension, first)
+            self._reshape(scores, extension)
         if self.noise is not None and extension.num_picks:
             if params.temperature != 1.0:
                 rows *= min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE)
             if self.truncates:
                 _truncate(scores, params)
-            self.noise.add_to(rows, first)
+            self.noise.add_to(rows, extension.first_pick)
 
-    def _reshape(self, scores: Tensor, extension: Extension, first: int) -> None:
-        """Logit bias, penalties and ``min_tokens``; ``first`` is the position of row 0."""
+    def laws(self, logits: Tensor, extension: Extension) -> Tensor:
+        """Natural log-probabilities, float32 as ``logits``, before temperature: what may not be
+        drawn has none."""
+        laws = logits.to(torch.float32, copy=True)
+        if self.reshapes:
+            self._reshape(laws, extension)
+        return torch.log_softmax(laws, dim=1)
+
+    def _reshape(self, scores: Tensor, extension: Extension) -> None:
+        """Logit bias, penalties and ``min_tokens``."""
         if self.params.logit_bias:
             scores.index_add_(1, self.bias_ids, self.bias.expand(len(scores), -1))
         if self.penalties is not None:
             _penalise(self.penalties, scores, extension)
-        num_early = self.prompt_tokens + self.params.min_tokens - first
+        num_early = self.prompt_tokens + self.params.min_tokens - extension.first_pick
         if self.params.min_tokens and num_early > 0:
             scores[:num_early].index_fill_(1, self.stop_ids, -math.inf)
 

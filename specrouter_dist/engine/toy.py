@@ -9,7 +9,7 @@ keeps what it was fed as a fake KV cache and fails loudly on a batch that no sta
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from specrouter_dist.errors import EngineError, NoRoomError
 from specrouter_dist.routing.similarity import SparseRows
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.noise import GumbelRows, mix64
+from specrouter_dist.speculation.tiers import Weight
 
 _MASK64 = (1 << 64) - 1
 _NO_TOKEN = (1 << 32) - 1
@@ -188,7 +189,7 @@ class ToyEngine:
                 break
             fed.append(picks.tokens[-1])
             picks += self._pick(session, len(fed), extension)
-        return picks
+        return replace(picks, weights=self._weigh(fed, first, picks.tokens, extension.weighed))
 
     def _pick(self, session: _Session, position: int, extension: Extension) -> Picks:
         fed, sampling = session.fed, session.sampling
@@ -207,6 +208,13 @@ class ToyEngine:
             (runner_ups,) if extension.num_runner_ups else (),
             (_gap(scores, token, runner_ups),) if extension.num_runner_ups else (),
         )
+
+    def _weigh(
+        self, fed: Sequence[int], first: int, picks: Sequence[int], weighed: Sequence[int]
+    ) -> tuple[Weight, ...]:
+        laws = (_normalised(self._law_at(fed, first + i)) for i in range(len(weighed)))
+        rows = zip(laws, weighed, picks, strict=False)
+        return tuple(Weight(*map(float, (law[t], law[p], law.max()))) for law, t, p in rows)
 
     def _law_at(self, fed: Sequence[int], position: int) -> Row:
         return self.law(fed[position - 2] if position > 1 else None, fed[position - 1])
@@ -277,8 +285,13 @@ def _gap(scores: Row, token: int, runner_ups: TokenArray) -> float:
     return float(scores[token] - scores[runner_ups[0]]) if runner_ups else math.inf
 
 
+def _normalised(law: Row) -> Row:
+    normalised: Row = law - (law.max() + np.log(np.exp(law - law.max()).sum()))
+    return normalised
+
+
 def _logprobs(law: Row, token: int, num_top: int) -> TokenLogprobs:
-    normalised = law - (law.max() + np.log(np.exp(law - law.max()).sum()))
+    normalised = _normalised(law)
     order = np.argsort(-normalised, kind="stable")[:num_top]
     return TokenLogprobs(
         token=token,

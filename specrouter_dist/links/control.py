@@ -6,7 +6,7 @@ Tokens are uint32 ids in an ``array('I')`` that its sender does not change once 
 from dataclasses import dataclass
 from typing import Literal
 
-from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
+from specrouter_dist.config import EdgeKnobs, LossyParams, Plan, SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.speculation.messages import EdgeId, Proposals, TokenArray, Truth
 
@@ -123,6 +123,9 @@ class Submit:
     """The client's id of the request, which logs repeat."""
     trace: str = ""
     """Traceparent of the span that it belongs to; empty: nobody asks for spans."""
+    lossy: LossyParams | None = None
+    """The slim member before the target in ``plan`` commits tokens by itself; None: the text is the
+    target's."""
 
 
 # Producer: the target's worker. Consumer: the workers of the pool's other models.
@@ -211,7 +214,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

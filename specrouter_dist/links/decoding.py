@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, TypeVar, get_args
 import msgpack
 from pydantic import ValidationError
 
-from specrouter_dist.config import Plan, SamplingParams, UserModel
+from specrouter_dist.config import LossyParams, Plan, SamplingParams, UserModel
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.errors import FrameError
 from specrouter_dist.links.control import (
@@ -193,10 +193,13 @@ def _report(raw: _Raw, _: int | None) -> Report:
 
 
 def _submit(raw: _Raw, vocab_size: int | None) -> Submit:
-    plan_type = dict if len(raw) != 9 or raw[4] is not None else type(None)
-    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes, str, str, str))
+    plan_type, lossy_type = (
+        dict if len(raw) != 10 or raw[i] is not None else type(None) for i in (4, 9)
+    )
+    texts = (str, str, str)
+    _check_types(Submit, raw, (int, int, bytes, dict, plan_type, bytes, *texts, lossy_type))
     _check_unsigned(Submit, raw[1])
-    _, request, prompt, sampling, plan, output, task, name, trace = raw
+    _, request, prompt, sampling, plan, output, task, name, trace, lossy = raw
     return Submit(
         request=request,
         prompt=_tokens(prompt, vocab_size),
@@ -206,6 +209,7 @@ def _submit(raw: _Raw, vocab_size: int | None) -> Submit:
         task=task,
         name=name,
         trace=trace,
+        lossy=None if lossy is None else _model(LossyParams, lossy),
     )
 
 

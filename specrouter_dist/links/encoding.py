@@ -102,6 +102,7 @@ def _report(m: Report) -> tuple[object, ...]:
 
 def _submit(m: Submit) -> tuple[object, ...]:
     plan = None if m.plan is None else m.plan.model_dump()
+    lossy = None if m.lossy is None else m.lossy.model_dump()
     return (
         _SUBMIT,
         m.request,
@@ -112,6 +113,7 @@ def _submit(m: Submit) -> tuple[object, ...]:
         m.task,
         m.name,
         m.trace,
+        lossy,
     )
 
 

@@ -108,6 +108,11 @@ class Admission:
         return self._everybody is None
 
     @property
+    def allows_lossy(self) -> bool:
+        """Whether a request may ask for tokens that the target has not verified."""
+        return self._settings.allow_lossy
+
+    @property
     def num_running(self) -> int:
         """Choices that were let in and have not ended."""
         return self._num_running

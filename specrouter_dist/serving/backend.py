@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
+from specrouter_dist.pools.lossy import check_lossy
 from specrouter_dist.routing.explanation import as_plain
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
@@ -80,14 +81,22 @@ class PoolBackend:
         on_close: Callable[[], None] | None = None,
     ) -> None:
         self.running = running
+        self._config = pool.config
         self._eos_ids = report.eos_ids
         self._tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self._tasks = Tasks.of(pool)
         self._on_close = on_close
 
     def generation(self, request: GenerateRequest) -> Generation:
-        """The request, ready to be submitted."""
+        """The request, ready to be submitted.
+
+        Raises:
+            RequestError: it is lossy, and that does not go with what else it says.
+        """
         request = self._tasks.name(request)
+        if request.lossy is not None:
+            chain = request.plan.chain if request.plan else request.chain
+            check_lossy(self._config, chain, request.sampling)
         plan = request.plan
         if plan is None and request.chain is not None:
             plan = self.running.plan_of(request.chain, request.traffic)

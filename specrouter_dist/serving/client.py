@@ -26,6 +26,7 @@ from specrouter_dist.serving.results import (
     LevelMetrics,
     PlanUse,
     SpeculationMetrics,
+    TierMetrics,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.stops import OutputText
@@ -93,6 +94,7 @@ class Generation:
             task=request.task,
             name=request.name,
             trace=request.trace,
+            lossy=request.lossy,
         )
         self._started = clock()
         self._first: float | None = None
@@ -154,6 +156,7 @@ class Generation:
             ),
             logprobs=tuple(self._logprobs),
             prompt_logprobs=tuple(self._prompt_logprobs),
+            tiers=TierMetrics(**stats["tiers"]) if "tiers" in stats else None,
         )
 
 

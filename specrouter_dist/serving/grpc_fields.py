@@ -59,6 +59,7 @@ def choice_of(index: int, text: str, result: GenerateResult) -> pb.Choice:
         logprobs=logprobs_of(result.logprobs),
         metrics=metrics_of(result),
         prompt_logprobs=logprobs_of(result.prompt_logprobs),
+        tiers=tiers_of(result),
     )
 
 
@@ -66,6 +67,11 @@ def metrics_of(result: GenerateResult) -> pb.Metrics:
     """How an output came to be."""
     values = {"chain": list(result.chain), **result.to_json()["metrics"]}
     return ParseDict(values, pb.Metrics())
+
+
+def tiers_of(result: GenerateResult) -> pb.Tiers | None:
+    """Who has decided the tokens of a lossy output; None: it is the target's."""
+    return None if result.tiers is None else ParseDict(result.tiers.to_json(), pb.Tiers())
 
 
 def logprobs_of(rows: Sequence[TokenLogprobs]) -> list[pb.TokenLogprobs]:

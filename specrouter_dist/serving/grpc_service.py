@@ -32,6 +32,7 @@ from specrouter_dist.serving.grpc_fields import (
     logprobs_of,
     metrics_of,
     request_of,
+    tiers_of,
 )
 from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.json_body import parse_fields
@@ -90,6 +91,7 @@ class GrpcService:
                     for index, (text, result) in enumerate(zip(texts, results, strict=True))
                 ],
                 usage=_usage(job, sum(len(result.token_ids) for result in results)),
+                lossy=job.answer.head.is_lossy,
             )
 
     async def generate_stream(
@@ -110,10 +112,13 @@ class GrpcService:
                         logprobs=logprobs_of(chunk.logprobs),
                         prompt_logprobs=logprobs_of(chunk.prompt_logprobs),
                         seed=head.seeds[index],
+                        lossy=head.is_lossy,
                     )
                     if chunk.result is not None:
                         grown.finish_reason = FINISH_REASONS[chunk.result.finish_reason]
                         grown.metrics.CopyFrom(metrics_of(chunk.result))
+                        if (tiers := tiers_of(chunk.result)) is not None:
+                            grown.tiers.CopyFrom(tiers)
                         num_running -= 1
                         if not num_running:
                             grown.usage.CopyFrom(_usage(job, num_tokens))

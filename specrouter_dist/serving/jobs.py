@@ -120,6 +120,7 @@ class Jobs:
         self._tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self._tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
+        self._speculating.check_lossy(request.speculative, sampling)
         tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
         trace = call.traceparent
         choices = tuple(
@@ -130,6 +131,7 @@ class Jobs:
                 task=task,
                 name=call.id,
                 trace=trace,
+                lossy=request.speculative.lossy,
             )
             for number, (prompt_ids, task) in enumerate(zip(prompts, tasks, strict=True))
             for choice in range(request.n)
@@ -140,6 +142,7 @@ class Jobs:
             model=self._model,
             seeds=tuple(choice.sampling.seed for choice in choices),
             num_prompt_tokens=sum(map(len, prompts)),
+            is_lossy=request.speculative.lossy is not None,
         )
         call.num_prompt_tokens = head.num_prompt_tokens
         return choices, head

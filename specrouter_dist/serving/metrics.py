@@ -8,7 +8,12 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from specrouter_dist.serving.results import GenerateRequest, GenerateResult, LevelMetrics
+from specrouter_dist.serving.results import (
+    GenerateRequest,
+    GenerateResult,
+    LevelMetrics,
+    TierMetrics,
+)
 
 _TOKENS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
 _FIRST_TOKEN_S = (
@@ -35,6 +40,7 @@ class ServiceMetrics:
         self._requests = _Requests(self._registry, model)
         self._drafts = _Drafts(self._registry, model)
         self._levels = _Levels(self._registry, model)
+        self._tiers = _Tiers(self._registry, model)
         Gauge(
             "specrouter:tasks_available",
             "1 where prompts are told apart by task, 0 where they are not",
@@ -52,9 +58,14 @@ class ServiceMetrics:
     def on_end(self, request: GenerateRequest, result: GenerateResult | None) -> None:
         """Counts an output; None: it has failed, or its client has left."""
         self._requests.on_end(request, result)
-        if result is not None:
-            self._drafts.on_end(result)
-            self._levels.on_end(result.metrics.levels)
+        if result is None:
+            return
+        if result.tiers is not None:
+            # What a lossy output has accepted says nothing of the others' agreement.
+            self._tiers.on_end(result.tiers)
+            return
+        self._drafts.on_end(result)
+        self._levels.on_end(result.metrics.levels)
 
     def text(self, *, num_running: int, num_waiting: int) -> bytes:
         """All of them in Prometheus' text format, with how much runs now."""
@@ -201,3 +212,31 @@ class _Levels:
         for level in levels:
             for name, counter in self._counters:
                 counter.labels(self._model, level.draft, level.verifier).inc(getattr(level, name))
+
+
+class _Tiers:
+    """Lossy outputs, apart from the others."""
+
+    def __init__(self, registry: CollectorRegistry, model: str) -> None:
+        self._model = model
+        self._tokens = Counter(
+            "specrouter:lossy_tokens",
+            "Tokens of lossy outputs, by tier; escalated: the target has picked them",
+            ["model_name", "tier"],
+            registry=registry,
+        )
+        self._checked, self._disagreements = (
+            Counter(f"specrouter:lossy_{name}", what, ["model_name"], registry=registry).labels(
+                model
+            )
+            for name, what in (
+                ("checked_tokens", "Tokens that the target was fed after they had been sent"),
+                ("disagreements", "Of these, those where it picks another"),
+            )
+        )
+
+    def on_end(self, tiers: TierMetrics) -> None:
+        for tier in ("accepted", "slim", "escalated"):
+            self._tokens.labels(self._model, tier).inc(getattr(tiers, tier))
+        self._checked.inc(tiers.num_checked)
+        self._disagreements.inc(tiers.num_disagreements)

@@ -1,7 +1,8 @@
 """The JSON of OpenAI's answers, whole and as events of a stream.
 
-Two keys are ours: ``seed`` in every object and choice, with which the text can be had again, and
-``metrics``, in vLLM's shape with our ``levels``, where the output is whole.
+Some keys are ours: ``seed`` in every object and choice, with which the text can be had again, and
+``metrics``, in vLLM's shape with our ``levels``, where the output is whole. Only lossy answers have
+``lossy``, in every object, and beside it ``tiers`` where a choice is whole.
 """
 
 from abc import ABC, abstractmethod
@@ -30,6 +31,8 @@ class Head:
     """Of the choices; the first is the request's."""
     num_prompt_tokens: int
     """Of all prompts."""
+    is_lossy: bool = False
+    """The text need not be the target's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Answer(ABC):
                     "logprobs": self._logprobs(index, result),
                     "finish_reason": result.finish_reason,
                     "seed": result.seed,
+                    **result.lossy_json(),
                 }
                 for index, result in enumerate(results)
             ],
@@ -88,6 +92,7 @@ class Answer(ABC):
                     "logprobs": self._logprobs(index, chunk),
                     "finish_reason": chunk.result.finish_reason if chunk.result else None,
                     "seed": self.head.seeds[index],
+                    **(chunk.result.lossy_json() if chunk.result else {}),
                 }
             ],
         }
@@ -116,6 +121,7 @@ class Answer(ABC):
             "created": head.created,
             "model": head.model,
             "seed": head.seeds[0],
+            **({"lossy": True} if head.is_lossy else {}),
         }
 
     def _bytes_and_text(self, token: int) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from specrouter_dist.config import SamplingParams
+from specrouter_dist.config import LossyParams, SamplingParams
 from specrouter_dist.errors import RequestError
 from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
 from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse, shown
@@ -49,6 +49,10 @@ class StreamOptions(JsonObject):
     """``usage`` so far in every event; counts only with ``include_usage``."""
 
 
+class Lossy(LossyParams, JsonObject):
+    """The text need not be the target's: where the tiers begin, and how much of it."""
+
+
 class Speculation(JsonObject):
     """How to draft; without fields, as the router chooses."""
 
@@ -56,6 +60,8 @@ class Speculation(JsonObject):
     """Members, drafter first and target last."""
     num_speculative_tokens: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
     """Length of the blocks on every edge; 0: the target alone."""
+    lossy: Lossy | None = None
+    """The slim member before the target in ``chain`` commits tokens by itself."""
 
     def check(self) -> None:
         """A chain has blocks if it has drafters.

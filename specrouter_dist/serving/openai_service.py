@@ -66,7 +66,7 @@ class OpenAIService:
         self.tokenizing = Tokenizing(
             tokenizer, report.num_ids, self._context_tokens, self.check_model
         )
-        speculating = Speculating(pool, router)
+        speculating = Speculating(pool, router, allows_lossy=self.admission.allows_lossy)
         self._jobs = Jobs(self.model, tokenizer, self.tokenizing, speculating, tasks)
         self._started = int(time.time())
 

@@ -8,12 +8,44 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from specrouter_dist.config import Plan, SamplingParams
+from specrouter_dist.config import LossyParams, Plan, SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import FinishReason
 from specrouter_dist.routing.outline import Outline
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
+
+
+@dataclass(frozen=True, slots=True)
+class TierMetrics:
+    """Who has decided the tokens of a lossy output, and what the target says of them.
+
+    After a target was lost, of the tokens that came since.
+    """
+
+    accepted: int
+    """Tier A: the draft's, which the slim verifier has taken."""
+    slim: int
+    """Tier B: the slim verifier's own."""
+    escalated: int
+    """Tier C, and all others that the target has picked."""
+    num_escalations: int
+    """How often the slim verifier has found a draft too unlikely."""
+    num_confirmed: int
+    """Of these, how often the target has picked just that."""
+    num_checked: int
+    """Tokens of tiers A and B that the target has been fed since."""
+    num_disagreements: int
+    """Of these, those where it picks another."""
+    overshoot_mean: float | None
+    """By how much the slim verifier's probability of them exceeds the target's, 0 where it does
+    not; None: nothing was checked."""
+    overshoot_p99: float | None
+    overshoot_max: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +64,9 @@ class GenerateRequest:
     """The client's id of the request, which logs repeat."""
     trace: str = ""
     """Traceparent of the span that it belongs to; empty: nobody asks for spans."""
+    lossy: LossyParams | None = None
+    """The slim member before the target in ``chain`` commits tokens by itself; None: the text is
+    the target's."""
 
     @property
     def traffic(self) -> Traffic:
@@ -161,12 +196,18 @@ class GenerateResult:
     """One entry per token when asked for."""
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     """One entry per token of the prompt but the first when asked for."""
+    tiers: TierMetrics | None = None
+    """Of a lossy output."""
 
     @property
     def tokens_per_second(self) -> float | None:
         """All output tokens over the time from start to end, prefill included."""
         total_ms = self.metrics.time_to_first_token_ms + self.metrics.generation_time_ms
         return len(self.token_ids) / total_ms * 1000 if total_ms > 0 else None
+
+    def lossy_json(self) -> dict[str, Any]:
+        """What a lossy output has besides: that it is one, and who has decided its tokens."""
+        return {} if self.tiers is None else {"lossy": True, "tiers": self.tiers.to_json()}
 
     def to_json(self, carried: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The JSON object of one output; ``carried`` are further keys, which ours win over."""
@@ -178,6 +219,7 @@ class GenerateResult:
             "seed": self.seed,
             "finish_reason": self.finish_reason,
             "chain": list(self.chain),
+            **self.lossy_json(),
             "metrics": {
                 "time_to_first_token_ms": metrics.time_to_first_token_ms,
                 "generation_time_ms": metrics.generation_time_ms,

@@ -55,6 +55,8 @@ class ServiceSettings(UserModel):
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     """Whose web pages may call the service, e.g. ``https://example.org``; ``*``: all. Browsers send
     origins without a slash at the end."""
+    allow_lossy: bool = True
+    """Whether a request may ask for tokens that the target has not verified (docs/slim.md)."""
 
 
 UNLIMITED = ServiceSettings(max_running=None, timeout_s=None)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from specrouter_dist.config import EdgeKnobs, Plan
+from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
 from specrouter_dist.errors import InputError, RequestError
 from specrouter_dist.pools.loading import Pool, parse_chain
+from specrouter_dist.pools.lossy import check_lossy
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.rounds import burst_and_window
 from specrouter_dist.routing.traffic import Traffic
@@ -30,11 +31,31 @@ class Speculating:
     Args:
         pool: the pool that runs.
         router: of the pool.
+        allows_lossy: whether requests may ask for tokens that the target has not verified.
     """
 
-    def __init__(self, pool: Pool, router: Planning) -> None:
+    def __init__(self, pool: Pool, router: Planning, *, allows_lossy: bool) -> None:
         self._pool = pool
         self._router = router
+        self._allows_lossy = allows_lossy
+
+    def check_lossy(self, wanted: Speculation, sampling: SamplingParams) -> None:
+        """
+        Raises:
+            RequestError: it is asked for, and is forbidden or does not go with the rest; names the
+                field.
+        """
+        if wanted.lossy is None:
+            return
+        if not self._allows_lossy:
+            field = "speculative.lossy"
+            raise RequestError(f"{field}: this service forbids it (allow_lossy)", field=field)
+        try:
+            check_lossy(self._pool.config, wanted.chain, sampling)
+        except RequestError as problem:
+            if problem.field != "chain":
+                raise
+            raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
 
     def plan(self, wanted: Speculation, traffic: Traffic) -> Plan | None:
         """None: the router chooses, and chooses again.

@@ -107,7 +107,7 @@ class Stage:
             return None
         else:
             tail = self.tokens.slice(self.kv_len, length)
-            proposals, is_own = self._take_proposals()
+            proposals, is_own = self._take_proposals(self._room() - 1)
             num_drafts = self._drafts_wanted() - 1 if self.up is None else 0
             fed, num = tail + proposals, len(proposals)
             self._step = Step(self.kv_len, fed, num + 1, num, num_drafts, is_own)
@@ -173,12 +173,11 @@ class Stage:
             wanted = min(wanted, self.block_tokens - num_ahead % self.block_tokens)
         return wanted
 
-    def _take_proposals(self) -> tuple[TokenArray, bool]:
+    def _take_proposals(self, useful_tokens: int) -> tuple[TokenArray, bool]:
         """Proposals for this step, and whether they continue the own text."""
         if self.up is None:
             return array(TOKEN_TYPECODE), False
         self.up.overdue = False
-        useful_tokens = self._room() - 1
         if matched := self.up.own_match(self.tokens, useful_tokens):
             return matched, True
         return self.up.queue.tokens[: min(self.up.knobs.burst, useful_tokens)], False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from specrouter_dist.config import LookupMember, SamplingParams
+from specrouter_dist.config import LookupMember, LossyParams, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.routing.observations import ForwardKey, Observations
 from specrouter_dist.routing.observing import (
@@ -43,12 +43,15 @@ class Opening:
     sampling: SamplingParams
     owner: Session | None = None
     """The session of the same request at the member that this one lives in."""
+    lossy: LossyParams | None = None
+    """At the target, of a request that wants tokens which it has not verified."""
 
 
 class Member(Protocol):
     """What a worker needs of a member, be it a model or not."""
 
     name: str
+    path: tuple[str, ...]
     lives_in: str | None
     """The member in whose sessions this one's are; None: they are its own."""
 
@@ -76,6 +79,8 @@ class ModelHost:
 
     def __init__(self, name: str, engine: Engine, *, is_target: bool) -> None:
         self.name = name
+        self.path: tuple[str, ...] = (name,)
+        """Members that a session's tokens pass here, its own verifier last."""
         self.engine = engine
         self.is_target = is_target
         self.ready: dict[Session, None] = {}
@@ -93,15 +98,7 @@ class ModelHost:
         tokens = array(TOKEN_TYPECODE, request.tokens)
         slot, kv_len = self._take_slot(request, tokens, end)
         self._num_open += 1
-        stage = Stage(
-            tokens,
-            kv_len=kv_len,
-            prompt_tokens=request.prompt_tokens,
-            end=end,
-            ending=ending,
-            max_drafts=1 if self.is_target else MAX_DRAFTS,
-        )
-        return stage, slot
+        return self._make_stage(request, tokens, kv_len, end, ending), slot
 
     def close(self, session: Session) -> None:
         """Frees the session's slot and KV blocks; what they hold is left to later sessions."""
@@ -154,10 +151,6 @@ class ModelHost:
         self, batch: Sequence[tuple[Session, Step]], observations: Observations
     ) -> list[tuple[Session, TokenArray, Picks]]:
         """Runs the steps as one ragged batch; returns by what each stream grew."""
-        threads = max(session.threads for session, _ in batch)
-        if threads != self._threads:
-            self.engine.set_threads(threads)
-            self._threads = threads
         extensions = [
             Extension(
                 slot_of(session),
@@ -170,12 +163,9 @@ class ModelHost:
             )
             for session, step in batch
         ]
-        started = time.perf_counter()
-        all_picks = self.engine.extend(extensions)
-        elapsed_us = (time.perf_counter() - started) * 1e6
+        all_picks = self._extend(self.engine, [session for session, _ in batch], extensions)
         grown = []
         for (session, step), picks in zip(batch, all_picks, strict=True):
-            session.device_us += elapsed_us / len(batch)
             stage = session.model_stage
             new = end_step(self.name, session, step, picks.tokens, observations)
             if picks.runner_ups:
@@ -190,6 +180,33 @@ class ModelHost:
                     guest.lose_cache(stage.kv_len)
             grown.append((session, new, picks))
         return grown
+
+    def _extend(
+        self, engine: Engine, sessions: Sequence[Session], extensions: Sequence[Extension]
+    ) -> list[Picks]:
+        """One forward, whose time is shared by its sessions."""
+        threads = max(session.threads for session in sessions)
+        if threads != self._threads:
+            engine.set_threads(threads)
+            self._threads = threads
+        started = time.perf_counter()
+        all_picks = engine.extend(extensions)
+        elapsed_us = (time.perf_counter() - started) * 1e6
+        for session in sessions:
+            session.device_us += elapsed_us / len(sessions)
+        return all_picks
+
+    def _make_stage(
+        self, request: Opening, tokens: TokenArray, kv_len: int, end: int, ending: Ending
+    ) -> Stage:
+        return Stage(
+            tokens,
+            kv_len=kv_len,
+            prompt_tokens=request.prompt_tokens,
+            end=end,
+            ending=ending,
+            max_drafts=1 if self.is_target else MAX_DRAFTS,
+        )
 
     def _take_slot(self, request: Opening, tokens: TokenArray, end: int) -> tuple[int, int]:
         """A slot of the engine, and how many of ``tokens`` it holds already."""
@@ -253,6 +270,7 @@ class LookupHost:
 
     def __init__(self, config: LookupMember) -> None:
         self.name = config.name
+        self.path: tuple[str, ...] = (config.name,)
         self._config = config
 
     def open(self, request: Opening, ending: Ending) -> tuple[LookupStage, None]:

@@ -1,7 +1,7 @@
 """The requests of a target's worker: admission, output, ending."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from specrouter_dist.engine.interface import Picks
@@ -17,6 +17,7 @@ from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.chains import Chains
+from specrouter_dist.worker.checks import check_submit
 from specrouter_dist.worker.member import ModelHost, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
@@ -47,6 +48,7 @@ class Requests:
 
     Args:
         target: the member whose output is promised.
+        tiered: where lossy requests go, by the slim member before the target.
         make_ending: where a request's text ends.
         observations: where measurements go now.
         make_room: gives back what the target holds for nobody's request; whether there was any.
@@ -56,6 +58,7 @@ class Requests:
     def __init__(
         self,
         target: ModelHost,
+        tiered: Mapping[str, ModelHost],
         chains: Chains,
         outbox: Outbox,
         table: PlanTable,
@@ -66,6 +69,7 @@ class Requests:
         clock: Callable[[], float],
     ) -> None:
         self._target = target
+        self._tiered = tiered
         self._chains = chains
         self._outbox = outbox
         self._table = table
@@ -105,7 +109,9 @@ class Requests:
         traffic = Traffic.of(submit.sampling, submit.task)
         request = _Request(peer, submit, Climb(traffic, self._clock), Times(self._clock()))
         try:
-            self._check(submit)
+            check_submit(submit, self._target.engine.info, self._tiered)
+            if submit.request in self._open:
+                raise RequestError(f"request {submit.request} is running already", field="request")
             if len(self._queue) >= MAX_QUEUED:
                 raise NoRoomError(f"{MAX_QUEUED} requests are waiting already")
         except SpecRouterError as error:
@@ -176,13 +182,21 @@ class Requests:
         before = request.climb.plan
         num_tokens = len(session.stage.tokens)
         progress = Progress(num_tokens, session.end - num_tokens)
-        plan = request.climb.board(ladder, self._load, progress, self._observations())
+        seen = self._seen(request)
+        plan = request.climb.board(ladder, self._load, progress, seen)
         if plan is not before:
             session.plans.note(plan, session.num_rounds)
             self._chains.want(session, plan)
 
+    def _seen(self, request: _Request) -> Observations:
+        """Where what the request shows is noted. How fast a lossy one is says nothing of others."""
+        return self._observations() if request.submit.lossy is None else Observations()
+
     def _share(self, request: _Request, session: Session) -> None:
-        """The finished text teaches the router what every pair would have made of it."""
+        """The finished text, if it is the target's, teaches the router what every pair would have
+        made of it."""
+        if request.submit.lossy is not None:
+            return
         tokens, prompt_tokens = session.model_stage.tokens, session.prompt_tokens
         now_s = self._clock()
         is_worth_it = len(tokens) - prompt_tokens >= _LEAST_SHARED_TOKENS
@@ -201,25 +215,6 @@ class Requests:
             )
         )
         self._chains.tell_others(Settled(session.id, prompt_tokens, text, session.sampling, task))
-
-    def _check(self, submit: Submit) -> None:
-        info = self._target.engine.info
-        num_tokens = len(submit.prompt) + len(submit.output)
-        if not submit.prompt:
-            raise RequestError("prompt: at least one token is needed", field="prompt")
-        if num_tokens >= info.context_tokens:
-            raise RequestError(
-                f"prompt: {num_tokens} tokens do not fit the context of {info.context_tokens} "
-                "tokens with one token to generate",
-                field="prompt",
-            )
-        if max(submit.prompt) >= info.vocab_size:
-            raise RequestError(
-                f"prompt: token ids lie in [0, {info.vocab_size}), got {max(submit.prompt)}",
-                field="prompt",
-            )
-        if submit.request in self._open:
-            raise RequestError(f"request {submit.request} is running already", field="request")
 
     def _admit(self) -> None:
         """Opens the oldest queued requests for which there is room."""
@@ -251,11 +246,13 @@ class Requests:
         if submit.output:
             # Its client has them already.
             sampling = sampling.model_copy(update={"prompt_logprobs": None})
-        opening = Opening(submit.prompt + submit.output, prompt_tokens, end, sampling)
-        stage, slot = self._target.open(opening, self._make_ending(submit))
+        tokens = submit.prompt + submit.output
+        opening = Opening(tokens, prompt_tokens, end, sampling, lossy=submit.lossy)
+        host = self._host_of(submit)
+        stage, slot = host.open(opening, self._make_ending(submit))
         session = Session(
             id=submit.request,
-            member=self._target,
+            member=host,
             stage=stage,
             slot=slot,
             sampling=sampling,
@@ -268,6 +265,12 @@ class Requests:
         self._chains.sessions[session] = None
         return session
 
+    def _host_of(self, submit: Submit) -> ModelHost:
+        if submit.lossy is None:
+            return self._target
+        assert submit.plan is not None
+        return self._tiered[submit.plan.chain[-2]]
+
     def _finish(self, request: _Request, session: Session, reason: FinishReason) -> None:
         stage = session.model_stage
         start = len(stage.tokens) - session.prompt_tokens
@@ -279,7 +282,7 @@ class Requests:
 
     def _close(self, request: _Request, session: Session, reason: str) -> None:
         tell_end(request.submit, session, reason, request.times, self._clock())
-        request.climb.leave(self._observations())
+        request.climb.leave(self._seen(request))
         del self._open[request.submit.request]
         self._load = load_index(len(self._open), self._load)
         self._chains.close(session)

@@ -1,5 +1,6 @@
 """One session of one member, as its worker keeps it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId
 from specrouter_dist.speculation.stage import Stage
+from specrouter_dist.speculation.tiers import TieredStage
 from specrouter_dist.worker.stats import Plans
 
 if TYPE_CHECKING:
@@ -93,6 +95,11 @@ class Session:
         stage.kv_len = min(stage.kv_len, kv_len)
 
     @property
+    def chain(self) -> tuple[str, ...]:
+        """All members that are wanted, drafter first."""
+        return (*self.wanted, *self.member.path)
+
+    @property
     def upstream(self) -> str | None:
         """Name of the attached upstream member."""
         return self.wanted[self.num_attached - 1] if self.num_attached else None
@@ -123,22 +130,23 @@ class Session:
         """Counts of every level from the drafter down to this one."""
         if not isinstance(self.stage, Stage):
             return self.upstream_levels
-        own = ((OWN_TEXT, self.stage.own_counts), (self.drafter, self.stage.counts))
-        return (
-            *self.upstream_levels,
-            *(
-                LevelCounts(
-                    draft=draft,
-                    verifier=self.member.name,
-                    proposed=counts.proposed,
-                    accepted=counts.accepted,
-                    rounds=counts.verify_rounds,
-                    truncations=counts.truncations,
-                )
-                for draft, counts in own
-                if draft is not None and counts.verify_rounds
-            ),
-        )
+        return (*self.upstream_levels, *self._own_levels(self.stage))
+
+    def _own_levels(self, stage: Stage) -> Iterator[LevelCounts]:
+        own = [(stage.own_counts, stage.counts)]
+        if isinstance(stage, TieredStage):
+            own.insert(0, (stage.slim_own_counts, stage.slim_counts))
+        for verifier, both in zip(self.member.path, own, strict=True):
+            for draft, counts in zip((OWN_TEXT, self.drafter), both, strict=True):
+                if draft is not None and counts.verify_rounds:
+                    yield LevelCounts(
+                        draft=draft,
+                        verifier=verifier,
+                        proposed=counts.proposed,
+                        accepted=counts.accepted,
+                        rounds=counts.verify_rounds,
+                        truncations=counts.truncations,
+                    )
 
     def total_device_us(self) -> int:
         """Device time over this member and all above, in microseconds."""

@@ -27,7 +27,8 @@ class SlimHost(ModelHost):
     def __init__(self, name: str, engine: SlimEngine, target: ModelHost) -> None:
         super().__init__(name, engine, is_target=False)
         self.lives_in = target.name
-        self._slim = engine
+        self.target = target
+        self.slim = engine
 
     def close(self, session: Session) -> None:
         """The storage stays with the target."""
@@ -61,11 +62,11 @@ class SlimHost(ModelHost):
         if request.owner is None:
             raise UnavailableError(f"{self.lives_in} does not hold the request of {self.name}")
         slot = slot_of(request.owner)
-        self._slim.join(slot, request.sampling, request.prompt_tokens)
+        self.slim.join(slot, request.sampling, request.prompt_tokens)
         return slot, 0
 
     def _free_slot(self, slot: int) -> None:
-        self._slim.leave(slot)
+        self.slim.leave(slot)
 
     def _follow(self, session: Session) -> bool:
         """Takes over what the target has cached; whether a step would leave that as it is.
@@ -82,7 +83,7 @@ class SlimHost(ModelHost):
             return False
         if stage.kv_len < kv_len:
             known = stage.tokens.slice(stage.kv_len, kv_len)
-            self._slim.follow(slot_of(session), stage.kv_len, known)
+            self.slim.follow(slot_of(session), stage.kv_len, known)
             stage.kv_len = kv_len
         return True
 

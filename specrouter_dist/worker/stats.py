@@ -1,10 +1,13 @@
 """What an ended request tells of itself, as plain values."""
 
 from itertools import zip_longest
+from math import ceil
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from specrouter_dist.config import Plan
 from specrouter_dist.routing.outline import Outline
+from specrouter_dist.speculation.tiers import TierCounts, TieredStage
 
 if TYPE_CHECKING:
     from specrouter_dist.worker.session import Session
@@ -33,8 +36,8 @@ def stats_of(session: "Session") -> dict[str, object]:
     """The counters of a request whose target's session this is."""
     stage = session.model_stage
     return {
-        "chain": (*session.wanted, session.member.name),
-        "attached": (*session.wanted[: session.num_attached], session.member.name),
+        "chain": session.chain,
+        "attached": (*session.wanted[: session.num_attached], *session.member.path),
         "device_us": session.total_device_us(),
         "histogram": tuple(
             map(
@@ -53,4 +56,23 @@ def stats_of(session: "Session") -> dict[str, object]:
             (lv.draft, lv.verifier, lv.proposed, lv.accepted, lv.rounds, lv.truncations)
             for lv in session.levels()
         ),
+        **({"tiers": _tiers(stage.tiers)} if isinstance(stage, TieredStage) else {}),
+    }
+
+
+def _tiers(counts: TierCounts) -> dict[str, object]:
+    """Of a lossy request, as :class:`~specrouter_dist.serving.results.TierMetrics` has them."""
+    overshoots = sorted(counts.overshoots)
+    num_checked = len(overshoots)
+    return {
+        "accepted": counts.accepted,
+        "slim": counts.slim,
+        "escalated": counts.escalated,
+        "num_escalations": counts.num_escalations,
+        "num_confirmed": counts.num_confirmed,
+        "num_checked": num_checked,
+        "num_disagreements": counts.num_disagreements,
+        "overshoot_mean": fmean(overshoots) if overshoots else None,
+        "overshoot_p99": overshoots[ceil(0.99 * num_checked) - 1] if overshoots else None,
+        "overshoot_max": overshoots[-1] if overshoots else None,
     }

@@ -29,7 +29,8 @@ def tell_end(submit: Submit, session: Session, reason: str, times: Times, now_s:
     fields: dict[str, str | int | float] = {
         "request_id": submit.name,
         "status": reason,
-        "chain": ">".join((*session.wanted, session.member.name)),
+        "chain": ">".join(session.chain),
+        "lossy": submit.lossy is not None,
         "num_prompt_tokens": session.prompt_tokens,
         "num_tokens": len(session.model_stage.tokens) - session.prompt_tokens,
         "num_rounds": session.num_rounds,

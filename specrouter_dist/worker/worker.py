@@ -43,7 +43,10 @@ from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.reading import Readers
 from specrouter_dist.worker.requests import Requests
 from specrouter_dist.worker.session import Session
+from specrouter_dist.worker.slim import SlimHost
 from specrouter_dist.worker.status import Status
+from specrouter_dist.worker.tiers import TieredHost
+from specrouter_dist.worker.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +85,17 @@ class Worker:
         self._closing = False
         self._outbox = Outbox(hub, self._on_peer_lost)
         self._chains = Chains({m.name: m for m in members}, hub, self._outbox, self._touch)
-        # The member closest to the client goes first: what it settles decides what the others do.
         models = [m for m in members if isinstance(m, ModelHost)]
         self._models = sorted(models, key=lambda model: not model.is_target)
+        tiered = {m.name: TieredHost(m) for m in models if isinstance(m, SlimHost)}
+        fronts = [m for m in self._models if m.is_target]
+        self._turns = Turns([*fronts, *tiered.values()], self._models[len(fronts) :])
         self._readers = Readers(self._models, clock)
         self._requests: Requests | None = None
-        if self._models and self._models[0].is_target:
+        if fronts:
             self._requests = Requests(
-                self._models[0],
+                fronts[0],
+                tiered,
                 self._chains,
                 self._outbox,
                 table,
@@ -286,7 +292,7 @@ class Worker:
     def _advance(self, began: float) -> bool:
         """One forward of the first member that has something to do, or else to prepare or to read;
         whether there was one. ``began``: when the turn did."""
-        for model in self._models:
+        for model in self._turns:
             if model.answer(self._observations, self._touch):
                 return True  # It is said before anything is computed.
             batch = model.take_steps(began, self._observations)
@@ -302,6 +308,7 @@ class Worker:
             self._settle()
             if key is not None:
                 self._observations.add_forward(key, (self._clock() - began) * 1e6)
+            self._turns.had(model)
             return True
         is_preparing = any(model.prepare() for model in self._models)
         return is_preparing or self._readers.advance(self._observations)

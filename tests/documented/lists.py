@@ -8,6 +8,8 @@ LOCAL = {
     ),
     "specrouter generate --pool mypool.yaml --backend local --chain small,slim,target "
     '--prompt "def add("': "",
+    "specrouter generate --pool mypool.yaml --backend local --chain small,slim,target "
+    '--lossy accept=0.6,escalate=0.3 --prompt "def add("': "",
     "specrouter verify --pool tiny --prompts prompts.jsonl --temperature 0.8": "outputs equal",
     "specrouter plan --pool tiny --backend local": "target",
     "specrouter tasks fit prompts.jsonl --pool tiny --out tasks.safetensors": "tasks.safetensors",

@@ -91,29 +91,43 @@ class ChatMessage(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Speculation(_message.Message):
-    __slots__ = ("chain", "num_speculative_tokens")
+    __slots__ = ("chain", "num_speculative_tokens", "lossy")
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     NUM_SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_FIELD_NUMBER: _ClassVar[int]
     chain: _containers.RepeatedScalarFieldContainer[str]
     num_speculative_tokens: int
-    def __init__(self, chain: _Optional[_Iterable[str]] = ..., num_speculative_tokens: _Optional[int] = ...) -> None: ...
+    lossy: Lossy
+    def __init__(self, chain: _Optional[_Iterable[str]] = ..., num_speculative_tokens: _Optional[int] = ..., lossy: _Optional[_Union[Lossy, _Mapping]] = ...) -> None: ...
+
+class Lossy(_message.Message):
+    __slots__ = ("accept", "escalate", "max_unverified_share")
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    ESCALATE_FIELD_NUMBER: _ClassVar[int]
+    MAX_UNVERIFIED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    accept: float
+    escalate: float
+    max_unverified_share: float
+    def __init__(self, accept: _Optional[float] = ..., escalate: _Optional[float] = ..., max_unverified_share: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("id", "created", "model", "choices", "usage")
+    __slots__ = ("id", "created", "model", "choices", "usage", "lossy")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     model: str
     choices: _containers.RepeatedCompositeFieldContainer[Choice]
     usage: Usage
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    lossy: bool
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., model: _Optional[str] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., lossy: bool = ...) -> None: ...
 
 class Choice(_message.Message):
-    __slots__ = ("index", "text", "token_ids", "finish_reason", "seed", "logprobs", "metrics", "prompt_logprobs")
+    __slots__ = ("index", "text", "token_ids", "finish_reason", "seed", "logprobs", "metrics", "prompt_logprobs", "tiers")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +136,7 @@ class Choice(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
     index: int
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -130,10 +145,11 @@ class Choice(_message.Message):
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     metrics: Metrics
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
-    def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ...) -> None: ...
+    tiers: Tiers
+    def __init__(self, index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., tiers: _Optional[_Union[Tiers, _Mapping]] = ...) -> None: ...
 
 class GenerateStreamResponse(_message.Message):
-    __slots__ = ("id", "index", "text", "token_ids", "logprobs", "seed", "finish_reason", "metrics", "usage", "prompt_logprobs")
+    __slots__ = ("id", "index", "text", "token_ids", "logprobs", "seed", "finish_reason", "metrics", "usage", "prompt_logprobs", "lossy", "tiers")
     ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +160,8 @@ class GenerateStreamResponse(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    LOSSY_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
     id: str
     index: int
     text: str
@@ -154,7 +172,33 @@ class GenerateStreamResponse(_message.Message):
     metrics: Metrics
     usage: Usage
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
-    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., seed: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ...) -> None: ...
+    lossy: bool
+    tiers: Tiers
+    def __init__(self, id: _Optional[str] = ..., index: _Optional[int] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., seed: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., lossy: bool = ..., tiers: _Optional[_Union[Tiers, _Mapping]] = ...) -> None: ...
+
+class Tiers(_message.Message):
+    __slots__ = ("accepted", "slim", "escalated", "num_escalations", "num_confirmed", "num_checked", "num_disagreements", "overshoot_mean", "overshoot_p99", "overshoot_max")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    SLIM_FIELD_NUMBER: _ClassVar[int]
+    ESCALATED_FIELD_NUMBER: _ClassVar[int]
+    NUM_ESCALATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHECKED_FIELD_NUMBER: _ClassVar[int]
+    NUM_DISAGREEMENTS_FIELD_NUMBER: _ClassVar[int]
+    OVERSHOOT_MEAN_FIELD_NUMBER: _ClassVar[int]
+    OVERSHOOT_P99_FIELD_NUMBER: _ClassVar[int]
+    OVERSHOOT_MAX_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    slim: int
+    escalated: int
+    num_escalations: int
+    num_confirmed: int
+    num_checked: int
+    num_disagreements: int
+    overshoot_mean: float
+    overshoot_p99: float
+    overshoot_max: float
+    def __init__(self, accepted: _Optional[int] = ..., slim: _Optional[int] = ..., escalated: _Optional[int] = ..., num_escalations: _Optional[int] = ..., num_confirmed: _Optional[int] = ..., num_checked: _Optional[int] = ..., num_disagreements: _Optional[int] = ..., overshoot_mean: _Optional[float] = ..., overshoot_p99: _Optional[float] = ..., overshoot_max: _Optional[float] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("token_id", "logprob", "top")

@@ -71,6 +71,13 @@ BAD_ARGUMENTS = [
     (("generate", *PROMPT, "--concurrency", "0"), "Invalid value for '--concurrency': "),
     (("generate", *PROMPT, "--dtype", "fp16"), "Invalid value for '--dtype': 'fp16' is not one of"),
     (("generate", *PROMPT, "--backend", "gpu"), "Invalid value for '--backend': 'gpu' is not one"),
+    (("generate", *PROMPT, "--lossy", "accept=0.2,escalate=0.4"), "--lossy: 0 < escalate < accept"),
+    (("generate", *PROMPT, "--lossy", "accept"), "--lossy: accept: input should be a valid number"),
+    (("generate", *PROMPT, "--lossy", "acept=1"), "--lossy: acept: unknown field (did you mean 'a"),
+    (
+        ("generate", *PROMPT, "--lossy", ""),
+        "chain: lossy needs a drafter, then a member of kind la",
+    ),
     (("generate", *PROMPT, "--beams", "4"), "No such option: --beams"),
     (("generate", *PROMPT, "--trace", "no/t.json"), "--trace: no directory 'no'"),
     (("generate", *PROMPT, "--trace", "t.txt"), "--trace: a file that ends in .json, got 't.txt'"),

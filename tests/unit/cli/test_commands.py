@@ -12,9 +12,11 @@ import pytest
 from specrouter_dist import __version__
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompts import read_prompts
-from specrouter_dist.cli.session import open_session
+from specrouter_dist.cli.session import open_session, parse_lossy
 from specrouter_dist.cli.verify import Difference, compare, default_chains
+from specrouter_dist.config import LossyParams
 from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.errors import RequestError
 from specrouter_dist.pools.loading import POOLS_DIRECTORY, load_pool
 from specrouter_dist.serving.results import GenerateResult, GenerationMetrics
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
@@ -114,6 +116,35 @@ def test_rows_give_their_prompt_and_carry_the_rest(tmp_path: Path) -> None:
     read = read_prompts(None, file)
     assert [row.content for row in read] == ["a", "b", ({"role": "user", "content": "c"},)]
     assert [row.carried for row in read] == [{"id": 1}, {"suite": "s", "id": 2}, {}]
+
+
+def test_fields_of_lossy_are_read_by_name() -> None:
+    assert parse_lossy("") == LossyParams()
+    assert parse_lossy("accept=0.7, escalate=.2") == LossyParams(accept=0.7, escalate=0.2)
+    with pytest.raises(RequestError, match="given twice"):
+        parse_lossy("accept=0.7,accept=0.8")
+
+
+def test_a_chain_with_a_slim_member_can_be_lossy(tmp_path: Path) -> None:
+    tiny = POOLS_DIRECTORY / "tiny"
+    file = tmp_path / "pool.yaml"
+    file.write_text(
+        f"""
+name: slims
+members:
+  - {{name: small, kind: model, role: drafter, model: {tiny / "small"}}}
+  - {{name: target, kind: model, role: target, model: {tiny / "target"}}}
+  - {{name: slim, kind: layer_skip, of: target, mask: [4.mlp]}}
+"""
+    )
+    session = open_session(str(file), dtype=None, prompt="a", prompts=None, sampling={})
+    (request,) = session.requests("small,slim,target", "accept=0.7")
+    assert (request.chain, request.lossy) == (("small", "slim", "target"), LossyParams(accept=0.7))
+    (request,) = session.requests("small,slim,target")
+    assert request.lossy is None
+    for chain in ("auto", "slim,target", "small,target"):
+        with pytest.raises(RequestError, match="of this kind: slim"):
+            session.requests(chain, "")
 
 
 def test_each_request_has_its_own_seed_and_the_chain_that_was_named(tmp_path: Path) -> None:

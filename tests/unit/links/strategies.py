@@ -4,7 +4,7 @@ from array import array
 
 from hypothesis import strategies as st
 
-from specrouter_dist.config import MAX_COUNT, EdgeKnobs, Plan, SamplingParams
+from specrouter_dist.config import MAX_COUNT, EdgeKnobs, LossyParams, Plan, SamplingParams
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.frames import (
     Attach,
@@ -127,7 +127,16 @@ by_kind = {
         uint64,
     ),
     Submit: st.builds(
-        Submit, uint64, tokens, sampling_params(), st.none() | plans(), tokens, text, text, text
+        Submit,
+        uint64,
+        tokens,
+        sampling_params(),
+        st.none() | plans(),
+        tokens,
+        text,
+        text,
+        text,
+        st.sampled_from((None, LossyParams(), LossyParams(accept=0.5, max_unverified_share=0.25))),
     ),
     Settled: settled(),
     Cancel: st.builds(Cancel, uint64),
