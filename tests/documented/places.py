@@ -23,7 +23,7 @@ def make_place(directory: Path) -> Path:
     ):
         (block,) = blocks(language, file)
         (directory / name).write_text(block.text)
-    (slim,) = blocks("yaml", "docs/slim.md")
+    slim, *_ = blocks("yaml", "docs/slim.md")
     (directory / "mypool.yaml").write_text(f"name: mypool\n{slim.text}")
     (directory / "tiny").symlink_to(POOLS_DIRECTORY / "tiny")
     write_prompts(directory, mixed(1)[:1])
