@@ -17,13 +17,19 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.pools.model_files import read_json
 from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.routing.observations import Observations
 from specrouter_dist.slim.masks import Mask, MaskSpace
 from specrouter_dist.slim.members import Along, Members
 from specrouter_dist.slim.scoring import SLIM, Score
 from specrouter_dist.slim.search import search
 from specrouter_dist.slim.settings import SearchSettings
 from specrouter_dist.slim.texts import num_pages
-from specrouter_dist.slim.times import expected_profile, measure_parts
+from specrouter_dist.slim.times import (
+    expected_profile,
+    measure_masked,
+    measure_parts,
+    times_of,
+)
 from specrouter_dist.slim.trials import Times, Trials
 from specrouter_dist.speculation.messages import TokenArray
 
@@ -150,7 +156,9 @@ class SlimSearch:
                 hop_us=self.hop_us,
             )
             if trials.times is None:
-                trials.begin(Times.of(members.profile(), measure_parts(members.target, space)))
+                whole = members.profile()
+                known = times_of(whole, members.neighbours.target)
+                trials.begin(Times.of(whole, measure_parts(members.target, space, known)))
             best = self._search(space, members, trials)
             return self._report(space, members, trials, best)
 
@@ -196,10 +204,12 @@ class SlimSearch:
     ) -> Findings:
         times = trials.times
         assert times is not None
+        known = times_of(times.profile, members.neighbours.target)
+        profiles = measure_masked(SLIM, members.target, list(best.values()), known)
         with members.along(self.halves[1], self._sampling, times.profile) as along:
             found = tuple(
-                _found(space, members, along, skip, mask, trials.scores[mask])
-                for skip, mask in best.items()
+                _found(space, along, own, skip, mask, trials.scores[mask])
+                for own, (skip, mask) in zip(profiles, best.items(), strict=True)
             )
             without = along.scorer.without()
             others = tuple(
@@ -229,9 +239,8 @@ def _named(score: Score, skip: float) -> Score:
 
 
 def _found(
-    space: MaskSpace, members: Members, along: Along, skip: float, mask: Mask, searched: Score
+    space: MaskSpace, along: Along, own: Observations, skip: float, mask: Mask, searched: Score
 ) -> Found:
-    own = members.profile_masked(mask)
     held_out = along.score(mask, own)
     return Found(
         skip,

@@ -8,13 +8,12 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Engine
-from specrouter_dist.engine.slim import SlimEngine
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.slim.masks import Mask
 from specrouter_dist.slim.reading import read, read_masked
-from specrouter_dist.slim.scoring import SLIM, Neighbours, Score, Scorer
+from specrouter_dist.slim.scoring import Neighbours, Score, Scorer
 from specrouter_dist.slim.texts import Text, close_texts, write_texts
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
@@ -93,10 +92,6 @@ class Members:
             is_drafter = name != self.neighbours.target
             found.forwards |= profile(name, engine, drafts=is_drafter).forwards
         return found
-
-    def profile_masked(self, mask: Mask) -> Observations:
-        """Step times of the target without some parts."""
-        return profile(SLIM, SlimEngine(self.target, mask), drafts=True)
 
     @contextmanager
     def along(
