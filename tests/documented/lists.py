@@ -83,6 +83,8 @@ NOT_RUN = {
     "python -m benchmarks.service_price": _MINUTES,
     "python -m benchmarks.killed_jobs --rows 500": _MINUTES,
     "python -m benchmarks.classify tasks.safetensors": _MINUTES,
+    "python -m benchmarks.slim": _MINUTES,
+    "python -m benchmarks.tiers --plot tiers.svg": _MINUTES,
     "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out aligned": (
         _MINUTES
     ),
