@@ -81,6 +81,7 @@ NOT_RUN = {
     "python -m benchmarks.clients.acceptance": _MINUTES,
     "python -m benchmarks.clients.users": _MINUTES,
     "python -m benchmarks.service_price": _MINUTES,
+    "python -m benchmarks.batch_throughput": _MINUTES,
     "python -m benchmarks.killed_jobs --rows 500": _MINUTES,
     "python -m benchmarks.classify tasks.safetensors": _MINUTES,
     "python -m benchmarks.slim": _MINUTES,

@@ -46,7 +46,8 @@ ENGINES = {
 
 @st.composite
 def lossy_params(draw: st.DrawFn) -> LossyParams:
-    bounds = st.floats(0.001, 0.999)
+    # No nearer to each other than logarithms are exact.
+    bounds = st.integers(1, 999).map(lambda thousandths: thousandths / 1000)
     escalate, accept = sorted(draw(st.lists(bounds, min_size=2, max_size=2, unique=True)))
     share = draw(st.one_of(st.sampled_from((1.0, 0.5, 0.9)), st.floats(0.01, 1.0)))
     return LossyParams(accept=accept, escalate=escalate, max_unverified_share=share)
