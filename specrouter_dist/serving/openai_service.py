@@ -125,11 +125,11 @@ class OpenAIService:
         Raises:
             InputError: names the field that is wrong.
             UnavailableError: nobody can plan now for a request that says how to speculate.
-            DeadlineError: its prompts were not tokenized in time.
         """
+        # It runs from now on, and is looked at when the job is whole: what is wrong with a request
+        # is said first, however little time it has.
         deadline = Deadline(self.admission.timeout_s(request.timeout))
-        async with deadline.kept():
-            return await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
+        return await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
