@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from tqdm import tqdm
+
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.slim import SlimEngine
 from specrouter_dist.routing.observations import ForwardKey, ForwardTimes, Observations
@@ -40,8 +42,6 @@ class StepTimes:
 
 PartTimes = Mapping[ForwardKey, StepTimes]
 """By kind of step; the member is not named."""
-
-
 _Times = dict[ForwardKey, float]
 
 
@@ -88,7 +88,8 @@ def _profiled(target: FastEngine, masks: Sequence[Mask], known: _Times) -> list[
     now tell by how much this one has, since ``known`` was measured."""
     engines = [target, *(SlimEngine(target, mask) for mask in masks)]
     found: list[_Times] = [{} for _ in engines]
-    for _, (engine, fastest_us) in product(range(_TURNS), zip(engines, found, strict=True)):
+    turns = list(product(range(_TURNS), zip(engines, found, strict=True)))
+    for _, (engine, fastest_us) in tqdm(turns, desc="step times", leave=False):
         profiled = profile("", engine, drafts=engine is not target)
         for key, us in times_of(profiled, "").items():
             fastest_us[key] = min(us, fastest_us.get(key, us))

@@ -264,7 +264,7 @@ class Chains:
         if session.down_edge is not None:
             self.by_down_edge.pop(session.down_edge, None)
         for guest in tuple(session.guests):
-            self._parking.take(guest.id, guest.member.name)
+            self._parking.forget(guest)
             self.close(guest)
         del self.sessions[session]
         session.member.close(session)
