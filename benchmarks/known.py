@@ -101,6 +101,7 @@ class Known:
                 router.latency,
                 router.agreement,
                 router.paces,
+                router.yields,
             ),
             traffic,
         )

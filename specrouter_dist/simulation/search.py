@@ -129,7 +129,8 @@ def taught_planner(profile: Profile, oracle: Oracle) -> Planner:
     router = new_router(profile)
     teach(router, profile, oracle, _TRUTH_TOKENS)
     devices = {member.name: profile.device_of(member) for member in profile.members}
-    return Planner(tuple(devices), (), devices, router.latency, router.agreement, router.paces)
+    tables = router.latency, router.agreement, router.paces, router.yields
+    return Planner(tuple(devices), (), devices, *tables)
 
 
 def _fastest(
