@@ -19,7 +19,7 @@ from specrouter_dist.align.agreement import agreement, own_continuations, picks
 from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.distillation import distil
-from specrouter_dist.align.generation import BatchGenerator
+from specrouter_dist.align.generation import BatchGenerator, fastest_dtype
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
     TEMPERATURE_MIX,
@@ -178,7 +178,7 @@ def make_samples(
 ) -> None:
     """Makes the shards that are missing of what the target writes after the task's prompts."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = BatchGenerator(target)
+    generator = BatchGenerator(target, fastest_dtype())
     for number in tqdm(range(config.shards), desc=f"{task}: samples", unit="shard"):
         path = folder / f"{number:04d}.npz"
         if path.exists():
