@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from specrouter_dist.config import LossyParams, SamplingParams
 from specrouter_dist.errors import RequestError
 from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
-from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse, shown
+from specrouter_dist.serving.conversations import Messages
+from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse
 from specrouter_dist.serving.unsupported import without_unsupported
-from specrouter_dist.validation import validated
+from specrouter_dist.validation import shown, validated
 
 MAX_CHOICES = 128
 """Most outputs of one request: prompts times ``n``."""
@@ -56,7 +57,7 @@ class Lossy(LossyParams, JsonObject):
 class Speculation(JsonObject):
     """How to draft; without fields, as the router chooses."""
 
-    chain: list[str] | None = Field(default=None, min_length=1)
+    chain: list[str] | None = Field(default=None, min_length=1, max_length=MAX_LISTED)
     """Members, drafter first and target last."""
     num_speculative_tokens: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
     """Length of the blocks on every edge; 0: the target alone."""
@@ -92,7 +93,9 @@ class GenerationRequest(Body):
     min_p: float | None = None
     seed: int | None = None
     """None: one is drawn. Every response carries its seed, and every choice its own."""
-    stop: list[Annotated[str, Field(max_length=MAX_LISTED)]] | None = None
+    stop: list[Annotated[str, Field(max_length=MAX_LISTED)]] | None = Field(
+        default=None, max_length=MAX_LISTED
+    )
     stop_token_ids: list[int] | None = Field(default=None, max_length=MAX_LISTED)
     ignore_eos: bool | None = None
     logit_bias: dict[_TokenIdText, float] | None = Field(default=None, max_length=MAX_LISTED)
@@ -115,6 +118,14 @@ class GenerationRequest(Body):
     @classmethod
     def _one_stop_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _not_too_many(cls, value: Any) -> Any:
+        # The field's own limit is looked at when every element has been.
+        if isinstance(value, dict) and len(value) > MAX_LISTED:
+            raise ValueError(f"at most {MAX_LISTED} token ids, got {len(value)}")
+        return value
 
     @field_validator("speculative", mode="before")
     @classmethod
@@ -194,6 +205,8 @@ class CompletionRequest(GenerationRequest):
     def _one_prompt_or_several(cls, value: Any) -> Any:
         is_list = isinstance(value, list) and value and isinstance(value[0], str | list)
         prompts = value if is_list else [value]
+        if len(prompts) > MAX_CHOICES:
+            raise ValueError(f"at most {MAX_CHOICES} choices per request, got {len(prompts)}")
         if not all(isinstance(one, str) for one in prompts) and not all(map(is_token_ids, prompts)):
             raise ValueError(
                 f"must be a text, a list of token ids, or a list of either, got {shown(value)}"
@@ -240,29 +253,10 @@ class CompletionRequest(GenerationRequest):
         return 16 if self.max_tokens is None else self.max_tokens
 
 
-class ChatMessage(JsonObject):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _joined_parts(cls, value: Any) -> Any:
-        """OpenAI's list of text parts is one text."""
-        if not isinstance(value, list):
-            return value
-        for part in value:
-            is_text = isinstance(part, dict) and part.get("type") == "text"
-            if not is_text or not isinstance(part.get("text"), str):
-                raise ValueError(f"parts must be texts, got {shown(part)}")
-        return "".join(part["text"] for part in value)
-
-
 class ChatRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[ChatMessage]
+    messages: Messages
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """The newer name of ``max_tokens``."""
     logprobs: bool | None = None

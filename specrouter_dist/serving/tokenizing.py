@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import field_validator
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.json_body import Body, is_token_ids, refuse, shown
-from specrouter_dist.serving.openai_schema import ChatMessage
+from specrouter_dist.serving.conversations import Messages
+from specrouter_dist.serving.json_body import Body, is_token_ids, refuse
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.validation import shown
 
 
 class TokenizeRequest(Body):
@@ -18,7 +19,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     """None: with a text; in a conversation the template writes them."""
     add_generation_prompt: bool | None = None
