@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import FinishReason
 from specrouter_dist.serving._proto import service_pb2 as pb
-from specrouter_dist.serving.json_body import parse_fields, refuse
+from specrouter_dist.serving.json_body import BodyT, parse_fields, refuse
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateResult
 
@@ -25,6 +25,15 @@ FINISH_REASONS: Mapping[FinishReason, pb.FinishReason] = {
 def fields_of(message: Message) -> dict[str, Any]:
     """The fields that are set, by name, as JSON would have them."""
     return {field.name: _value(value) for field, value in message.ListFields()}
+
+
+def parse_message(model: type[BodyT], message: Message, **defaults: Any) -> BodyT:
+    """The checked request of a message whose fields are those of the model.
+
+    Raises:
+        RequestError: names the field that is wrong.
+    """
+    return parse_fields(model, {**defaults, **fields_of(message)})
 
 
 def request_of(message: pb.GenerateRequest, *, stream: bool) -> CompletionRequest | ChatRequest:

@@ -8,6 +8,7 @@ passed.
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -28,14 +29,14 @@ from specrouter_dist.serving.calls import REQUEST_ID_HEADER, TRACE_HEADER, Call
 from specrouter_dist.serving.grpc_fields import (
     FINISH_REASONS,
     choice_of,
-    fields_of,
     logprobs_of,
     metrics_of,
+    parse_message,
     request_of,
     tiers_of,
 )
 from specrouter_dist.serving.job import Job
-from specrouter_dist.serving.json_body import parse_fields
+from specrouter_dist.serving.json_body import looked_at
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.router_http import Explain, Explaining
 from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest
@@ -79,7 +80,7 @@ class GrpcService:
     async def generate(self, message: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """The whole answer."""
         with self._call("Generate", context) as call:
-            job = await self._service.job(request_of(message, stream=False), call)
+            job = await self._job(message, call, stream=False)
             results = await self._service.results(job)
             texts = [job.answer.text_before(index) + r.text for index, r in enumerate(results)]
             return pb.GenerateResponse(
@@ -99,7 +100,7 @@ class GrpcService:
     ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
         """One message per round of a choice."""
         with self._call("GenerateStream", context) as call:
-            job = await self._service.job(request_of(message, stream=True), call)
+            job = await self._job(message, call, stream=True)
             head, num_tokens, num_running = job.answer.head, 0, len(job.choices)
             async with aclosing(self._service.rounds(job)) as rounds:
                 async for index, chunk in rounds:
@@ -127,7 +128,8 @@ class GrpcService:
     async def tokenize(self, message: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """The ids of a text or a conversation."""
         with self._call("Tokenize", context):
-            request = parse_fields(TokenizeRequest, fields_of(message))
+            parse = partial(parse_message, TokenizeRequest, message)
+            request = await looked_at(message.ByteSize(), parse)
             answer = await asyncio.to_thread(self._service.tokenizing.tokenize, request)
             return ParseDict(answer, pb.TokenizeResponse())
 
@@ -137,7 +139,8 @@ class GrpcService:
         """The text of ids."""
         with self._call("Detokenize", context):
             # An empty list is not among the fields that are set.
-            request = parse_fields(DetokenizeRequest, {"tokens": [], **fields_of(message)})
+            parse = partial(parse_message, DetokenizeRequest, message, tokens=[])
+            request = await looked_at(message.ByteSize(), parse)
             answer = await asyncio.to_thread(self._service.tokenizing.detokenize, request)
             return ParseDict(answer, pb.DetokenizeResponse())
 
@@ -172,6 +175,10 @@ class GrpcService:
         """The same by service."""
         with self._call("List", context):
             return health_pb2.HealthListResponse(statuses={SERVICE: await self._health()})
+
+    async def _job(self, message: pb.GenerateRequest, call: Call, *, stream: bool) -> Job:
+        request = await looked_at(message.ByteSize(), partial(request_of, message, stream=stream))
+        return await self._service.job(request, call)
 
     async def _health(self) -> health_pb2.HealthCheckResponse:
         try:

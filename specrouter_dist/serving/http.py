@@ -21,7 +21,7 @@ from specrouter_dist.serving.http_calls import call_of
 from specrouter_dist.serving.http_errors import add_error_handlers
 from specrouter_dist.serving.http_gate import add_gate
 from specrouter_dist.serving.job import Job
-from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.json_body import read_body
 from specrouter_dist.serving.openai_errors import describe_error
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.openapi import add_openapi_route
@@ -116,12 +116,12 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
 def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing, routes: Routes) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        wanted = parse_body(TokenizeRequest, await routes.body(request))
+        wanted = await read_body(TokenizeRequest, await routes.body(request))
         return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, wanted))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        wanted = parse_body(DetokenizeRequest, await routes.body(request))
+        wanted = await read_body(DetokenizeRequest, await routes.body(request))
         return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, wanted))
 
 

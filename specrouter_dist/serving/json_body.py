@@ -3,8 +3,10 @@
 JSON numbers are no texts and no flags. ``null`` means that a field is absent.
 """
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -13,6 +15,8 @@ from specrouter_dist.errors import RequestError
 from specrouter_dist.validation import shown, validated
 
 _TOKEN_ID_LIMIT = 1 << 32
+_INLINE_BYTES = 64 * 1024
+"""What is longer takes milliseconds, in which nobody else would be served."""
 
 
 class JsonObject(BaseModel):
@@ -53,6 +57,17 @@ class Body(JsonObject):
 
 
 BodyT = TypeVar("BodyT", bound=Body)
+ResultT = TypeVar("ResultT")
+
+
+async def read_body(model: type[BodyT], body: bytes) -> BodyT:
+    """As :func:`parse_body`, on an event loop."""
+    return await looked_at(len(body), partial(parse_body, model, body))
+
+
+async def looked_at(num_bytes: int, look: Callable[[], ResultT]) -> ResultT:
+    """What ``look`` makes of so many bytes: of many of them in a thread, beside the event loop."""
+    return look() if num_bytes <= _INLINE_BYTES else await asyncio.to_thread(look)
 
 
 def parse_body(model: type[BodyT], body: bytes) -> BodyT:

@@ -23,7 +23,7 @@ from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.jobs import Jobs
-from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.json_body import read_body
 from specrouter_dist.serving.metrics import ServiceMetrics
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.probing import Probe
@@ -109,11 +109,11 @@ class OpenAIService:
 
     async def completion(self, body: bytes, call: Call | None = None) -> Job:
         """The job of a ``/v1/completions`` body; raises as :meth:`job`."""
-        return await self.job(parse_body(CompletionRequest, body), call)
+        return await self.job(await read_body(CompletionRequest, body), call)
 
     async def chat(self, body: bytes, call: Call | None = None) -> Job:
         """The job of a ``/v1/chat/completions`` body; raises as :meth:`job`."""
-        return await self.job(parse_body(ChatRequest, body), call)
+        return await self.job(await read_body(ChatRequest, body), call)
 
     async def job(self, request: CompletionRequest | ChatRequest, call: Call | None = None) -> Job:
         """The job of a request, whatever it came as.
