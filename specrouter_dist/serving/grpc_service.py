@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import grpc
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from specrouter_dist.errors import (
@@ -127,9 +128,9 @@ class GrpcService:
 
     async def tokenize(self, message: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """The ids of a text or a conversation."""
-        with self._call("Tokenize", context):
+        with self._call("Tokenize", context), self._taken(message) as num_bytes:
             parse = partial(parse_message, TokenizeRequest, message)
-            request = await looked_at(message.ByteSize(), parse)
+            request = await looked_at(num_bytes, parse)
             answer = await asyncio.to_thread(self._service.tokenizing.tokenize, request)
             return ParseDict(answer, pb.TokenizeResponse())
 
@@ -137,10 +138,10 @@ class GrpcService:
         self, message: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
         """The text of ids."""
-        with self._call("Detokenize", context):
+        with self._call("Detokenize", context), self._taken(message) as num_bytes:
             # An empty list is not among the fields that are set.
             parse = partial(parse_message, DetokenizeRequest, message, tokens=[])
-            request = await looked_at(message.ByteSize(), parse)
+            request = await looked_at(num_bytes, parse)
             answer = await asyncio.to_thread(self._service.tokenizing.detokenize, request)
             return ParseDict(answer, pb.DetokenizeResponse())
 
@@ -177,8 +178,17 @@ class GrpcService:
             return health_pb2.HealthListResponse(statuses={SERVICE: await self._health()})
 
     async def _job(self, message: pb.GenerateRequest, call: Call, *, stream: bool) -> Job:
-        request = await looked_at(message.ByteSize(), partial(request_of, message, stream=stream))
-        return await self._service.job(request, call)
+        with self._taken(message) as num_bytes:
+            request = await looked_at(num_bytes, partial(request_of, message, stream=stream))
+            return await self._service.job(request, call)
+
+    @contextmanager
+    def _taken(self, message: Message) -> Iterator[int]:
+        """Its bytes, which count until all has been made of them."""
+        num_bytes = message.ByteSize()
+        with self._service.admission.intake.taking() as take:
+            take(num_bytes)
+            yield num_bytes
 
     async def _health(self) -> health_pb2.HealthCheckResponse:
         try:

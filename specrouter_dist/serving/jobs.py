@@ -80,8 +80,7 @@ class Jobs:
         return self._checked(request, call, deadline, choices, answer, is_echo_alone=is_echo_alone)
 
     def _chat(self, request: ChatRequest, call: Call, deadline: Deadline) -> Job:
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        prompts = [self._tokenizer.encode_chat(messages)]
+        prompts = [self._tokenizing.encode_chat(request.messages)]
         choices, head = self._choices(request, prompts, "chatcmpl", call)
         return self._checked(request, call, deadline, choices, ChatAnswer(head, self._tokenizer))
 
