@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from specrouter_dist.config import SamplingParams
@@ -11,28 +12,54 @@ from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.text.tokenizer import Tokenizer
 
 HEALTH_TIMEOUT_S = 10.0
+KEPT_S = 1.0
+"""How long an answer is as good as a new one."""
 _HEALTH_TOKENS = 8
 """Enough for proposals to be made and verified."""
 
 
 class Probe:
-    """Generates a few tokens, which are no traffic.
+    """Generates a few tokens, which are no traffic. However many ask, one runs at a time.
 
     Args:
         runner: for the probe alone.
         tokenizer: the target's.
+        clock: seconds.
     """
 
-    def __init__(self, runner: Runner, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, runner: Runner, tokenizer: Tokenizer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
+        self._clock = clock
+        self._probing: asyncio.Task[dict[str, Any]] | None = None
+        self._ended_s = 0.0
 
     async def health(self, traffic: Runner) -> dict[str, Any]:
-        """How it went; busy, where only ``traffic`` gets tokens.
+        """How the present probe went, or the last if that has just ended; busy, where only
+        ``traffic`` gets tokens.
 
         Raises:
             UnavailableError: no token came in time.
         """
+        if self._probing is None or self._is_old(self._probing):
+            self._probing = asyncio.ensure_future(self._probe(traffic))
+            self._probing.add_done_callback(self._note_end)
+        # Whoever goes away leaves it to the others.
+        return await asyncio.shield(self._probing)
+
+    def _is_old(self, probing: asyncio.Task[dict[str, Any]]) -> bool:
+        is_kept = self._clock() < self._ended_s + KEPT_S
+        return probing.done() and (probing.cancelled() or not is_kept)
+
+    def _note_end(self, probing: asyncio.Task[dict[str, Any]]) -> None:
+        self._ended_s = self._clock()
+        if not probing.cancelled():
+            # Else it is logged as lost when nobody waits for it any more.
+            probing.exception()
+
+    async def _probe(self, traffic: Runner) -> dict[str, Any]:
         before = traffic.num_outputs
         sampling = SamplingParams(max_tokens=_HEALTH_TOKENS, temperature=0.0, ignore_eos=True)
         request = GenerateRequest(self._tokenizer.encode("Health"), sampling)

@@ -12,11 +12,11 @@ from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import Failed, Submit
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
-from specrouter_dist.serving import http, probing
+from specrouter_dist.serving import http
 from specrouter_dist.text.tokenizer import Tokenizer
 from tests.unit.serving.asgi import call, call_and_hang_up
 from tests.unit.serving.calls import COMPLETIONS, USER, chat, complete, error
-from tests.unit.serving.scripted import ROUNDS, Message, ScriptedClient, output, plain_answer
+from tests.unit.serving.scripted import ROUNDS, Message, ScriptedClient, output
 
 TOKENS = [token for tokens in ROUNDS for token in tokens]
 
@@ -335,7 +335,7 @@ def test_a_closed_connection_cancels_the_request(
     assert client.cancelled == [client.submits[0].request]
 
 
-# -- models and health -----------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 def test_models_are_listed_with_their_root(app: FastAPI, pool: Pool) -> None:
@@ -346,42 +346,6 @@ def test_models_are_listed_with_their_root(app: FastAPI, pool: Pool) -> None:
     assert card["root"] == str(pool.directories["target"])
     assert [m["name"] for m in card["members"]] == ["lookup", "small", "medium", "target"]
     assert call(app, "GET", "/v1/models/tiny").json() == card
-
-
-def test_health_is_a_real_token(app: FastAPI, client: ScriptedClient) -> None:
-    reply = call(app, "GET", "/health")
-    state = reply.json()
-    assert (reply.status, state["status"], state["num_tokens"]) == (200, "ok", 6)
-    assert state["chain"] == ["small", "target"]
-    (probe,) = client.submits
-    assert probe.plan is None
-    assert probe.sampling.greedy
-
-
-def test_no_token_is_no_health(
-    app: FastAPI, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probing, "HEALTH_TIMEOUT_S", 0.05)
-    client.script = lambda submit: []
-    assert error(call(app, "GET", "/health"), 503)["code"] == "unavailable"
-    assert client.cancelled == [client.submits[0].request]
-    client.script = lambda submit: [Failed(submit.request, "UnavailableError", "lost")]
-    assert error(call(app, "GET", "/health"), 503)["message"] == "lost"
-
-
-def test_a_full_pool_that_gives_tokens_is_healthy(app: FastAPI, client: ScriptedClient) -> None:
-    client.script = lambda submit: [Failed(submit.request, "NoRoomError", "full")]
-    error(call(app, "GET", "/health"), 503)
-
-    def full(submit: Submit) -> Iterable[Message]:
-        """While the probe waits, another request gets its tokens."""
-        client.script = plain_answer
-        assert complete(app).status == 200
-        yield Failed(submit.request, "NoRoomError", "full")
-
-    client.script = full
-    reply = call(app, "GET", "/health")
-    assert (reply.status, reply.json()["status"]) == (200, "busy")
 
 
 def test_events_are_strict_json(app: FastAPI, client: ScriptedClient) -> None:
