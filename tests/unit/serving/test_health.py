@@ -15,8 +15,8 @@ from specrouter_dist.serving import probing
 from specrouter_dist.serving.choices import Runner
 from specrouter_dist.serving.probing import Probe
 from specrouter_dist.text.tokenizer import Tokenizer
-from tests.unit.serving.asgi import call
-from tests.unit.serving.calls import error
+from tests.unit.serving.asgi import Reply, call, call_here
+from tests.unit.serving.calls import COMPLETIONS, error
 from tests.unit.serving.scripted import Message, ScriptedClient, plain_answer
 
 
@@ -65,6 +65,38 @@ def test_no_token_is_no_health(
     assert client.cancelled == [client.submits[0].request]
     client.script = lambda submit: [Failed(submit.request, "UnavailableError", "lost")]
     assert error(call(app, "GET", "/health"), 503)["message"] == "lost"
+
+
+def test_a_full_pool_without_any_token_is_none_in_the_end(
+    app: FastAPI, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "HEALTH_TIMEOUT_S", 0.35)
+    client.script = full
+    assert error(call(app, "GET", "/health"), 503)["message"] == "no token came within 0 s"
+    assert len(client.submits) > 1, "room may come while it waits"
+
+
+def test_a_full_pool_that_gives_tokens_is_healthy(app: FastAPI, client: ScriptedClient) -> None:
+    """They come when the probe has been refused already."""
+    client.script = full
+
+    async def look_then_complete() -> Reply:
+        looking = asyncio.create_task(call_here(app, "GET", "/health", b"", None))
+        while not client.submits:
+            await asyncio.sleep(0.01)
+        client.script = lambda submit: plain_answer(submit) if submit.name else full(submit)
+        body = {"prompt": "Hello"}
+        assert (await call_here(app, "POST", COMPLETIONS, body, None)).status == 200
+        return await looking
+
+    reply = asyncio.run(look_then_complete())
+    assert (reply.status, reply.json()["status"]) == (200, "busy")
+
+
+def test_a_pool_that_gets_room_is_healthy(app: FastAPI, client: ScriptedClient) -> None:
+    client.script = lambda submit: (full if len(client.submits) < 3 else plain_answer)(submit)
+    assert call(app, "GET", "/health").json()["status"] == "ok"
+    assert len(client.submits) == 3
 
 
 # -- how often it is found out ---------------------------------------------------------------------
