@@ -98,7 +98,7 @@ def _of_backend(backend: PoolBackend, pool: Pool, tokenizer: Tokenizer) -> Ask:
         prompt = tokenizer.encode(asked.prompt)
         request = GenerateRequest(prompt, sampling)
         wanted = Speculation(chain=list(asked.chain), num_speculative_tokens=asked.num_draft_tokens)
-        plan = speculating.plan(wanted, request.traffic)
+        plan = speculating.plan_now(wanted, request.traffic)
         # What HTTP does for a request, too: the prompt's tokens, and the plan of a stated chain.
         before_ms = (time.perf_counter() - started) * 1e3
         (result,) = backend.generate([GenerateRequest(prompt, sampling, plan=plan)], concurrency=1)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.errors import RequestError
-from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.job import Job
@@ -53,11 +52,10 @@ class Jobs:
         self._tasks = tasks
 
     def of(self, request: CompletionRequest | ChatRequest, call: Call, deadline: Deadline) -> Job:
-        """The job of a request.
+        """The job of a request; how it speculates is not planned yet.
 
         Raises:
             InputError: names the field that is wrong.
-            UnavailableError: nobody can plan now for a request that says how to speculate.
         """
         if isinstance(request, ChatRequest):
             return self._chat(request, call, deadline)
@@ -118,15 +116,13 @@ class Jobs:
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
         self._tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self._tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
-        plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
-        self._speculating.check_lossy(request.speculative, sampling)
+        self._speculating.check(request.speculative, sampling)
         tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
         trace = call.traceparent
         choices = tuple(
             GenerateRequest(
                 prompt_ids,
                 _reseeded(sampling, choice, number),
-                plan=plan,
                 task=task,
                 name=call.id,
                 trace=trace,

@@ -10,6 +10,7 @@ from specrouter_dist.config import ModelMember
 from specrouter_dist.errors import NotFoundError
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.choices import (
@@ -66,8 +67,9 @@ class OpenAIService:
         self.tokenizing = Tokenizing(
             tokenizer, report.num_ids, self._context_tokens, self.check_model
         )
-        speculating = Speculating(pool, router, allows_lossy=self.admission.allows_lossy)
-        self._jobs = Jobs(self.model, tokenizer, self.tokenizing, speculating, tasks)
+        allows_lossy = self.admission.allows_lossy
+        self._speculating = Speculating(pool, router, allows_lossy=allows_lossy)
+        self._jobs = Jobs(self.model, tokenizer, self.tokenizing, self._speculating, tasks)
         self._started = int(time.time())
 
     # -- models ----------------------------------------------------------------------------------
@@ -129,7 +131,10 @@ class OpenAIService:
         # It runs from now on, and is looked at when the job is whole: what is wrong with a request
         # is said first, however little time it has.
         deadline = Deadline(self.admission.timeout_s(request.timeout))
-        return await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
+        job = await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
+        traffic = Traffic.of(job.choices[0].sampling)
+        plan = await self._speculating.plan(request.speculative, traffic)
+        return job if plan is None else job.planned(plan)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
