@@ -43,6 +43,7 @@ class Speculating:
 
     def __init__(self, pool: Pool, router: Planning, *, allows_lossy: bool) -> None:
         self._pool = pool
+        self._target = pool.config.target.name
         self._router = router
         self._allows_lossy = allows_lossy
         self._asking = Asking("plan", _NUM_THREADS)
@@ -85,23 +86,23 @@ class Speculating:
         """
         if wanted.chain is None and wanted.num_speculative_tokens is None:
             return None
+        if wanted.num_speculative_tokens == 0 or wanted.chain == [self._target]:
+            # Nobody need be asked, and so it runs whatever has become of the router.
+            return Plan(chain=(self._target,))
         return await self._asking.ask(partial(self.plan_now, wanted, traffic), TIMEOUT_S)
 
     def plan_now(self, wanted: Speculation, traffic: Traffic) -> Plan:
-        """The plan of a request that says something; may block."""
+        """The plan of a request that says with whom it drafts; may block."""
         plan = self._router.plan_of(self._chain(wanted, traffic), traffic)
         num_tokens = wanted.num_speculative_tokens
         return plan if num_tokens is None else with_blocks(plan, num_tokens)
 
     def _chain(self, wanted: Speculation, traffic: Traffic) -> tuple[str, ...]:
-        alone = (self._pool.config.target.name,)
         if wanted.chain is not None:
             return self._named(wanted.chain)
-        if wanted.num_speculative_tokens == 0:
-            return alone
         # Drafters may all be away just now; the text is the same without them.
         chains = (candidate.chain for candidate in self._router.candidates(traffic))
-        return next((chain for chain in chains if len(chain) > 1), alone)
+        return next((chain for chain in chains if len(chain) > 1), (self._target,))
 
     def _named(self, chain: Sequence[str]) -> tuple[str, ...]:
         try:

@@ -194,8 +194,9 @@ class Requests:
 
     def _share(self, request: _Request, session: Session) -> None:
         """The finished text, if it is the target's, teaches the router what every pair would have
-        made of it."""
-        if request.submit.lossy is not None:
+        made of it. One that wants no drafter costs none anything, this included."""
+        plan = request.submit.plan
+        if request.submit.lossy is not None or (plan and len(plan.chain) == 1):
             return
         tokens, prompt_tokens = session.model_stage.tokens, session.prompt_tokens
         now_s = self._clock()

@@ -48,14 +48,27 @@ def test_blocks_alone_take_the_best_chain_that_drafts(app: FastAPI, client: Scri
 
 @pytest.mark.parametrize(
     "speculative",
-    [False, {"num_speculative_tokens": 0}, {"chain": ["target"], "num_speculative_tokens": 0}],
+    [
+        False,
+        {"num_speculative_tokens": 0},
+        {"chain": ["target"]},
+        {"chain": ["target"], "num_speculative_tokens": 0},
+    ],
 )
-def test_no_blocks_are_the_target_alone(
-    app: FastAPI, client: ScriptedClient, speculative: Any
+def test_the_target_alone_runs_without_any_router(
+    app: FastAPI,
+    client: ScriptedClient,
+    router: ScriptedRouter,
+    monkeypatch: pytest.MonkeyPatch,
+    speculative: Any,
 ) -> None:
-    plan = planned(app, client, speculative)
-    assert plan is not None
-    assert (plan.chain, plan.edges) == (("target",), ())
+    def lost(*_: Any) -> None:
+        raise UnavailableError("the router does not answer")
+
+    for question in ("plan_of", "candidates"):
+        monkeypatch.setattr(router, question, lost)
+    assert planned(app, client, speculative) == Plan(chain=("target",))
+    error(complete(app, speculative={"num_speculative_tokens": 3}), 503)
 
 
 @pytest.mark.parametrize("speculative", [None, True, {}])
