@@ -30,6 +30,7 @@ from specrouter_dist.serving.calls import REQUEST_ID_HEADER, TRACE_HEADER, Call
 from specrouter_dist.serving.grpc_fields import (
     FINISH_REASONS,
     choice_of,
+    fields_of,
     logprobs_of,
     metrics_of,
     parse_message,
@@ -145,17 +146,23 @@ class GrpcService:
             answer = await asyncio.to_thread(self._service.tokenizing.detokenize, request)
             return ParseDict(answer, pb.DetokenizeResponse())
 
-    async def list_models(self, _: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+    async def list_models(
+        self, message: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
         """The one model there is."""
         with self._call("ListModels", context):
+            # There are none to be set.
+            fields_of(message)
             card = ParseDict(self._service.model_card(), pb.Model(), ignore_unknown_fields=True)
             return pb.ListModelsResponse(models=[card])
 
     async def explain_router(
-        self, _: pb.ExplainRouterRequest, context: Context
+        self, message: pb.ExplainRouterRequest, context: Context
     ) -> pb.ExplainRouterResponse:
         """What the router knows and has decided."""
         with self._call("ExplainRouter", context):
+            # There are none to be set.
+            fields_of(message)
             router = await self._explaining.answer()
             return ParseDict({"router": router}, pb.ExplainRouterResponse())
 
