@@ -24,6 +24,7 @@ from specrouter_dist.serving.tokenizing import Tokenizing
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.validation import shown
 
 
 class Jobs:
@@ -112,7 +113,9 @@ class Jobs:
     ) -> tuple[tuple[GenerateRequest, ...], Head]:
         self._tokenizing.check_model(request.model)
         field = "messages" if isinstance(request, ChatRequest) else "prompt"
-        room = self._room(max(map(len, prompts)), field)
+        longest = max(map(len, prompts))
+        room = self._room(longest, field)
+        _check_wanted(request, longest, room)
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
         self._tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self._tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
@@ -153,6 +156,23 @@ class Jobs:
                 field=field,
             )
         return room
+
+
+def _check_wanted(
+    request: CompletionRequest | ChatRequest, num_prompt_tokens: int, room: int
+) -> None:
+    """
+    Raises:
+        RequestError: more is asked for than fits; as with vLLM, it is not cut.
+    """
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        wanted = getattr(request, name, None)
+        if wanted is not None and wanted > room:
+            raise RequestError(
+                f"{name}: {shown(wanted)} tokens behind a prompt of {num_prompt_tokens}; the "
+                f"context of {num_prompt_tokens + room} has room for {room}",
+                field=name,
+            )
 
 
 def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:

@@ -162,8 +162,13 @@ class GenerationRequest(Body):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Most tokens to generate; None: as many as fit the context."""
+        """Most tokens to generate; None: it does not say."""
         raise NotImplementedError
+
+    @property
+    def default_tokens(self) -> int | None:
+        """What then holds, if so many fit the context; None: as many as fit."""
+        return None
 
     @property
     def includes_usage(self) -> bool:
@@ -176,14 +181,20 @@ class GenerationRequest(Body):
         return self.includes_usage and self.stream_options.continuous_usage_stats
 
     def to_sampling(self, *, seed: int, max_tokens: int) -> SamplingParams:
-        """The parameters; ``seed`` and ``max_tokens`` stand in where the request has none.
+        """The parameters.
+
+        Args:
+            seed: of a request that has none.
+            max_tokens: how many fit the context.
 
         Raises:
             RequestError: a value out of range; names its field.
         """
         fields = {name: getattr(self, name) for name in _SAMPLING_FIELDS}
         fields["seed"] = seed if self.seed is None else self.seed
-        fields["max_tokens"] = max_tokens if self.wanted_tokens is None else self.wanted_tokens
+        fields["max_tokens"] = self.wanted_tokens
+        if self.wanted_tokens is None:
+            fields["max_tokens"] = min(max_tokens, self.default_tokens or max_tokens)
         fields["logprobs"] = self.num_logprobs
         fields["prompt_logprobs"] = self.num_prompt_logprobs
         given = {name: value for name, value in fields.items() if value is not None}
@@ -246,11 +257,14 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """As the field says, or OpenAI's 16."""
-        if self.is_echo_alone:
-            # Nothing of what is drawn is given; the parameters are checked as if it were.
-            return 1
-        return 16 if self.max_tokens is None else self.max_tokens
+        """As the field says."""
+        # Nothing of what is drawn is given; the parameters are checked as if it were.
+        return 1 if self.is_echo_alone else self.max_tokens
+
+    @property
+    def default_tokens(self) -> int:
+        """OpenAI's."""
+        return 16
 
 
 class ChatRequest(GenerationRequest):
@@ -277,7 +291,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Either spelling; None: the rest of the context."""
+        """Either spelling."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens

@@ -223,6 +223,12 @@ def test_conversations_log_probabilities(
         ({"prompt": [5] * 2048}, "prompt", "2048 tokens; at most 2047 fit the context of 2048"),
         ({"logit_bias": {"4096": 1}}, "logit_bias", "token ids lie in [0, 4096)"),
         ({"stop_token_ids": [9999]}, "stop_token_ids", "token ids lie in [0, 4096)"),
+        ({"prompt": [5] * 2040, "max_tokens": 9}, "max_tokens", "9 tokens behind a prompt of 2040"),
+        ({"prompt": [[5], [5] * 2040], "max_tokens": 9}, "max_tokens", "2048 has room for 8"),
+        ({"prompt": [5], "max_tokens": 4_000_000_000}, "max_tokens", "2048 has room for 2047"),
+        ({"prompt": [5], "max_tokens": 1 << 70}, "max_tokens", "2048 has room for 2047"),
+        ({"prompt": [5] * 2040, "min_tokens": 9}, "min_tokens", "9 tokens behind a prompt of 2040"),
+        ({"prompt": [5] * 2040, "min_tokens": 8, "max_tokens": 7}, None, "must not be above"),
         ({"min_tokens": 17}, None, "min_tokens (17) must not be above max_tokens (16)"),
         ({"speculative": {"chain": ["smal", "target"]}}, "speculative.chain", "mean 'small'?"),
         ({"speculative": {"chain": ["small"]}}, "speculative.chain", "does not end in 'target'"),
@@ -238,6 +244,30 @@ def test_bad_input_is_400_and_names_the_field(
         assert wrong["param"] == param
         assert words in wrong["message"]
     assert client.submits == []
+
+
+def test_what_fits_the_context_exactly_is_taken_and_defaults_are_cut(
+    app: FastAPI, client: ScriptedClient
+) -> None:
+    prompt = [5] * 2040
+    assert complete(app, prompt=prompt, max_tokens=8, min_tokens=8).status == 200
+    assert complete(app, prompt=prompt).status == 200
+    assert complete(app, prompt=prompt, min_tokens=8).status == 200
+    assert complete(app, prompt=[5]).status == 200
+    assert [submit.sampling.max_tokens for submit in client.submits] == [8, 8, 8, 16]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "min_tokens"])
+def test_a_conversation_has_the_rest_of_the_context_and_no_more(
+    app: FastAPI, client: ScriptedClient, tokenizer: Tokenizer, field: str
+) -> None:
+    room = 2048 - len(tokenizer.encode_chat(USER))
+    assert chat(app, **{field: room}).status == 200
+    assert client.submits[0].sampling.max_tokens == room
+    wrong = error(chat(app, **{field: room + 1}), 400)
+    assert wrong["param"] == field
+    assert wrong["message"].startswith(f"{field}: {room + 1} tokens behind a prompt of ")
+    assert len(client.submits) == 1
 
 
 def test_a_conversation_that_is_too_long_is_400(app: FastAPI) -> None:
