@@ -120,7 +120,7 @@ class Jobs:
         self._tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self._tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
         plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
-        self._speculating.check_lossy(request.speculative, sampling)
+        self._speculating.check(request.speculative, sampling)
         tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
         trace = call.traceparent
         choices = tuple(

@@ -7,6 +7,7 @@ from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
 from specrouter_dist.errors import InputError, RequestError
 from specrouter_dist.pools.loading import Pool, parse_chain
 from specrouter_dist.pools.lossy import check_lossy
+from specrouter_dist.pools.synthetic import check_synthetic
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.rounds import burst_and_window
 from specrouter_dist.routing.traffic import Traffic
@@ -39,12 +40,13 @@ class Speculating:
         self._router = router
         self._allows_lossy = allows_lossy
 
-    def check_lossy(self, wanted: Speculation, sampling: SamplingParams) -> None:
+    def check(self, wanted: Speculation, sampling: SamplingParams) -> None:
         """
         Raises:
-            RequestError: it is asked for, and is forbidden or does not go with the rest; names the
-                field.
+            RequestError: the pool cannot draw so, or lossy is asked for, and is forbidden or does
+                not go with the rest; names the field.
         """
+        check_synthetic(self._pool.config, sampling)
         if wanted.lossy is None:
             return
         if not self._allows_lossy:
