@@ -1,12 +1,13 @@
 """What steps of each member cost when they take turns, the device's memory, and what follows."""
 
+import gc
 import statistics
 import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 
 import torch
 from tqdm import trange
@@ -40,19 +41,29 @@ _COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Medians in microseconds, of the engine alone."""
+    """Of steps, the engine alone."""
 
-    steps_us: Mapping[tuple[str, int, int], float]
+    samples_us: Mapping[tuple[str, int, int], Sequence[float]]
     """By member, rows, and tokens drawn behind the first one."""
     context_tokens: int
     target: str
     target_step_bytes: int
     """Weights and keys and values that a step of one row of the target reads."""
 
+    def __add__(self, later: "StageTimes") -> "StageTimes":
+        """These and ones that were taken later of the same members."""
+        joined = {key: [*us, *later.samples_us[key]] for key, us in self.samples_us.items()}
+        return replace(self, samples_us=joined)
+
+    @property
+    def steps_us(self) -> dict[tuple[str, int, int], float]:
+        """The medians."""
+        return {key: statistics.median(us) for key, us in self.samples_us.items()}
+
     @property
     def alone_us(self) -> float:
         """A step of the target."""
-        return self.steps_us[self.target, 1, 0]
+        return statistics.median(self.samples_us[self.target, 1, 0])
 
     def planner(self, pool: Pool, devices: Mapping[str, str]) -> Planner:
         """A planner that knows these times and the stated agreements, and no hop."""
@@ -90,6 +101,7 @@ def measure(pool: Pool, report: PoolReport, *, context_tokens: int, repeats: int
     One step of every member after the other: each finds caches as the others have left them, as in
     a chain.
     """
+    _give_memory_back()
     members = model_members(pool)
     engines = {
         member.name: load_engine(
@@ -102,34 +114,48 @@ def measure(pool: Pool, report: PoolReport, *, context_tokens: int, repeats: int
         for member in members
     }
     target = members[-1]
-    for engine in engines.values():
-        engine.set_threads(1)
-    samples: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-    slots = {name: _filled(engine, context_tokens) for name, engine in engines.items()}
-    kinds = [(rows, 0) for rows in _NUM_ROWS] + [(1, drafts) for drafts in _NUM_DRAFTS]
-    for repeat in trange(_WARM_UP + repeats, desc="stage times", leave=False):
-        for num_rows, num_drafts in kinds:
-            for name, engine in engines.items():
-                if num_drafts and name == target.name:
-                    continue
-                us = _step_us(engine, slots[name], context_tokens, num_rows, num_drafts)
-                if repeat >= _WARM_UP:
-                    samples[name, num_rows, num_drafts].append(us)
-    sizes, info = read_sizes(pool.directories[target.name]), engines[target.name].info
+    samples = _sample(engines, target.name, context_tokens, repeats)
+    info = engines[target.name].info
+    engines.clear()
+    _give_memory_back()
+    sizes = read_sizes(pool.directories[target.name])
     # Of the embedding a step reads one row.
     embedding = sizes.vocab_size * sizes.hidden_size
     weight_bytes = info.weight_bytes * (1 - embedding / sizes.num_parameters)
     kv_bytes = info.kv_bytes / target.kv_tokens * context_tokens
     return StageTimes(
-        {key: statistics.median(values) for key, values in samples.items()},
+        samples,
         context_tokens,
         target.name,
         round(weight_bytes + kv_bytes),
     )
 
 
+def _give_memory_back() -> None:
+    """Who loads next asks the device how much is free."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _sample(
+    engines: Mapping[str, Engine], target: str, context_tokens: int, repeats: int
+) -> dict[tuple[str, int, int], list[float]]:
+    samples: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    slots = {name: _filled(engine, context_tokens) for name, engine in engines.items()}
+    kinds = [(rows, 0) for rows in _NUM_ROWS] + [(1, drafts) for drafts in _NUM_DRAFTS]
+    for turn in trange(_WARM_UP + repeats, desc="stage times", leave=False):
+        for (num_rows, num_drafts), name in product(kinds, engines):
+            if num_drafts and name == target:
+                continue
+            us = _step_us(engines[name], slots[name], context_tokens, num_rows, num_drafts)
+            if turn >= _WARM_UP:
+                samples[name, num_rows, num_drafts].append(us)
+    return samples
+
+
 def _filled(engine: Engine, context_tokens: int) -> int:
     """A session of so many tokens."""
+    engine.set_threads(1)
     slot = engine.open(_GREEDY, context_tokens, context_tokens + _NUM_ROWS[0] + 1)
     engine.extend([Extension(slot, 0, array(TOKEN_TYPECODE, [5] * context_tokens), 1)])
     return slot

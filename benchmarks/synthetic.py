@@ -3,7 +3,8 @@
     python -m benchmarks.synthetic --json                    # small shapes, one core, 2 minutes
     python -m benchmarks.synthetic --device cuda --json      # Llama-68M, 1.1B and 7B on one GPU
 
-First every member is loaded by itself and its steps are timed, the engine alone. From these and the
+Every member is loaded by itself and its steps are timed, the engine alone, before the pool runs and
+after it: ``target_step_us`` shows whether the machine was as fast all the time. From these and the
 agreements in the pool file the planner's formula says what each chain could do if links, routing
 and everything around the engine took no time, with the best blocks of that chain; and which chain
 is the best: the bound of ``auto``. Then the pool runs: the target alone, each drafter before it,
@@ -23,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from tqdm import trange
 
@@ -39,7 +39,7 @@ from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.pools.loading import Pool, model_members
 from specrouter_dist.routing.costs import Regime
-from specrouter_dist.routing.planner import Planner, to_plan
+from specrouter_dist.routing.planner import Candidate, Planner, to_plan
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
@@ -51,14 +51,19 @@ _ALONE = Regime(GREEDY)
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Something that is measured, and what it could do."""
+    """Something that is measured."""
 
     plan: Plan | None
     """None: the router's choice."""
-    bound_us: float
-    """Per token."""
-    bound_plan: Plan
-    """Whose that is."""
+
+    def best(self, planner: Planner) -> Candidate:
+        """What it could do: the plan, or the best one that there is."""
+        if self.plan is None:
+            return planner.candidates(_ALONE)[0]
+        found = planner.predict(self.plan, _ALONE)
+        assert found is not None, "all members have been timed"
+        lengths = tuple(edge.patience for edge in self.plan.edges)
+        return Candidate(self.plan.chain, lengths, found.predicted_us)
 
 
 def all_arms(pool: Pool, planner: Planner) -> list[Arm]:
@@ -67,14 +72,8 @@ def all_arms(pool: Pool, planner: Planner) -> list[Arm]:
     chains = [(target,), *((drafter, target) for drafter in drafters)]
     if len(drafters) > 1:
         chains.append((*drafters, target))
-    arms = []
-    for chain in chains:
-        found = planner.evaluate(chain, _ALONE)
-        assert found is not None, "all members have been timed"
-        plan = to_plan(found, 0, 1)
-        arms.append(Arm(plan, found.predicted_us, plan))
-    best = planner.candidates(_ALONE)[0]
-    return [*arms, Arm(None, best.predicted_us, to_plan(best, 0, 1))]
+    found = (planner.evaluate(chain, _ALONE) for chain in chains)
+    return [*(Arm(to_plan(each, 0, 1)) for each in found if each is not None), Arm(None)]
 
 
 def make_prompts(count: int, num_tokens: int, num_ids: int) -> list[TokenArray]:
@@ -88,16 +87,20 @@ def make_prompts(count: int, num_tokens: int, num_ids: int) -> list[TokenArray]:
 def run(
     backend: PoolBackend, arms: Sequence[Arm], prompts: Sequence[TokenArray], max_tokens: int
 ) -> list[list[GenerateResult]]:
-    """Every arm over every prompt, in rotating order; by arm. The first prompt is not counted."""
+    """Every arm over every prompt, in rotating order; by arm. The first prompt is not counted.
+
+    Closes the backend.
+    """
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     results: list[list[GenerateResult]] = [[] for _ in arms]
-    for turn in trange(len(prompts), desc="pairs", leave=False):
-        for k in range(len(arms)):
-            arm = (turn + k) % len(arms)
-            request = GenerateRequest(prompts[turn], sampling, None, arms[arm].plan)
-            (result,) = backend.generate([request], concurrency=1)
-            if turn:
-                results[arm].append(result)
+    with backend:
+        for turn in trange(len(prompts), desc="pairs", leave=False):
+            for k in range(len(arms)):
+                arm = (turn + k) % len(arms)
+                request = GenerateRequest(prompts[turn], sampling, None, arms[arm].plan)
+                (result,) = backend.generate([request], concurrency=1)
+                if turn:
+                    results[arm].append(result)
     return results
 
 
@@ -107,19 +110,22 @@ def token_us(result: GenerateResult) -> float:
 
 
 def compare(
-    arm: Arm, results: Sequence[GenerateResult], alone: Sequence[GenerateResult], alone_us: float
+    arm: Arm, results: Sequence[GenerateResult], alone: Sequence[GenerateResult], planner: Planner
 ) -> dict[str, object]:
     """One row."""
+    best = arm.best(planner)
+    alone_us = planner.latency.forward_us(planner.members[-1], 1)
+    assert alone_us is not None, "all members have been timed"
     pairs = list(zip(map(token_us, results), map(token_us, alone), strict=True))
     rounds = sum(result.metrics.num_rounds for result in results)
     return {
         "arm": describe(arm.plan),
         "speedup": asdict(median_interval([base / us for us, base in pairs])),
-        "speedup_in_theory": alone_us / arm.bound_us,
-        "best_in_theory": describe(arm.bound_plan),
+        "speedup_in_theory": alone_us / best.predicted_us,
+        "best_in_theory": describe(to_plan(best, 0, 1)),
         "token_us": statistics.median(us for us, _ in pairs),
-        "bound_us": arm.bound_us,
-        "time_over_bound": asdict(median_interval([us / arm.bound_us for us, _ in pairs])),
+        "bound_us": best.predicted_us,
+        "time_over_bound": asdict(median_interval([us / best.predicted_us for us, _ in pairs])),
         "tokens_per_round": sum(len(result.token_ids) for result in results) / rounds,
         "chains": sorted({" -> ".join(result.chain) for result in results}),
         "num_differing": sum(
@@ -165,10 +171,10 @@ def main() -> None:
     parser.add_argument("--pool", help="default: synthetic-mini, on cuda synthetic-llama2")
     parser.add_argument("--backend", choices=[b.value for b in BackendName], default="local")
     parser.add_argument("--device", choices=list(_POOLS), default="cpu")
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=15, help="of each step that is timed")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=7, help="of each step that is timed")
     parser.add_argument("--plot", type=Path, help="a file to draw into")
     add_json_argument(parser)
     arguments = parser.parse_args()
@@ -178,22 +184,24 @@ def main() -> None:
         parser.error(f"--pool: {arguments.pool!r} is not synthetic")
     pool = without_prefix_cache(pool)
     context_tokens = arguments.prompt_tokens + arguments.max_tokens // 2
-    times = measure(pool, report, context_tokens=context_tokens, repeats=arguments.repeats)
-    torch.cuda.empty_cache()  # The pool asks how much is free.
-    planner = times.planner(pool, devices_of(pool, arguments.backend))
-    arms = all_arms(pool, planner)
+    devices = devices_of(pool, arguments.backend)
+    before = measure(pool, report, context_tokens=context_tokens, repeats=arguments.repeats)
+    arms = all_arms(pool, before.planner(pool, devices))
     prompts = make_prompts(arguments.pairs + 1, arguments.prompt_tokens, report.num_ids)
-    with open_backend(pool, report, BackendName(arguments.backend)) as backend:
-        results = run(backend, arms, prompts, arguments.max_tokens)
+    backend = BackendName(arguments.backend)
+    results = run(open_backend(pool, report, backend), arms, prompts, arguments.max_tokens)
+    after = measure(pool, report, context_tokens=context_tokens, repeats=arguments.repeats)
+    times = before + after
+    planner = times.planner(pool, devices)
     rows = [
-        compare(arm, of_arm, results[0], times.alone_us)
-        for arm, of_arm in zip(arms, results, strict=True)
+        compare(arm, of_arm, results[0], planner) for arm, of_arm in zip(arms, results, strict=True)
     ]
     if arguments.plot is not None:
         draw(rows, arguments.plot)
     alone_us = statistics.median(map(token_us, results[0]))
     content = {
         "target_alone": bandwidth(times, arguments.device, alone_us),
+        "target_step_us": {"before": before.alone_us, "after": after.alone_us},
         "rows": rows,
         "steps_us": {
             f"{name}, {rows} rows, {drafts} drafts": round(us, 1)
