@@ -1,6 +1,6 @@
 """Synthetic members: measured speed-up against what stage times and agreements allow.
 
-    python -m benchmarks.synthetic --json                    # small shapes, one core, 2 minutes
+    python -m benchmarks.synthetic --json                    # small shapes, one core, 3 minutes
     python -m benchmarks.synthetic --device cuda --json      # Llama-68M, 1.1B and 7B on one GPU
 
 Every member is loaded by itself and its steps are timed, the engine alone, before the pool runs and
