@@ -8,6 +8,7 @@ from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
 from specrouter_dist.errors import InputError, RequestError
 from specrouter_dist.pools.loading import Pool, parse_chain
 from specrouter_dist.pools.lossy import check_lossy
+from specrouter_dist.pools.synthetic import check_synthetic
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.rounds import burst_and_window
 from specrouter_dist.routing.traffic import Traffic
@@ -51,9 +52,10 @@ class Speculating:
     def check(self, wanted: Speculation, sampling: SamplingParams) -> None:
         """
         Raises:
-            RequestError: the pool has no such chain, or its tokens are not to be or cannot be
-                taken unverified; names the field.
+            RequestError: the pool cannot draw so or has no such chain, or its tokens are not to be
+                or cannot be taken unverified; names the field.
         """
+        check_synthetic(self._pool.config, sampling)
         if wanted.chain is not None:
             self._named(wanted.chain)
         elif wanted.num_speculative_tokens and len(self._pool.config.members) == 1:

@@ -50,11 +50,15 @@ AUTOSCALING = (
 RUN = (*LOCAL, *DEPLOYED, *START, LIVE_PLAN, SERVE_RUN, SERVE_KEYS, SHUTDOWN, STOP_POOL)
 
 _MINUTES = "takes minutes"
+_SMALLER = "takes long; test_synthetic.py has a smaller pool"
 _SERVED = "as the other `specrouter serve`, which is run; these options: tests/integration/serve"
 _TESTED = "make test runs it, or what it consists of"
 _CLOUD = "needs a cloud; test_deployment_files.py checks the file"
 
 NOT_RUN = {
+    'specrouter generate --pool synthetic-mini --backend local --prompt "def add(" '
+    "--temperature 0 --json": _SMALLER,
+    "specrouter verify --pool synthetic-mini --prompts prompts.jsonl --temperature 0.8": _SMALLER,
     "git clone <this repository> && cd specrouter-dist": "the reader knows from where",
     "make demo": _MINUTES,
     "make serve": _SERVED,
@@ -86,6 +90,8 @@ NOT_RUN = {
     "python -m benchmarks.classify tasks.safetensors": _MINUTES,
     "python -m benchmarks.slim": _MINUTES,
     "python -m benchmarks.tiers --plot tiers.svg": _MINUTES,
+    "python -m benchmarks.synthetic --plot synthetic.png": _MINUTES,
+    "python -m benchmarks.synthetic --device cuda --plot synthetic.png": "needs a GPU",
     "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out aligned": (
         _MINUTES
     ),
