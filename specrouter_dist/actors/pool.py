@@ -137,7 +137,7 @@ class RunningPool(RouterClient):
         calls = [worker.status.remote() for worker in list(self.workers.values())[-1:]]
         if not calls:
             raise UnavailableError("the pool has ended")
-        (status,) = _answers(calls, CALL_TIMEOUT_S)
+        status: Status = _answers(calls, CALL_TIMEOUT_S)[0]
         return status
 
     def start_trace(self) -> None:
