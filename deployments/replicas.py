@@ -4,6 +4,8 @@ import logging
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from specrouter_dist.errors import UnavailableError
 
@@ -27,7 +29,7 @@ class Replicas:
         """What each answers to ``method``; one that has just died is left out.
 
         Raises:
-            UnavailableError: one does not answer in time.
+            UnavailableError: one does not answer in time, or none is known yet.
         """
         if self._handle is None:
             # Not before somebody asks: it listens to Serve's controller.
@@ -35,11 +37,18 @@ class Replicas:
         called = self._handle.broadcast(method)
         try:
             answers = await called.results_async(timeout_s=_ANSWER_WITHIN_S, return_exceptions=True)
-        except TimeoutError:
+        except (TimeoutError, DeploymentUnavailableError) as problem:
             raise UnavailableError(
-                f"a replica of the service did not answer within {_ANSWER_WITHIN_S:g} s"
+                f"the service's replicas do not answer: {type(problem).__name__}"
             ) from None
-        for answer in answers:
-            if isinstance(answer, Exception):
-                logger.warning("a replica does not answer: %s", type(answer).__name__)
-        return [answer for answer in answers if not isinstance(answer, Exception)]
+        return [answer for answer in answers if not _is_dead(answer)]
+
+
+def _is_dead(answer: object) -> bool:
+    """Whether it says that its replica is; raises what else went wrong."""
+    if isinstance(answer, RayActorError):
+        logger.warning("a replica does not answer: %s", type(answer).__name__)
+        return True
+    if isinstance(answer, Exception):
+        raise answer
+    return False
