@@ -108,6 +108,7 @@ class WorkerActor:
         )
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))
+        self._status = Status()
         self._metrics = WorkerMetrics(spec.pool, member.name)
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         hosts = [host, *slim_hosts(spec.slims, host)]
@@ -146,8 +147,13 @@ class WorkerActor:
             # The engine thread is in a long forward: what it has measured comes with a later call.
             return self._worker.hub.address, Observations()
         self._worker.hub.post(Call(self._take))
+        self._status = status
         self._metrics.publish(status, taken)
         return self._worker.hub.address, taken
+
+    def status(self) -> Status:
+        """How the worker was when the router last asked, about a second ago."""
+        return self._status
 
     def _take(self) -> None:
         """On the engine thread."""

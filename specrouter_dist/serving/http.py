@@ -7,7 +7,7 @@ still waits for its first token.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from specrouter_dist.serving.exposition import Families, to_text
 from specrouter_dist.serving.http_calls import call_of
 from specrouter_dist.serving.http_errors import add_error_handlers
 from specrouter_dist.serving.http_gate import add_gate
@@ -29,6 +30,9 @@ from specrouter_dist.serving.settings import MAX_BODY_BYTES, ServiceSettings
 from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest, Tokenizing
 
 logger = logging.getLogger(__name__)
+
+Scrape = Callable[[], Awaitable[Families]]
+
 
 
 class Routes:
@@ -69,12 +73,17 @@ class Routes:
         return EventStream(self._service.events(job), self._settings.stall_timeout_s)
 
 
-def build_http(service: OpenAIService, settings: ServiceSettings | None = None) -> FastAPI:
+def build_http(
+    service: OpenAIService,
+    settings: ServiceSettings | None = None,
+    scrape: Scrape | None = None,
+) -> FastAPI:
     """The application: completions, chat completions, token ids, models, health and metrics.
 
     Args:
         service: answers; its admission knows the keys.
         settings: None: the defaults.
+        scrape: what ``/metrics`` tells; None: of this service alone.
     """
     settings = settings or ServiceSettings()
     routes = Routes(service, settings)
@@ -107,7 +116,8 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
+        families = await scrape() if scrape else service.metrics()
+        return Response(to_text(families), media_type=CONTENT_TYPE_LATEST)
 
     _add_tokenizing(app, service.tokenizing, routes)
     add_openapi_route(app, service.model, has_keys=service.admission.has_keys)

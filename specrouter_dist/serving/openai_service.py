@@ -16,12 +16,13 @@ from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.choices import (
     Rounds,
     Runner,
-    prompts_alone,
     results_of,
     without_output,
+    without_tokens,
 )
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.deadlines import Deadline
+from specrouter_dist.serving.exposition import Families
 from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.jobs import Jobs
 from specrouter_dist.serving.json_body import read_body
@@ -185,11 +186,11 @@ class OpenAIService:
             job.call.error = type(problem).__name__
             raise
 
-    def metrics(self) -> bytes:
-        """What has ended so far and how much runs, in Prometheus' text format."""
+    def metrics(self) -> Families:
+        """What has ended so far and how much runs."""
         runner = self._runner
         num_waiting = runner.num_waiting + self.admission.num_queued
-        return self._metrics.text(num_running=runner.num_running, num_waiting=num_waiting)
+        return self._metrics.families(num_running=runner.num_running, num_waiting=num_waiting)
 
     async def health(self) -> dict[str, Any]:
         """Generates real tokens with the router's chain.
@@ -222,4 +223,4 @@ class OpenAIService:
             return self._runner.rounds(job.choices)
         if job.choices[0].sampling.prompt_logprobs is None:
             return without_output(job.choices, self._pool.config.target.name)
-        return prompts_alone(self._runner.rounds(job.choices))
+        return self._runner.rounds(job.choices, without_tokens)

@@ -147,6 +147,7 @@ class Requests:
         self.num_tokens += len(new)
         if new and request.times.first_s is None:
             request.times.first_s = self._clock()
+            session.prefill_us = request.times.prefill_us
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1
         logprobs = picks.logprobs[start - first_pick :][: len(new)] if picks.logprobs else ()
@@ -260,6 +261,7 @@ class Requests:
             prompt_tokens=prompt_tokens,
             end=end,
             traffic=request.climb.traffic,
+            trace=submit.trace,
         )
         request.times.begun_s = self._clock()
         session.queued_us = int((request.times.begun_s - request.times.arrived_s) * 1e6)

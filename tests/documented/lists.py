@@ -103,7 +103,7 @@ NOT_RUN = {
     "specrouter serve --pool pool.yaml": _SERVED,
     "specrouter serve --pool aligned/pool.yaml": _SERVED,
     "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 specrouter serve": (
-        "needs a collector; test_spans.py has one"
+        "as the other `specrouter serve`; tests/integration/serve has a collector"
     ),
     AUTOSCALING: "test_autoscaling.py runs it as it is written",
     "ray up cluster/aws_llama2.yaml": _CLOUD,

@@ -69,10 +69,12 @@ def test_metrics_stand_at_the_root_in_vllms_shape(app: FastAPI) -> None:
     assert metrics["speculative_decoding"] == {
         "mean_acceptance_length": 1 + 4 / 3,
         "draft_acceptance_rate": 4 / 9,
-        "acceptance_histogram": [1, 0, 2],
+        "acceptance_histogram": [1, 0, 2, 0],
+        "acceptance_histogram_by_draft_length": {"3": [1, 0, 2, 0]},
         "num_spec_steps": 3,
         "num_draft_tokens": 9,
         "num_accepted_draft_tokens": 4,
+        "num_spec_tokens": 3,
     }
     assert metrics["levels"] == [
         {
