@@ -24,9 +24,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The name holds the torch build, so that asking for another one installs it.
 STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,_,$(TORCH)))
-# Each test of a unit is on its own; of Ray's clusters there can only be one at a time.
-UNIT_TESTS := tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
-OTHER_TESTS := $(wildcard tests/integration tests/chaos tests/gpu)
+# What starts no Ray is on its own; of Ray's clusters, and of a GPU, there can only be one at a time.
+AT_ONCE := --numprocesses logical --maxprocesses 4 --dist worksteal
+RAY_OR_GPU := ray or gpu
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
@@ -52,14 +52,14 @@ demo: setup
 	$(BIN)/specrouter demo --pool $(POOL)
 
 test: setup
-	$(BIN)/python -m pytest $(UNIT_TESTS) $(PYTEST_ARGS)
-	$(BIN)/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -m "not ($(RAY_OR_GPU))" $(AT_ONCE) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -m "$(RAY_OR_GPU)" $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(UNIT_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit $(AT_ONCE) $(PYTEST_ARGS)
 
 format: setup
 	$(BIN)/ruff format .

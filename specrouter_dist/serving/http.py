@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 Scrape = Callable[[], Awaitable[Families]]
 
 
-
 class Routes:
     """What the routes share.
 
