@@ -45,7 +45,6 @@ from specrouter_dist.pools.loading import Pool
 from specrouter_dist.validation import did_you_mean, one_of
 
 PARTS = ("agreement", "speed", "shift")
-_TEMPERATURES = (0.0, 0.8)
 _SPLITS = ("dev", "eval")
 _SHORT = {"per_task": 1, "passes": 1, "warm": 1, "max_tokens": 8, "most_judged": 2, "per_half": 2}
 _SHIFT_TASKS = 4
@@ -62,7 +61,7 @@ def agreement(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
         judged = first_of_each(prompts, tasks, arguments.most_judged)
         results[split] = {
             f"T={t}": task_agreement.measure(models, judged, t, arguments.max_tokens)
-            for t in tqdm(_TEMPERATURES, desc=split, leave=False)
+            for t in tqdm(arguments.temperatures, desc=split, leave=False)
         }
     return results
 
@@ -97,7 +96,7 @@ def speed(pool: Pool, checked: PoolReport, arguments: argparse.Namespace) -> dic
                 num_warm=arguments.warm,
                 num_passes=arguments.passes,
             )
-            for t in tqdm(_TEMPERATURES, desc="speed", leave=False)
+            for t in tqdm(arguments.temperatures, desc="speed", leave=False)
         }
 
 
@@ -107,7 +106,7 @@ def shift(pool: Pool, checked: PoolReport, arguments: argparse.Namespace) -> dic
     halves = task_shift.halves_of(prompts, tasks[:_SHIFT_TASKS], arguments.per_half)
     stream = [prompt for half in halves for prompt in half.prompts]
     results = {}
-    for t in _TEMPERATURES:
+    for t in arguments.temperatures:
         with own_state(), open_backend(pool, checked, BackendName(arguments.backend)) as backend:
             arms = _arms(pool, arguments, stream, t)
             results[f"T={t}"] = task_shift.measure(backend, arms, halves)
@@ -137,10 +136,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=9, help="interleaved: speed")
     parser.add_argument("--per-half", type=int, default=40, help="requests: shift")
     parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--temperatures", default="0.0,0.8", help="by comma")
     parser.add_argument("--short", action="store_true", help="a little of everything")
     add_json_argument(parser)
     arguments = parser.parse_args()
     arguments.parts = arguments.parts.split(",")
+    arguments.temperatures = [float(text) for text in arguments.temperatures.split(",")]
     if unknown := sorted({*arguments.parts} - {*PARTS}):
         parser.error(f"--parts: {unknown[0]!r}{did_you_mean(unknown[0], PARTS)}; {one_of(PARTS)}")
     if arguments.short:
