@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_PROMPTS = 20_000
 _OF_SAMPLES = {"prompts_per_shard", "max_new_tokens", "held_out_prompts", "seed"}
+"""Settings that decide which prompts are held out and what the shards that are there hold."""
 
 
 def align(
