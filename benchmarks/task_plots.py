@@ -52,7 +52,7 @@ def draw_speed(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 def draw_curves(folders: Iterable[Path], file: Path) -> None:
     """Agreement on the prompts that stop the training, by step: a line for each drafter whose log
     is in one of ``folders``, which ``tasks align`` has filled. Without any, nothing."""
-    logs = [log for folder in folders for log in sorted(folder.glob("training/*/drafter.jsonl"))]
+    logs = [log for folder in folders for log in sorted(folder.glob("training/*/*.jsonl"))]
     if not logs:
         return
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -61,7 +61,7 @@ def draw_curves(folders: Iterable[Path], file: Path) -> None:
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         scores = [(line["step"], line["dev"]) for line in lines if "dev" in line]
         steps, agreements = [step for step, _ in scores], [dev for _, dev in scores]
-        axes.plot(steps, agreements, marker=".", label=log.parent.name)
+        axes.plot(steps, agreements, marker=".", label=f"{log.parent.name}, {log.stem}")
     axes.set(xlabel="step", ylabel="agreement with the target, held-out prompts, T=0")
     axes.legend(fontsize="small")
     figure.savefig(file)
