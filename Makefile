@@ -5,6 +5,7 @@
 #   make serve    the OpenAI-compatible service on PORT
 #   make bench    beside vLLM and transformers, the short form; first: make bench-peers
 #   make bench-clients    lm_eval, aiperf and locust against the service, and what the service costs
+#   make tasks-report     what the drafters of a pool of `specrouter tasks align` bring, the short form
 # Another build of torch, e.g. a CUDA one:
 #   make demo TORCH=torch==2.13.0+cu130 PIP_ARGS="--extra-index-url <the build's index>"
 
@@ -18,6 +19,8 @@ PEERS ?= .peers
 CLIENTS ?= .clients
 USERS_SECONDS ?= 300
 DATA ?= ../shared/data
+ALIGNED ?= aligned/pool.yaml
+CONTROL ?= pooled/pooled
 BENCH_ARGS ?= --short
 
 VENV := .venv
@@ -31,7 +34,7 @@ RAY_OR_GPU := ray or gpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check format serve bench bench-peers bench-clients clean
+.PHONY: setup demo test check format serve bench bench-peers bench-clients tasks-report clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -82,6 +85,10 @@ bench-clients: setup
 	$(BIN)/python -m benchmarks.clients.users --pool $(POOL) --clients $(CLIENTS) \
 	  --seconds $(USERS_SECONDS)
 	$(BIN)/python -m benchmarks.service_price --pool $(POOL) --data $(DATA)
+
+tasks-report: setup
+	$(BIN)/python -m benchmarks.tasks_report --pool $(ALIGNED) --control $(CONTROL) --data $(DATA) \
+	  --out build/tasks $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -88,6 +88,9 @@ NOT_RUN = {
     "python -m benchmarks.batch_throughput": _MINUTES,
     "python -m benchmarks.killed_jobs --rows 500": _MINUTES,
     "python -m benchmarks.classify tasks.safetensors": _MINUTES,
+    "make tasks-report ALIGNED=aligned/pool.yaml CONTROL=pooled/pooled BENCH_ARGS=": (
+        "takes minutes; test_tasks_report.py runs the short form"
+    ),
     "python -m benchmarks.slim": _MINUTES,
     "python -m benchmarks.tiers --plot tiers.svg": _MINUTES,
     "python -m benchmarks.synthetic --plot synthetic.png": _MINUTES,
@@ -95,6 +98,11 @@ NOT_RUN = {
     "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out aligned": (
         _MINUTES
     ),
+    "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out pooled "
+    "--pooled": _MINUTES,
+    "ray job submit --address http://HEAD:8265 --submission-id align-1 --working-dir DIR -- "
+    "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out "
+    "/data/aligned": "takes minutes; test_aligning.py submits a shorter one",
     "specrouter slim search prompts.jsonl --pool tiny --skip 0.25 --skip 0.45 --out slim.yaml "
     "--plot slim.png": "takes minutes; test_slim.py searches among fewer masks",
     "specrouter serve --pool tiny --port 8000": _SERVED,
