@@ -11,14 +11,25 @@ from typing import Self
 import ray
 
 from specrouter_dist.actors.metrics import WorkerMetrics
-from specrouter_dist.config import LayerSkipMember, LogFormat, LookupMember, ModelMember, Plan
+from specrouter_dist.config import (
+    LayerSkipMember,
+    LogFormat,
+    LookupMember,
+    ModelMember,
+    Plan,
+    SyntheticTexts,
+)
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.hub import fetch
-from specrouter_dist.pools.loading import Pool, lookup_members, slim_members
+from specrouter_dist.pools.loading import (
+    Pool,
+    lookup_members,
+    named_directory,
+    slim_members,
+)
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -46,6 +57,8 @@ class WorkerSpec:
     """Parts of ``member``, which is the target then."""
     num_ids: int
     exact: bool
+    synthetic: SyntheticTexts | None
+    """What the members of a synthetic pool write."""
     secret: bytes
     pool: str
     """Its name."""
@@ -68,6 +81,7 @@ class WorkerSpec:
             slims=tuple(slim_members(pool)) if member.role == "target" else (),
             num_ids=report.num_ids,
             exact=pool.config.exact,
+            synthetic=pool.config.synthetic,
             secret=secret,
             pool=pool.config.name,
             log_format=log_format,
@@ -90,9 +104,11 @@ class WorkerActor:
             directory,
             num_ids=spec.num_ids,
             exact=spec.exact,
+            synthetic=spec.synthetic,
         )
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))
+        self._status = Status()
         self._metrics = WorkerMetrics(spec.pool, member.name)
         host = ModelHost(member.name, engine, is_target=member.role == "target")
         hosts = [host, *slim_hosts(spec.slims, host)]
@@ -131,8 +147,13 @@ class WorkerActor:
             # The engine thread is in a long forward: what it has measured comes with a later call.
             return self._worker.hub.address, Observations()
         self._worker.hub.post(Call(self._take))
+        self._status = status
         self._metrics.publish(status, taken)
         return self._worker.hub.address, taken
+
+    def status(self) -> Status:
+        """How the worker was when the router last asked, about a second ago."""
+        return self._status
 
     def _take(self) -> None:
         """On the engine thread."""
@@ -180,7 +201,7 @@ def _directory_here(spec: WorkerSpec) -> Path:
     """
     if spec.directory.is_dir():
         return spec.directory
-    return fetch(spec.member, expected_directory=spec.directory)
+    return named_directory(spec.member, expected_directory=spec.directory)
 
 
 def _refuse_local(message: object) -> None:

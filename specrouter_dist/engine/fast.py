@@ -1,6 +1,6 @@
 """The fast engine: our own decoder for the Llama family over a paged KV cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,19 +10,17 @@ from torch import Tensor
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
-from specrouter_dist.engine.fast_loading import load_decoder
+from specrouter_dist.engine.fast_loading import load_decoder, position_tables
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
-from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
+from specrouter_dist.engine.kv_cache import KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
-from specrouter_dist.engine.llama_shape import read_shape, refusal, rotary_table
-from specrouter_dist.engine.loading import checked_context, checked_num_ids
+from specrouter_dist.engine.llama_shape import read_shape, refusal
+from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
 from specrouter_dist.speculation.messages import TokenArray
-
-_MOST_PADDING_ROWS = 128
 
 
 def supports(config: Mapping[str, Any]) -> bool:
@@ -66,6 +64,8 @@ class FastEngine:
         exact: bool,
         int8: bool = False,
         prefix_cache: bool = True,
+        weights: Weights | None = None,
+        make_sampler: Callable[[int, int, torch.device], Sampler] = Sampler,
     ) -> Self:
         """Loads a Hugging Face directory (``config.json`` and safetensors).
 
@@ -81,6 +81,8 @@ class FastEngine:
                 (:mod:`~specrouter_dist.engine.exactness`).
             int8: whether weights are rounded to 8 bits (CPU, not with ``exact``).
             prefix_cache: whether pages are kept for later sessions.
+            weights: in place of those in the directory.
+            make_sampler: of a width of the logits, a number of sessions and a device.
 
         Raises:
             ConfigError: a file or tensor is missing or broken, a size does not fit the model, or
@@ -97,6 +99,7 @@ class FastEngine:
             decoder, cache = load_decoder(
                 directory,
                 shape,
+                weights,
                 dtype=dtype,
                 device=where,
                 num_pages=pages_for(kv_tokens),
@@ -113,8 +116,8 @@ class FastEngine:
                 max_sessions=max_sessions,
             )
             sessions = SessionTable(cache, max_sessions, prefix_cache=prefix_cache)
-            sampler = Sampler(ids, max_sessions, where)
-            tables = _position_tables(decoder, cache, context)
+            sampler = make_sampler(ids, max_sessions, where)
+            tables = position_tables(decoder, cache, context)
             return cls(decoder, cache, sessions, sampler, info, tables, exact=exact)
 
     @property
@@ -293,15 +296,6 @@ class FastEngine:
             raise EngineError(
                 f"tokens: ids must be below {self._info.vocab_size}, got {max(extension.tokens)}"
             )
-
-
-def _position_tables(
-    decoder: LlamaDecoder, cache: KvCache, context_tokens: int
-) -> tuple[Tensor, CausalMasks]:
-    """Rotations of every position, and masks."""
-    rotary = rotary_table(decoder.shape, context_tokens + _MOST_PADDING_ROWS).to(cache.device)
-    max_keys = pages_for(context_tokens) * PAGE_TOKENS
-    return rotary, CausalMasks(max_keys, cache.layers[0].dtype, cache.device)
 
 
 def _stop(extension: Extension) -> int:

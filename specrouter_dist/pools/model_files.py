@@ -60,13 +60,13 @@ def read_shape(directory: Path) -> ModelShape:
     """The model's sizes from its config.json."""
     path = directory / "config.json"
     config = read_json(path)
-    num_heads = _positive(config, "num_attention_heads", path)
-    head_dim = config.get("head_dim") or _positive(config, "hidden_size", path) // num_heads
+    num_heads = positive(config, "num_attention_heads", path)
+    head_dim = config.get("head_dim") or positive(config, "hidden_size", path) // num_heads
     return ModelShape(
         model_type=str(config.get("model_type")),
-        vocab_size=_positive(config, "vocab_size", path),
-        context_tokens=_positive(config, "max_position_embeddings", path),
-        num_layers=_positive(config, "num_hidden_layers", path),
+        vocab_size=positive(config, "vocab_size", path),
+        context_tokens=positive(config, "max_position_embeddings", path),
+        num_layers=positive(config, "num_hidden_layers", path),
         num_kv_heads=config.get("num_key_value_heads") or num_heads,
         head_dim=head_dim,
     )
@@ -156,7 +156,8 @@ def _product(shape: list[int]) -> int:
     return result
 
 
-def _positive(config: dict[str, Any], field: str, path: Path) -> int:
+def positive(config: dict[str, Any], field: str, path: Path) -> int:
+    """A size in a config.json; ``ConfigError``: it is none."""
     value = config.get(field)
     if type(value) is not int or value < 1:
         raise ConfigError(f"{path}: {field}: an integer >= 1 is needed, got {value!r}", field=field)

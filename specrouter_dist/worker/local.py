@@ -173,6 +173,7 @@ def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:
                 pool.directories[member.name],
                 num_ids=report.num_ids,
                 exact=pool.config.exact,
+                synthetic=pool.config.synthetic,
             ),
             is_target=member.role == "target",
         )
