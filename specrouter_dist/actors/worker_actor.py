@@ -11,20 +11,29 @@ from typing import Self
 import ray
 
 from specrouter_dist.actors.metrics import WorkerMetrics
-from specrouter_dist.config import LayerSkipMember, LogFormat, LookupMember, ModelMember, Plan
+from specrouter_dist.config import (
+    LayerSkipMember,
+    LogFormat,
+    LookupMember,
+    LoraMember,
+    ModelMember,
+    Plan,
+)
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.hub import fetch
-from specrouter_dist.pools.loading import Pool, lookup_members, slim_members
+from specrouter_dist.pools.loading import Pool, lookup_members, lora_members, slim_members
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
-from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.lookup import LookupHost
+from specrouter_dist.worker.lora import hosts_of
+from specrouter_dist.worker.member import Member
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
@@ -44,6 +53,8 @@ class WorkerSpec:
     """Members without a model; every worker has them."""
     slims: tuple[LayerSkipMember, ...]
     """Parts of ``member``, which is the target then."""
+    adapters: tuple[LoraMember, ...]
+    """On ``member``, by the directories where the pool was started."""
     num_ids: int
     exact: bool
     secret: bytes
@@ -66,6 +77,7 @@ class WorkerSpec:
             directory=pool.directories[member.name],
             lookups=tuple(lookup_members(pool)),
             slims=tuple(slim_members(pool)) if member.role == "target" else (),
+            adapters=tuple(m for m in lora_members(pool) if m.of == member.name),
             num_ids=report.num_ids,
             exact=pool.config.exact,
             secret=secret,
@@ -94,8 +106,8 @@ class WorkerActor:
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))
         self._metrics = WorkerMetrics(spec.pool, member.name)
-        host = ModelHost(member.name, engine, is_target=member.role == "target")
-        hosts = [host, *slim_hosts(spec.slims, host)]
+        host, *adapted = hosts_of(member, engine, directory, spec.adapters)
+        hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
         self._profile = profile_all(hosts)
         members: list[Member] = [*hosts, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(directory)

@@ -1,8 +1,8 @@
 """A drafter for each task, trained from one base drafter towards the target.
 
-For each task the target continues its prompts, and a copy of the base drafter learns from that
-(distillation.py) for as long as it agrees ever better with the target on prompts held out from it.
-Whatever it costs in cross-entropy: what counts is agreement (arXiv 2310.08461).
+For each task the target continues its prompts, and a copy of the base drafter, or an adapter on it,
+learns from that (distillation.py) for as long as it agrees ever better with the target on prompts
+held out from it. Whatever it costs in cross-entropy: what counts is agreement (arXiv 2310.08461).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from specrouter_dist.align.agreement import agreement, own_continuations, picks
 from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.distillation import distil
+from specrouter_dist.align.forms import form_of
 from specrouter_dist.align.generation import BatchGenerator
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
@@ -26,7 +27,7 @@ from specrouter_dist.align.samples import (
     continue_prompts,
     write_shard,
 )
-from specrouter_dist.align.students import load_model, save_member
+from specrouter_dist.align.students import load_model
 from specrouter_dist.align.training import Progress
 from specrouter_dist.errors import ConfigError, RequestError
 
@@ -64,7 +65,7 @@ class TaskReport(BaseModel):
     """Of training."""
     agreement: list[Comparison]
     directory: Path | None
-    """Of the drafter; None: none was better than the base drafter."""
+    """Of the drafter or its adapter; None: none was better than the base drafter."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Aligner:
     Attributes:
         target: directory of the model to agree with.
         base: directory of the drafter to begin with.
-        out: gets a directory for each task's drafter, and ``training``.
+        out: gets a directory for each task's drafter or adapter, and ``training``.
     """
 
     target: Path
@@ -108,7 +109,8 @@ class Aligner:
         stopping, reported = own[:num_held_out], own[num_held_out : 2 * num_held_out]
         learned = own[2 * num_held_out :]
         make_samples(target, task, learned, folder / "samples", config)
-        drafter, directory = load_model(self.base), self.out / task
+        form = form_of(config, task, base=self.base, target=self.target, out=self.out)
+        drafter = form.begin()
         texts = own_continuations(
             target, [task] * num_held_out, stopping, 0.0, config.max_new_tokens
         )
@@ -121,35 +123,41 @@ class Aligner:
 
         def keep_better(progress: Progress) -> None:
             if progress.stale == 0 and progress.best > before:
-                save_member(drafter, self.target, directory)
+                form.save(drafter)
 
         progress = distil(
             drafter,
             config.distillation,
             folder / "samples",
             folder,
-            "drafter",
+            form.name,
             seed=config.seed,
             score=score,
             on_score=keep_better,
             patience=config.patience,
         )
-        found = directory if directory.exists() else None
+        is_better = form.directory.exists()
         return TaskReport(
             task=task,
             num_prompts=len(learned),
             num_reported=len(reported),
             steps=progress.step,
             seconds=progress.seconds,
-            agreement=self._compare(target, task, reported, found or self.base),
-            directory=found,
+            agreement=self._compare(
+                target, task, reported, form.load() if is_better else load_model(self.base)
+            ),
+            directory=form.directory if is_better else None,
         )
 
     def _compare(
-        self, target: LlamaForCausalLM, task: str, reported: Sequence[Tokens], drafter: Path
+        self,
+        target: LlamaForCausalLM,
+        task: str,
+        reported: Sequence[Tokens],
+        second: LlamaForCausalLM,
     ) -> list[Comparison]:
-        """As written to disk, that is in the precision that serves."""
-        first, second = load_model(self.base), load_model(drafter)
+        """``second``: as written to disk, that is in the precision that serves."""
+        first = load_model(self.base)
         found = []
         for temperature in REPORTED_TEMPERATURES:
             tasks, limit = [task] * len(reported), self.config.max_new_tokens

@@ -10,19 +10,18 @@ from torch import Tensor
 
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
-from specrouter_dist.engine.fast_loading import load_decoder
+from specrouter_dist.engine.fast_loading import load_decoder, position_tables
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
-from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
+from specrouter_dist.engine.kv_cache import KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
-from specrouter_dist.engine.llama_shape import read_shape, refusal, rotary_table
+from specrouter_dist.engine.llama_shape import read_shape, refusal
 from specrouter_dist.engine.loading import checked_context, checked_num_ids
+from specrouter_dist.engine.lora import AdaptedRows, Adapter
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
 from specrouter_dist.speculation.messages import TokenArray
-
-_MOST_PADDING_ROWS = 128
 
 
 def supports(config: Mapping[str, Any]) -> bool:
@@ -51,6 +50,8 @@ class FastEngine:
         self._exact = exact
         self._rotary, self._masks = tables
         self._sessions = sessions
+        self._adapter: Adapter | None = None
+        """Of the sessions that it opens."""
 
     @classmethod
     def load(
@@ -114,7 +115,7 @@ class FastEngine:
             )
             sessions = SessionTable(cache, max_sessions, prefix_cache=prefix_cache)
             sampler = Sampler(ids, max_sessions, where)
-            tables = _position_tables(decoder, cache, context)
+            tables = position_tables(decoder, cache, context)
             return cls(decoder, cache, sessions, sampler, info, tables, exact=exact)
 
     @property
@@ -137,7 +138,8 @@ class FastEngine:
                 f"max_total_tokens: must be 1 to {self._info.context_tokens}, "
                 f"got {max_total_tokens}"
             )
-        slot = self._sessions.open(max_total_tokens, frozenset(sampling.stop_token_ids))
+        stop_ids = frozenset(sampling.stop_token_ids)
+        slot = self._sessions.open(max_total_tokens, stop_ids, self._adapter)
         try:
             self._sampler.open(slot, sampling, prompt_tokens)
         except RequestError:
@@ -236,7 +238,11 @@ class FastEngine:
             self._decoder.workspaces,
             exact=self._exact,
         )
-        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend)
+        adapted = AdaptedRows.of(
+            (session.adapter, len(extension.tokens))
+            for extension, session in zip(batch, sessions, strict=True)
+        )
+        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend, adapted)
         for extension, session in zip(batch, sessions, strict=True):
             session.fed = max(session.fed, extension.start + len(extension.tokens))
         picks = self._sampler.draw(self._pick_logits(hidden, batch), batch)
@@ -293,15 +299,6 @@ class FastEngine:
             raise EngineError(
                 f"tokens: ids must be below {self._info.vocab_size}, got {max(extension.tokens)}"
             )
-
-
-def _position_tables(
-    decoder: LlamaDecoder, cache: KvCache, context_tokens: int
-) -> tuple[Tensor, CausalMasks]:
-    """Rotations of every position, and masks."""
-    rotary = rotary_table(decoder.shape, context_tokens + _MOST_PADDING_ROWS).to(cache.device)
-    max_keys = pages_for(context_tokens) * PAGE_TOKENS
-    return rotary, CausalMasks(max_keys, cache.layers[0].dtype, cache.device)
 
 
 def _stop(extension: Extension) -> int:

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from specrouter_dist.config import Dtype
-from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache
+from specrouter_dist.engine.exactness import CausalMasks
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
-from specrouter_dist.engine.llama_shape import LlamaShape
+from specrouter_dist.engine.llama_shape import LlamaShape, rotary_table
 from specrouter_dist.engine.loading import TORCH_DTYPES, Checkpoint, attention_dtype, memory_plan
+
+_MOST_PADDING_ROWS = 128
 
 
 def load_decoder(
@@ -52,3 +56,12 @@ def load_decoder(
         shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, device
     )
     return decoder, cache
+
+
+def position_tables(
+    decoder: LlamaDecoder, cache: KvCache, context_tokens: int
+) -> tuple[Tensor, CausalMasks]:
+    """Rotations of every position, and masks."""
+    rotary = rotary_table(decoder.shape, context_tokens + _MOST_PADDING_ROWS).to(cache.device)
+    max_keys = pages_for(context_tokens) * PAGE_TOKENS
+    return rotary, CausalMasks(max_keys, cache.layers[0].dtype, cache.device)
