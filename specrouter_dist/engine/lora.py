@@ -26,7 +26,7 @@ class LowRank:
         result.add_(torch.mm(torch.mm(rows.to(self.down.dtype), self.down), self.up))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
     """The weights of one adapter, as the decoder of its base wants them."""
 
