@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, inject_adapter_in_model
-from safetensors.torch import save_file
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+from torch.nn import Parameter
 from transformers import LlamaForCausalLM
 
 from specrouter_dist.align.config import LoraSettings
@@ -32,20 +33,29 @@ def add_adapter(model: LlamaForCausalLM, settings: LoraSettings, seed: int) -> N
 
 def save_adapter(model: LlamaForCausalLM, settings: LoraSettings, folder: Path) -> None:
     """Writes the adapter of ``model`` in bfloat16; ``folder`` is replaced as a whole."""
-    tensors = {
-        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().bfloat16()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    tensors = {name: matrix.detach().bfloat16() for name, matrix in _matrices(model).items()}
     with replacing(folder) as fresh:
         save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
         _config(settings).save_pretrained(fresh)
 
 
-def merged(base: LlamaForCausalLM, folder: Path) -> LlamaForCausalLM:
-    """``base`` with the adapter in ``folder`` added to its weights, in place."""
-    model: LlamaForCausalLM = PeftModel.from_pretrained(base, folder).merge_and_unload()
-    return model
+def load_adapter(model: LlamaForCausalLM, folder: Path) -> None:
+    """Puts the adapter in ``folder`` into ``model``, in place."""
+    # Not by PeftModel, which asks transformers for what it warns of.
+    inject_adapter_in_model(LoraConfig.from_pretrained(folder), model, adapter_name=_NAME)
+    tensors = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for name, matrix in _matrices(model).items():
+            matrix.copy_(tensors[name])
+
+
+def _matrices(model: LlamaForCausalLM) -> dict[str, Parameter]:
+    """Those of its adapter, by their names in the file."""
+    return {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
 
 
 def _config(settings: LoraSettings) -> LoraConfig:

@@ -95,10 +95,12 @@ class LoraAdapter:
         save_adapter(student, self.settings, self.directory)
 
     def load(self) -> LlamaForCausalLM:
-        """The base drafter with the adapter merged."""
-        from specrouter_dist.align.adapters import merged
+        """The base drafter with the adapter in it."""
+        from specrouter_dist.align.adapters import load_adapter
 
-        return merged(load_model(self.base), self.directory)
+        model = load_model(self.base)
+        load_adapter(model, self.directory)
+        return model
 
 
 def form_of(config: AlignmentConfig, task: str, *, base: Path, target: Path, out: Path) -> Form:
