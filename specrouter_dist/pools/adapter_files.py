@@ -5,6 +5,7 @@ What is adapted is told by the tensors; of the configuration everything is refus
 an adapter compute something else than ``x -> W x + scale B A x``.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _ACCEPTED: Mapping[str, tuple[object, ...]] = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
     "use_dora": (False,),
+    "use_rslora": (False, True),
     "use_qalora": (False,),
     "lora_bias": (False,),
     "modules_to_save": (None, []),
@@ -133,8 +135,8 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _read_scale(config: Mapping[str, Any], rank: int, path: Path) -> float:
-    alpha = config.get("lora_alpha")
-    if type(alpha) not in (int, float) or not 0 < alpha < float("inf"):
+    alpha: Any = config.get("lora_alpha")
+    if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
         raise ConfigError(
             f"{path}: lora_alpha: a number above 0 is needed, got {alpha!r}", field="lora_alpha"
         )
