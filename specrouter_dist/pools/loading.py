@@ -108,8 +108,9 @@ def lora_members(pool: Pool) -> list[LoraMember]:
 def model_names(pool: Pool) -> list[str]:
     """All members that are models: drafters, their adapters, slim ones, and the target."""
     *drafters, target = model_members(pool)
-    others = [member.name for member in (*lora_members(pool), *slim_members(pool))]
-    return [*(member.name for member in drafters), *others, target.name]
+    adapters = (member.name for member in lora_members(pool))
+    slims = (member.name for member in slim_members(pool))
+    return [*(member.name for member in drafters), *adapters, *slims, target.name]
 
 
 def portable_members(pool: Pool) -> list[dict[str, Any]]:
