@@ -132,12 +132,16 @@ def test_the_text_is_the_targets_whoever_drafts_beside_whom(
 def test_each_is_observed_under_its_own_name(adapted: Adapted) -> None:
     sampling = SamplingParams(temperature=0.0, max_tokens=60)
     adapted.observations()
-    adapted.texts([plan(LOCK_STEP, name) for name in DRAFTERS * 2], sampling)
+    plans = [plan(LOCK_STEP, name) for name in DRAFTERS * 2]
+    adapted.texts([*plans, plan(LOCK_STEP, "draft", "second")], sampling)
     seen = adapted.observations()
     assert {key.member for key in seen.forwards} == {*DRAFTERS, "target"}
+    pairs = {(key.draft, key.verifier): survival for key, survival in seen.pairs.items()}
+    assert pairs.keys() == {*((name, "target") for name in DRAFTERS), ("draft", "second")}
     shares = {
-        key.draft: sum(survival.accepted) / sum(survival.reached)
-        for key, survival in seen.pairs.items()
+        draft: sum(survival.accepted) / sum(survival.reached)
+        for (draft, verifier), survival in pairs.items()
+        if verifier == "target"
     }
     assert shares["draft"] > shares["first"] > shares["second"]
 
