@@ -5,6 +5,7 @@
 #   make serve    the OpenAI-compatible service on PORT
 #   make bench    beside vLLM and transformers, the short form; first: make bench-peers
 #   make bench-clients    lm_eval, aiperf and locust against the service, and what the service costs
+#   make tasks-report     what the drafters of a pool of `specrouter tasks align` bring, the short form
 # Another build of torch, e.g. a CUDA one:
 #   make demo TORCH=torch==2.13.0+cu130 PIP_ARGS="--extra-index-url <the build's index>"
 
@@ -18,20 +19,22 @@ PEERS ?= .peers
 CLIENTS ?= .clients
 USERS_SECONDS ?= 300
 DATA ?= ../shared/data
+ALIGNED ?= aligned/pool.yaml
+CONTROL ?= pooled/pooled
 BENCH_ARGS ?= --short
 
 VENV := .venv
 BIN := $(VENV)/bin
 # The name holds the torch build, so that asking for another one installs it.
 STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,_,$(TORCH)))
-# Each test of a unit is on its own; of Ray's clusters there can only be one at a time.
-UNIT_TESTS := tests/unit --numprocesses logical --maxprocesses 4 --dist worksteal
-OTHER_TESTS := $(wildcard tests/integration tests/chaos tests/gpu)
+# What starts no Ray is on its own; of Ray's clusters, and of a GPU, there can only be one at a time.
+AT_ONCE := --numprocesses logical --maxprocesses 4 --dist worksteal
+RAY_OR_GPU := ray or gpu
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check format serve bench bench-peers bench-clients clean
+.PHONY: setup demo test check format serve bench bench-peers bench-clients tasks-report clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -52,14 +55,14 @@ demo: setup
 	$(BIN)/specrouter demo --pool $(POOL)
 
 test: setup
-	$(BIN)/python -m pytest $(UNIT_TESTS) $(PYTEST_ARGS)
-	$(BIN)/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -m "not ($(RAY_OR_GPU))" $(AT_ONCE) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -m "$(RAY_OR_GPU)" $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(UNIT_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit $(AT_ONCE) $(PYTEST_ARGS)
 
 format: setup
 	$(BIN)/ruff format .
@@ -82,6 +85,10 @@ bench-clients: setup
 	$(BIN)/python -m benchmarks.clients.users --pool $(POOL) --clients $(CLIENTS) \
 	  --seconds $(USERS_SECONDS)
 	$(BIN)/python -m benchmarks.service_price --pool $(POOL) --data $(DATA)
+
+tasks-report: setup
+	$(BIN)/python -m benchmarks.tasks_report --pool $(ALIGNED) --control $(CONTROL) --data $(DATA) \
+	  --out build/tasks $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

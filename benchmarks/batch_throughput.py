@@ -68,10 +68,16 @@ def through_http(service: Service, rows: Rows, concurrency: int) -> Run:
     return Run(texts, num_tokens, passed_s, passed_s)
 
 
+def _batch_row(number: int, body: dict[str, Any]) -> str:
+    """A line of an input in OpenAI's form."""
+    row = {"custom_id": str(number), "method": "POST", "url": "/v1/completions", "body": body}
+    return json.dumps(row) + "\n"
+
+
 def as_batch(pool: str, rows: Rows, concurrency: int, folder: Path) -> Run:
     """One process of ``specrouter batch --live``."""
     source, output, progress = (folder / name for name in ("in.jsonl", "out.jsonl", "bar.jsonl"))
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source.write_text("".join(map(_batch_row, range(len(rows)), rows)), encoding="utf-8")
     progress.unlink(missing_ok=True)
     command = [executable("specrouter"), "batch", str(source), str(output), "--pool", pool]
     command += ["--live", "--overwrite", "--concurrency", str(concurrency)]
@@ -79,7 +85,7 @@ def as_batch(pool: str, rows: Rows, concurrency: int, folder: Path) -> Run:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     summary = json.loads(done.stdout)
     answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    texts = [answer["choices"][0]["text"] for answer in answers]
+    texts = [answer["response"]["body"]["choices"][0]["text"] for answer in answers]
     # A line every second: the last one without a token was at most so long before the first.
     told = [json.loads(line) for line in progress.read_text(encoding="utf-8").splitlines()]
     idle_s = max((line["elapsed_s"] for line in told if not line["tokens"]), default=0.0)

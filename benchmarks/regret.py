@@ -24,6 +24,7 @@ from tqdm import tqdm
 from benchmarks.arms import comparison_arguments
 from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import read_prompts
+from benchmarks.race import Race, tokens_per_second
 from benchmarks.report import add_json_argument, print_report
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
@@ -74,31 +75,31 @@ def describe(plan: Plan | None) -> str:
     return f"{chain} [{', '.join(lengths)}]" if lengths else chain
 
 
-class Race:
-    """Arms over one task's prompts."""
+class Sweep:
+    """Static plans and the router's choice over one task's prompts."""
 
     def __init__(
         self, backend: PoolBackend, prompts: Sequence[TokenArray], sampling: SamplingParams
     ) -> None:
-        self._backend = backend
+        self._race = Race(backend)
         self._prompts = prompts
         self._sampling = sampling
-        self.num_differing = 0
-        self._texts: dict[int, list[int]] = {}
+
+    @property
+    def num_differing(self) -> int:
+        """Texts that are not the first of their prompt."""
+        return self._race.num_differing
 
     def speed(self, plan: Plan | None, count: int) -> float:
         """Tokens per second over the first ``count`` prompts, one after the other."""
-        num_tokens, total_ms = 0, 0.0
-        for seed, ids in enumerate(self._prompts[:count]):
-            sampling = self._sampling.model_copy(update={"seed": seed})
-            request = GenerateRequest(ids, sampling, None if plan is None else plan.chain, plan)
-            (result,) = self._backend.generate([request], concurrency=1)
-            num_tokens += len(result.token_ids)
-            metrics = result.metrics
-            total_ms += metrics.time_to_first_token_ms + metrics.generation_time_ms
-            token_ids = list(result.token_ids)
-            self.num_differing += self._texts.setdefault(seed, token_ids) != token_ids
-        return num_tokens / total_ms * 1e3
+        return tokens_per_second(self._race.run(self._arm(plan)[:count]))
+
+    def _arm(self, plan: Plan | None) -> list[GenerateRequest]:
+        chain = None if plan is None else plan.chain
+        return [
+            GenerateRequest(ids, self._sampling.model_copy(update={"seed": seed}), chain, plan)
+            for seed, ids in enumerate(self._prompts)
+        ]
 
     def finalists(self, plans: list[Plan]) -> list[Plan]:
         """The best static arms, by successive halving."""
@@ -111,19 +112,15 @@ class Race:
 
     def final(self, plans: Sequence[Plan | None], passes: int) -> list[list[float]]:
         """Speeds of every arm in every pass, interleaved, in rotating order."""
-        speeds: list[list[float]] = [[] for _ in plans]
-        for turn in tqdm(range(passes), desc="passes", leave=False):
-            for k in range(len(plans)):
-                arm = (turn + k) % len(plans)
-                speeds[arm].append(self.speed(plans[arm], len(self._prompts)))
-        return speeds
+        results = self._race.passes([self._arm(plan) for plan in plans], passes)
+        return [[tokens_per_second(found) for found in of_arm] for of_arm in results]
 
 
-def compare(race: Race, finalists: Sequence[Plan], alone: Plan, passes: int) -> dict[str, object]:
+def compare(sweep: Sweep, finalists: Sequence[Plan], alone: Plan, passes: int) -> dict[str, object]:
     """One row: the router against the best of the finalists and the target alone."""
     arms: list[Plan | None] = [None, alone, *(p for p in finalists if p.chain != alone.chain)]
-    race.final([None], 1)
-    auto, alone_speeds, *static = race.final(arms, passes)
+    sweep.final([None], 1)
+    auto, alone_speeds, *static = sweep.final(arms, passes)
     best = max([alone_speeds, *static], key=statistics.median)
     plan = arms[1 + [alone_speeds, *static].index(best)]
     return {
@@ -139,7 +136,7 @@ def compare(race: Race, finalists: Sequence[Plan], alone: Plan, passes: int) -> 
             for arm, speeds in zip(arms, [auto, alone_speeds, *static], strict=True)
         },
         "num_passes": passes,
-        "num_differing": race.num_differing,
+        "num_differing": sweep.num_differing,
     }
 
 
@@ -170,15 +167,15 @@ def run(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object
     rows: dict[str, object] = {}
     champions: dict[Plan, None] = {}
     for task, ids in tqdm(prompts.items(), desc="tasks"):
-        race = Race(backend, ids, sampling)
-        finalists = race.finalists(plans)
+        sweep = Sweep(backend, ids, sampling)
+        finalists = sweep.finalists(plans)
         champions |= dict.fromkeys(finalists[:2])
-        rows[task] = compare(race, finalists, alone, arguments.passes)
+        rows[task] = compare(sweep, finalists, alone, arguments.passes)
         # A task takes minutes: what is known is told, should the rest never come.
         tqdm.write(json.dumps({task: rows[task]}), file=sys.stderr)
     mixed = [ids for group in zip(*prompts.values(), strict=False) for ids in group]
-    race = Race(backend, mixed, sampling)
-    rows["mixture"] = compare(race, list(champions), alone, arguments.passes)
+    sweep = Sweep(backend, mixed, sampling)
+    rows["mixture"] = compare(sweep, list(champions), alone, arguments.passes)
     return rows
 
 

@@ -27,3 +27,14 @@ def median_interval(values: Sequence[float]) -> Interval:
     samples = generator.choice(np.asarray(values), (_RESAMPLES, len(values)))
     low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
     return Interval(statistics.median(values), float(low), float(high))
+
+
+def ratio_interval(values: Sequence[float], bases: Sequence[float]) -> Interval | None:
+    """Of the sum of ``values`` over that of ``bases``, which go in pairs: the median over resampled
+    pairs, with a 95 % percentile-bootstrap interval. None: too many bases are 0 to say."""
+    chosen = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    sums, of_bases = (np.asarray(each, float)[chosen].sum(axis=1) for each in (values, bases))
+    if not of_bases.all():
+        return None
+    low, median, high = np.percentile(sums / of_bases, (2.5, 50.0, 97.5)).tolist()
+    return Interval(median, low, high)

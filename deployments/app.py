@@ -5,6 +5,7 @@ requests; tokens come over the ingress's own link to the target.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,8 +14,10 @@ from ray.serve import Application
 
 from deployments.grpc import GrpcMethods
 from deployments.page import add_router_page
+from deployments.replicas import Replicas
 from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import DEFAULT_LOG_FORMAT, Dtype, LogFormat, UserModel
+from specrouter_dist.errors import UnavailableError
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport, check_pool
@@ -23,12 +26,16 @@ from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.api_keys import ApiKeys, load_keys
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.exposition import Families, merged
 from specrouter_dist.serving.grpc_service import GrpcService
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.router_http import add_router_route
 from specrouter_dist.serving.settings import ServiceSettings
+from specrouter_dist.serving.target_metrics import target_families
 from specrouter_dist.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -91,14 +98,30 @@ class Ingress(GrpcMethods):
             running.client, tokenizer, report, pool, running, Admission(settings, keys)
         )
         self.grpc = GrpcService(self._service, running.explain)
+        self._replicas = Replicas()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Ready means that real tokens have come through the chain.
         await self._service.health()
-        app = build_http(self._service, self._settings)
+        app = build_http(self._service, self._settings, self._scrape)
         add_router_route(app, self._running.explain)
         add_router_page(app)
         return app
+
+    async def metrics_share(self) -> tuple[str, Families]:
+        """This replica's name and what it has counted, for the one that is asked for all."""
+        return self._replicas.own_name, self._service.metrics()
+
+    async def _scrape(self) -> Families:
+        """Of all replicas, and of the target that they share."""
+        families = merged(await self._replicas.ask("metrics_share"))
+        try:
+            status = await asyncio.to_thread(self._running.target_status)
+        except UnavailableError as problem:
+            # The others say that something is wrong; there is no better time to be asked.
+            logger.warning("no metrics of the target: %s", problem)
+            return families
+        return [*families, *target_families(self._service.model, status)]
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._running.close)

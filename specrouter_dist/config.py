@@ -1,9 +1,12 @@
 """Everything a user writes: sampling parameters and pool files. Imports neither torch nor ray."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from specrouter_dist.validation import did_you_mean, one_of
 
 MAX_SEED = (1 << 64) - 1
 MAX_COUNT = (1 << 32) - 1
@@ -11,6 +14,8 @@ MAX_COUNT = (1 << 32) - 1
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 32)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
 class UserModel(BaseModel):
@@ -187,8 +192,11 @@ class ModelMember(UserModel):
     model: str
     """A directory (relative to the pool file) or a hub name."""
     revision: str | None = None
-    engine: Literal["auto", "fast", "general"] = "auto"
-    """``fast``: our decoder for the Llama family; ``general``: any transformers model."""
+    engine: Literal["auto", "fast", "general", "synthetic"] = "auto"
+    """``fast``: our decoder for the Llama family; ``general``: any transformers model;
+    ``synthetic``: the fast engine over random weights in the shape of ``model``, which is the name
+    of a ready shape or a directory that needs no weights. Its picks are those of the pool's
+    ``synthetic`` texts."""
     device: Literal["cpu", "cuda"] = "cpu"
     num_gpus: Finite = Field(default=0.0, ge=0.0)
     """Share of GPUs that Ray reserves; fractions let members share one."""
@@ -217,6 +225,15 @@ class ModelMember(UserModel):
             raise ValueError(
                 f"member {self.name!r}: quantization is for members with role 'drafter' and "
                 f"device 'cpu', got role={self.role!r}, device={self.device!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shapes_have_no_revision(self) -> Self:
+        if self.engine == "synthetic" and self.revision is not None:
+            raise ValueError(
+                f"member {self.name!r}: revision: the shape of a member with engine 'synthetic' "
+                f"has none, got {self.revision!r}"
             )
         return self
 
@@ -333,6 +350,58 @@ class LoraMember(UserModel):
     """A directory in PEFT's format (relative to the pool file)."""
 
 
+MAX_AGREEING_MEMBERS = 7
+"""Models whose agreements are stated: their joint law has a probability for each way to group
+them."""
+
+
+class Agreement(UserModel):
+    """How often two members pick the same token after the same prefix."""
+
+    draft: Name
+    verifier: Name
+    agreement: Share
+
+
+def check_agreements(agreements: Sequence[Agreement], names: Sequence[str], field: str) -> None:
+    """
+    Args:
+        names: of the members with a model, fastest first, the target last.
+        field: where the agreements stand.
+
+    Raises:
+        ValueError: a name is wrong, a pair is none or is given twice, or a member has no pair.
+    """
+    pairs = [(a.draft, a.verifier) for a in agreements]
+    for name in (name for pair in pairs for name in pair):
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise ValueError(f"{field}: no member {name!r}{hint}; {one_of(names)}")
+    for draft, verifier in pairs:
+        if names.index(draft) >= names.index(verifier):
+            raise ValueError(
+                f"{field}: {draft!r} cannot draft for {verifier!r}: members are listed "
+                "fastest first, and a member drafts for later ones"
+            )
+        if pairs.count((draft, verifier)) > 1:
+            raise ValueError(f"{field}: {draft!r} with {verifier!r} is given twice")
+    for name in names:
+        if len(names) > 1 and not any(name in pair for pair in pairs):
+            raise ValueError(f"{field}: member {name!r} has none; it needs one at least")
+
+
+class SyntheticTexts(UserModel):
+    """What the members of a synthetic pool write: picks that agree as stated, whatever the weights.
+
+    Every position is alike, and independent of the others.
+    """
+
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    """Of all texts."""
+    agreements: tuple[Agreement, ...] = ()
+    """Pairs that are not given follow from those that are, and are as free as those leave them."""
+
+
 Member = Annotated[
     ModelMember | LookupMember | QuantisedMember | LayerSkipMember | LoraMember,
     Field(discriminator="kind"),
@@ -349,6 +418,9 @@ class PoolConfig(UserModel):
     has written: requests are told apart by what their prompts are about. None: they are not."""
     exact: bool = True
     """Exact mode: fixed shapes, so that the text does not depend on the batch or the chain."""
+    synthetic: SyntheticTexts | None = None
+    """What members with engine ``synthetic`` write. They are among themselves: no real model picks
+    the same."""
     members: tuple[Member, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -368,7 +440,7 @@ class PoolConfig(UserModel):
         for member in self.members:
             if isinstance(member, LayerSkipMember):
                 target = self.target
-                if member.of != target.name or target.engine == "general":
+                if member.of != target.name or target.engine not in ("auto", "fast"):
                     raise ValueError(
                         f"member {member.name!r}: of: must be the target {target.name!r}, which "
                         f"must run in the fast engine, got {member.of!r}, engine={target.engine!r}"
@@ -385,7 +457,8 @@ class PoolConfig(UserModel):
     @model_validator(mode="after")
     def _adapters_are_of_drafters(self) -> Self:
         kinds = {member.name: member.kind for member in self.members}
-        fast = [m.name for m in self.models if m.role == "drafter" and m.engine != "general"]
+        drafters = [m for m in self.models if m.role == "drafter"]
+        fast = [m.name for m in drafters if m.engine not in ("general", "synthetic")]
         for member in self.members:
             if isinstance(member, LoraMember) and member.of not in fast:
                 is_target = member.of == self.target.name
@@ -395,6 +468,27 @@ class PoolConfig(UserModel):
                     f"fast engine, got {member.of!r} ({what}); accepted: "
                     f"{', '.join(fast) or 'none'}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _synthetic_members_are_among_themselves(self) -> Self:
+        drafters = [member for member in self.models if member.role == "drafter"]
+        models = [*drafters, self.target]
+        for member in models:
+            if (member.engine == "synthetic") != (self.synthetic is not None):
+                raise ValueError(
+                    f"member {member.name!r}: engine: either all models have engine 'synthetic', "
+                    "and the pool says what they write (synthetic), or none has, got "
+                    f"engine={member.engine!r}, synthetic={'given' if self.synthetic else 'none'}"
+                )
+        if self.synthetic is not None:
+            if len(models) > MAX_AGREEING_MEMBERS:
+                raise ValueError(
+                    f"members: at most {MAX_AGREEING_MEMBERS} with engine 'synthetic', "
+                    f"got {len(models)}"
+                )
+            names = [member.name for member in models]
+            check_agreements(self.synthetic.agreements, names, "synthetic.agreements")
         return self
 
     @property

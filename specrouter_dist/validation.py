@@ -1,7 +1,7 @@
 """What the user wrote, checked: pydantic's findings as one line that says what would be right."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -51,7 +51,7 @@ def describe(problem: ValidationError, model: type[BaseModel]) -> tuple[str, str
     elif kind == "value_error":
         line = str(context["error"])
     else:
-        line = f"{first['msg'][:1].lower()}{first['msg'][1:]}, got {_shown(first['input'])}"
+        line = f"{first['msg'][:1].lower()}{first['msg'][1:]}, got {shown(first['input'])}"
     # A collection with a wrong element is also reported as a whole (too short): not one more.
     others = [f for f in findings[1:] if f["loc"] != location[: len(f["loc"])]]
     more = f" (and {len(others)} more)" if others else ""
@@ -69,8 +69,37 @@ def one_of(accepted: Iterable[str]) -> str:
     return "accepted: " + ", ".join(accepted)
 
 
-def _shown(value: object) -> str:
-    return _short(repr(value))
+def shown(value: object) -> str:
+    """A value as an error shows it: not longer than a line, and as soon, however large it is."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > _MAX_SHOWN_CHARS:
+            break
+    return _short(text)
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """What ``repr`` would write, bit by bit; of a text no more than can be shown."""
+    match value:
+        case str():
+            yield repr(value[: _MAX_SHOWN_CHARS + 1])
+        case list():
+            yield "["
+            for index, one in enumerate(value):
+                yield ", " if index else ""
+                yield from _pieces(one)
+            yield "]"
+        case dict():
+            yield "{"
+            for index, (name, one) in enumerate(value.items()):
+                yield ", " if index else ""
+                yield from _pieces(name)
+                yield ": "
+                yield from _pieces(one)
+            yield "}"
+        case _:
+            yield repr(value)
 
 
 def _short(text: str) -> str:
@@ -106,7 +135,8 @@ def _options(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [option for option in get_args(annotation) if option is not type(None)]
+        given = (option for option in get_args(annotation) if option is not type(None))
+        return [option for one in given for option in _options(one)]
     return [annotation]
 
 

@@ -82,3 +82,31 @@ def requests(
         )
         for seed, ids in enumerate(prompts())
     ]
+
+
+AGREEMENTS = {("small", "medium"): 0.65, ("small", "target"): 0.6, ("medium", "target"): 0.8}
+"""Of the pool of :func:`write_synthetic_pool`."""
+
+
+def write_synthetic_pool(directory: Path, device: str = "cpu") -> Path:
+    """The file of a pool whose three members have the smallest shape, and agree as stated."""
+    members = [
+        {
+            "name": name,
+            "kind": "model",
+            "role": "target" if name == "target" else "drafter",
+            "engine": "synthetic",
+            "model": "mini-1m",
+            "device": device,
+            "num_gpus": 0.1 if device == "cuda" else 0.0,
+        }
+        for name in ("small", "medium", "target")
+    ]
+    agreements = [
+        {"draft": draft, "verifier": verifier, "agreement": agreement}
+        for (draft, verifier), agreement in AGREEMENTS.items()
+    ]
+    content = {"name": "drawn", "synthetic": {"agreements": agreements}, "members": members}
+    file = directory / "synthetic.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file

@@ -30,6 +30,8 @@ _WARM_SHARE = 0.25
 """Of the time, in which caches fill; memory is compared after it."""
 _EDGE = 3
 """Samples whose median is the memory at the start, and at the end."""
+_MOST_GROWTH = 0.001
+"""Of all memory, per minute in the second half: more is no flat line, but a leak."""
 _ALLOWED = ("200", "429", "left")
 
 
@@ -59,20 +61,33 @@ class MemorySamples:
 def compare_memory(
     samples: Sequence[tuple[float, Mapping[str, float]]], duration_s: float
 ) -> dict[str, dict[str, float]]:
-    """By process, and of all together: MiB at the start (after the warm-up) and at the end."""
-    warm = [memory for elapsed_s, memory in samples if elapsed_s >= _WARM_SHARE * duration_s]
+    """By process, and of all together: MiB at the start (after the warm-up) and at the end, and
+    how much is added per minute of the second half (least squares)."""
+    warm = [(at_s, memory) for at_s, memory in samples if at_s >= _WARM_SHARE * duration_s]
     if len(warm) < 2 * _EDGE:
         return {}
-    rows = [{**memory, "all": sum(memory.values())} for memory in warm]
+    minutes = [at_s / 60 for at_s, _ in warm]
+    rows = [{**memory, "all": sum(memory.values())} for _, memory in warm]
     names = [name for name in rows[-1] if all(name in row for row in rows)]
-    return {
-        name: {
-            "start_mib": statistics.median(row[name] for row in rows[:_EDGE]),
-            "end_mib": statistics.median(row[name] for row in rows[-_EDGE:]),
-            "most_mib": max(row[name] for row in rows),
+    late = sum(at_s < duration_s / 2 for at_s, _ in warm)
+    found = {}
+    for name in names:
+        used = [row[name] for row in rows]
+        found[name] = {
+            "start_mib": statistics.median(used[:_EDGE]),
+            "end_mib": statistics.median(used[-_EDGE:]),
+            "most_mib": max(used),
+            "mib_per_minute": statistics.linear_regression(minutes[late:], used[late:]).slope,
         }
-        for name in names
-    }
+    return found
+
+
+def is_flat(memory: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether memory stays as it is, once caches are full; not shown by too few samples."""
+    if not memory:
+        return False
+    everything = memory["all"]
+    return everything["mib_per_minute"] <= _MOST_GROWTH * everything["end_mib"]
 
 
 def use(service: Service, levels: Levels, arguments: argparse.Namespace) -> dict[str, object]:
@@ -94,13 +109,15 @@ def use(service: Service, levels: Levels, arguments: argparse.Namespace) -> dict
             memory.stop()
         free_s = wait_until(lambda: is_free(service, levels), _WAIT_S)
         outcomes = json.loads(outcomes_file.read_text(encoding="utf-8"))
+    used = compare_memory(memory.samples, arguments.seconds)
     return {
         "outcomes": outcomes,
         "num_errors": sum(n for outcome, n in outcomes.items() if outcome not in _ALLOWED),
         "free_after_s": free_s,
         "num_sessions": levels.num_sessions(),
         "num_requests": service.num_requests(),
-        "memory": compare_memory(memory.samples, arguments.seconds),
+        "memory": used,
+        "is_flat": is_flat(used),
     }
 
 
@@ -110,7 +127,7 @@ def is_free(service: Service, levels: Levels) -> bool:
 
 
 def main() -> None:
-    """Parses the arguments, runs, prints; exit code 1: errors, or something was left."""
+    """Parses the arguments, runs, prints; exit code 1: errors, a leak, or something was left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
     parser.add_argument("--clients", type=Path, default=Path(".clients"), help="environments")
@@ -124,7 +141,8 @@ def main() -> None:
         results = use(service, levels, arguments)
     print_report("clients.users", arguments, results)
     free_s = results["free_after_s"]
-    if results["num_errors"] or not isinstance(free_s, float) or free_s > FREE_WITHIN_S:
+    is_late = not isinstance(free_s, float) or free_s > FREE_WITHIN_S
+    if results["num_errors"] or is_late or not results["is_flat"]:
         raise SystemExit(1)
 
 

@@ -31,6 +31,15 @@ KV_SHARE = Metric("specrouter_kv_share", "Share of a member's KV cache that is i
 RUNNING = Metric("specrouter_requests_running", "Requests with a session of the target", _MEMBER)
 WAITING = Metric("specrouter_requests_waiting", "Requests that wait for room", _MEMBER)
 TOKENS = Metric("specrouter_output_tokens", "Tokens that the target has put out", _MEMBER, True)
+PREFIX_QUERIES = Metric(
+    "specrouter_prefix_queried_tokens",
+    "Tokens that were looked for in its prefix cache",
+    _MEMBER,
+    True,
+)
+PREFIX_HITS = Metric(
+    "specrouter_prefix_hit_tokens", "Of these, those that were there", _MEMBER, True
+)
 TICKS = Metric(
     "specrouter_ticks", "Timed turns of a member: one forward, all around it", _MEMBER, True
 )
@@ -53,7 +62,8 @@ ROUTER_CPU = Metric(
 REACHABLE = Metric("specrouter_member_reachable", "1: the member answers the router", _MEMBER)
 
 WORKER_METRICS = (
-    *(SESSIONS, KV_SHARE, RUNNING, WAITING, TOKENS, TICKS, TICK_SECONDS),
+    *(SESSIONS, KV_SHARE, RUNNING, WAITING, TOKENS, PREFIX_QUERIES, PREFIX_HITS),
+    *(TICKS, TICK_SECONDS),
     *(ROUNDS, PROPOSED, ACCEPTED, WAIT_SECONDS),
 )
 ROUTER_METRICS = (PLAN_NUMBER, REFUSED, ROUTER_CPU, REACHABLE)

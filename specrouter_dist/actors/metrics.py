@@ -51,7 +51,7 @@ class WorkerMetrics:
         self._pairs = _Published(
             (m for m in names.WORKER_METRICS if "draft" in m.tags), {"pool": pool}
         )
-        self._num_tokens = 0
+        self._last = Status()
 
     def publish(self, status: Status, observations: Observations) -> None:
         """How the worker is, and what it has measured since the last time."""
@@ -60,8 +60,10 @@ class WorkerMetrics:
         own.set(names.KV_SHARE, status.kv_share)
         own.set(names.RUNNING, status.num_running)
         own.set(names.WAITING, status.num_waiting)
-        own.add(names.TOKENS, status.num_tokens - self._num_tokens)
-        self._num_tokens = status.num_tokens
+        last, self._last = self._last, status
+        own.add(names.TOKENS, status.num_tokens - last.num_tokens)
+        own.add(names.PREFIX_QUERIES, status.num_prefix_queries - last.num_prefix_queries)
+        own.add(names.PREFIX_HITS, status.num_prefix_hits - last.num_prefix_hits)
         own.add(names.TICKS, sum(times.count for times in observations.forwards.values()))
         own.add(names.TICK_SECONDS, sum(t.total_us for t in observations.forwards.values()) / 1e6)
         for pair, survival in observations.pairs.items():

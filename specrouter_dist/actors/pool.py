@@ -31,6 +31,7 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lookup_members, model_members
 from specrouter_dist.serving.link_client import LinkClient
 from specrouter_dist.tracing.records import WorkerTrace
+from specrouter_dist.worker.status import Status
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,14 @@ class RunningPool(RouterClient):
         found: list[int] = ray.get(calls, timeout=CALL_TIMEOUT_S)
         return dict(zip(actors, found, strict=True))
 
+    def target_status(self) -> Status:
+        """How the target's worker was about a second ago. UnavailableError: it does not answer."""
+        calls = [worker.status.remote() for worker in list(self.workers.values())[-1:]]
+        if not calls:
+            raise UnavailableError("the pool has ended")
+        status: Status = _answers(calls, CALL_TIMEOUT_S)[0]
+        return status
+
     def start_trace(self) -> None:
         """Every worker records where its time goes, from now on."""
         self._ask_workers("start_trace")
@@ -143,10 +152,7 @@ class RunningPool(RouterClient):
     def _ask_workers(self, method: str) -> list[Any]:
         workers = self._present_workers()
         calls = [getattr(worker, method).remote() for worker in workers.values()]
-        try:
-            return list(ray.get(calls, timeout=_TRACE_TIMEOUT_S))
-        except (RayActorError, GetTimeoutError) as error:
-            raise UnavailableError(f"a worker does not answer: {type(error).__name__}") from None
+        return _answers(calls, _TRACE_TIMEOUT_S)
 
     def _present_workers(self) -> dict[str, Any]:
         """Those that answer: others may be waiting for a node."""
@@ -167,6 +173,13 @@ class RunningPool(RouterClient):
                 continue
             if address is not None:
                 self.client.set_target(address)
+
+
+def _answers(calls: Sequence[Any], timeout_s: float) -> list[Any]:
+    try:
+        return list(ray.get(calls, timeout=timeout_s))
+    except (RayActorError, GetTimeoutError) as error:
+        raise UnavailableError(f"a worker does not answer: {type(error).__name__}") from None
 
 
 def connect_pool(

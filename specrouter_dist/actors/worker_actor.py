@@ -18,14 +18,20 @@ from specrouter_dist.config import (
     LoraMember,
     ModelMember,
     Plan,
+    SyntheticTexts,
 )
 from specrouter_dist.links.address import Address
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.hub import fetch
-from specrouter_dist.pools.loading import Pool, lookup_members, lora_members, slim_members
+from specrouter_dist.pools.loading import (
+    Pool,
+    lookup_members,
+    lora_members,
+    named_directory,
+    slim_members,
+)
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -57,6 +63,8 @@ class WorkerSpec:
     """On ``member``, by the directories where the pool was started."""
     num_ids: int
     exact: bool
+    synthetic: SyntheticTexts | None
+    """What the members of a synthetic pool write."""
     secret: bytes
     pool: str
     """Its name."""
@@ -80,6 +88,7 @@ class WorkerSpec:
             adapters=tuple(m for m in lora_members(pool) if m.of == member.name),
             num_ids=report.num_ids,
             exact=pool.config.exact,
+            synthetic=pool.config.synthetic,
             secret=secret,
             pool=pool.config.name,
             log_format=log_format,
@@ -102,9 +111,11 @@ class WorkerActor:
             directory,
             num_ids=spec.num_ids,
             exact=spec.exact,
+            synthetic=spec.synthetic,
         )
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))
+        self._status = Status()
         self._metrics = WorkerMetrics(spec.pool, member.name)
         host, *adapted = hosts_of(member, engine, directory, spec.adapters)
         hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
@@ -143,8 +154,13 @@ class WorkerActor:
             # The engine thread is in a long forward: what it has measured comes with a later call.
             return self._worker.hub.address, Observations()
         self._worker.hub.post(Call(self._take))
+        self._status = status
         self._metrics.publish(status, taken)
         return self._worker.hub.address, taken
+
+    def status(self) -> Status:
+        """How the worker was when the router last asked, about a second ago."""
+        return self._status
 
     def _take(self) -> None:
         """On the engine thread."""
@@ -192,7 +208,7 @@ def _directory_here(spec: WorkerSpec) -> Path:
     """
     if spec.directory.is_dir():
         return spec.directory
-    return fetch(spec.member, expected_directory=spec.directory)
+    return named_directory(spec.member, expected_directory=spec.directory)
 
 
 def _refuse_local(message: object) -> None:

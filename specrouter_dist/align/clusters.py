@@ -23,6 +23,7 @@ _LEAST_STABILITY = 0.8
 _MOST_TRIED_PROMPTS = 12_000
 _MOST_SILHOUETTE_PROMPTS = 3000
 """It takes the square of them."""
+_SAME_DIGITS = 4
 _STARTS = 8
 """Of K-means, of which the best counts: a bad start looks like a number that does not repeat."""
 
@@ -59,7 +60,8 @@ def choose_number(vectors: FloatArray, most_tasks: int, seed: int) -> Choice:
     """
     order = np.random.default_rng(seed).permutation(len(vectors))
     tried = vectors[order[:_MOST_TRIED_PROMPTS]]
-    numbers = tqdm(range(2, most_tasks + 1), desc="cluster", unit="number")
+    most = min(most_tasks, _num_distinct(tried))
+    numbers = tqdm(range(2, most + 1), desc="cluster", unit="number")
     trials = tuple(_try(tried, number, seed) for number in numbers)
     repeating = [trial for trial in trials if trial.stability >= _LEAST_STABILITY]
     rule = (
@@ -96,8 +98,15 @@ def _try(vectors: FloatArray, num_tasks: int, seed: int) -> Trial:
     )
 
 
+def _num_distinct(vectors: FloatArray) -> int:
+    """There are no more clusters than points; equal prompts are points that differ by rounding."""
+    return len(np.unique(vectors.round(_SAME_DIGITS), axis=0))
+
+
 def _repeats(vectors: FloatArray, num_tasks: int, order: IdArray) -> float:
     parts = np.array_split(vectors[order], 3)
+    if min(map(_num_distinct, parts[:2])) < num_tasks:
+        return 0.0
     first, second = (
         KMeans(num_tasks, n_init=_STARTS, random_state=number).fit(part).predict(parts[2])
         for number, part in enumerate(parts[:2])

@@ -28,6 +28,9 @@ def sparse_matrix(rows: Sequence[Features], num_buckets: int) -> csr_matrix:
 
 def latent_semantic(matrix: csr_matrix, seed: int) -> FloatArray:
     """Of n-gram features: their truncated SVD. Needs no download."""
+    if not matrix.nnz:
+        # No prompt has anything that another lacks.
+        return np.zeros((matrix.shape[0], 1), np.float32)
     num_dimensions = min(NUM_DIMENSIONS, matrix.shape[0] - 1, matrix.shape[1] - 1)
     return _unit(TruncatedSVD(num_dimensions, random_state=seed).fit_transform(matrix))
 

@@ -75,6 +75,12 @@ class _Text:
         return Continuation(self.tokens[self.prompt_length :], TopK.stack(self.rows))
 
 
+def fastest_dtype() -> torch.dtype:
+    """In which samples are made: bfloat16, as targets are served, where the CPU multiplies it."""
+    is_fast = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if is_fast else torch.float32
+
+
 class BatchGenerator:
     """A Llama model with fused projections and a preallocated key-value cache."""
 
@@ -159,7 +165,7 @@ class BatchGenerator:
             normed = self._rms_norm(hidden, layer["mlp_norm"])
             gate, up = (normed @ layer["gate_up"]).chunk(2, dim=-1)
             hidden = hidden + (functional.silu(gate) * up) @ layer["down"]
-        return functional.linear(self._rms_norm(hidden, self._norm), self._head)
+        return functional.linear(self._rms_norm(hidden, self._norm), self._head).float()
 
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
         rows, length, _ = qkv.shape

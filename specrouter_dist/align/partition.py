@@ -76,7 +76,7 @@ def fit_tasks(
         vectors = sentence_vectors([prompt.text for prompt in prompts], config.embedding)
     choice = choose_number(vectors, config.max_tasks, config.seed)
     labels = cluster(vectors, choice.num_tasks, config.seed)
-    is_held_out = _held_out(len(prompts), config.seed)
+    is_held_out = _held_out(labels, config.seed)
     learned = learn(matrix, labels, is_held_out)
     header = Header(
         vocabulary_hash=vocabulary_hash,
@@ -104,10 +104,17 @@ def _features(
     return idf, rows
 
 
-def _held_out(num_prompts: int, seed: int) -> npt.NDArray[np.bool_]:
-    is_held_out = np.zeros(num_prompts, bool)
-    order = np.random.default_rng(seed).permutation(num_prompts)
-    is_held_out[order[: max(1, int(num_prompts * _HELD_OUT_SHARE))]] = True
+def _held_out(labels: IdArray, seed: int) -> npt.NDArray[np.bool_]:
+    """A share of the prompts, but the last of no task: of each there is something to learn."""
+    is_held_out = np.zeros(len(labels), bool)
+    num_wanted = max(1, int(len(labels) * _HELD_OUT_SHARE))
+    num_left = np.bincount(labels)
+    for at in np.random.default_rng(seed).permutation(len(labels)).tolist():
+        if num_left[labels[at]] > 1:
+            num_left[labels[at]] -= 1
+            is_held_out[at] = True
+        if is_held_out.sum() == num_wanted:
+            break
     return is_held_out
 
 

@@ -1,12 +1,16 @@
-"""A drafter for each task, trained from one base drafter towards the target.
+"""A drafter for each task, or one for all, trained from a base drafter towards the target.
 
 For each task the target continues its prompts, and a copy of the base drafter, or an adapter on it,
 learns from that (distillation.py) for as long as it agrees ever better with the target on prompts
 held out from it. Whatever it costs in cross-entropy: what counts is agreement (arXiv 2310.08461).
+
+One drafter for all tasks is trained the same way on as many prompts of each: what is left between
+it and the drafters of the tasks is what specialising itself brings.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,7 @@ from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.distillation import distil
 from specrouter_dist.align.forms import form_of
-from specrouter_dist.align.generation import BatchGenerator
+from specrouter_dist.align.generation import BatchGenerator, fastest_dtype
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
     TEMPERATURE_MIX,
@@ -35,7 +39,11 @@ REPORTED_TEMPERATURES = (0.0, 0.8)
 _MOST_IDS = 1 << 16
 """Samples keep ids in 16 bits."""
 
+POOLED = "pooled"
+"""What the one drafter for all tasks is called."""
+
 Tokens = Sequence[int]
+ByTask = Mapping[str, Sequence[Tokens]]
 
 
 class Comparison(BaseModel):
@@ -43,6 +51,8 @@ class Comparison(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    task: str
+    """Of the prompts."""
     temperature: float
     before: float
     """Of the base drafter."""
@@ -51,11 +61,12 @@ class Comparison(BaseModel):
 
 
 class TaskReport(BaseModel):
-    """What aligning one task came to."""
+    """What training one drafter came to."""
 
     model_config = ConfigDict(frozen=True)
 
     task: str
+    """Or ``POOLED``."""
     num_prompts: int
     """To learn from; too long ones are not among them."""
     num_reported: int
@@ -75,7 +86,7 @@ class Aligner:
     Attributes:
         target: directory of the model to agree with.
         base: directory of the drafter to begin with.
-        out: gets a directory for each task's drafter or adapter, and ``training``.
+        out: gets a directory for each drafter or adapter, and ``training``.
     """
 
     target: Path
@@ -83,12 +94,13 @@ class Aligner:
     out: Path
     config: AlignmentConfig
 
-    def align(self, prompts: Mapping[str, Sequence[Tokens]]) -> list[TaskReport]:
+    def align(self, prompts: ByTask, *, pooled: bool = False) -> list[TaskReport]:
         """Trains a drafter for each task, going on where an earlier call was ended.
 
         Args:
             prompts: token ids by task; of each task the first are held out, so many to stop the
                 training and so many more to report on: the best of many scores flatters itself.
+            pooled: trains one drafter instead, on as many prompts of each task.
 
         Raises:
             ConfigError: models that cannot be trained here.
@@ -101,18 +113,19 @@ class Aligner:
             _check_enough(task, len(own), self.config.held_out_prompts)
         _check_trainable(LlamaConfig.from_pretrained(self.target))
         target = load_model(self.target)
-        return [self._align(task, own, target) for task, own in usable.items()]
+        if pooled:
+            return [self._align(POOLED, usable, target)]
+        return [self._align(task, {task: own}, target) for task, own in usable.items()]
 
-    def _align(self, task: str, own: Sequence[Tokens], target: LlamaForCausalLM) -> TaskReport:
-        config, folder = self.config, self.out / "training" / task
-        num_held_out = config.held_out_prompts
-        stopping, reported = own[:num_held_out], own[num_held_out : 2 * num_held_out]
-        learned = own[2 * num_held_out :]
-        make_samples(target, task, learned, folder / "samples", config)
-        form = form_of(config, task, base=self.base, target=self.target, out=self.out)
+    def _align(self, name: str, prompts: ByTask, target: LlamaForCausalLM) -> TaskReport:
+        config, folder = self.config, self.out / "training" / name
+        stopping, reported, learned = _split(prompts, config.held_out_prompts)
+        make_samples(target, name, learned, folder / "samples", config)
+        form = form_of(config, name, base=self.base, target=self.target, out=self.out)
         drafter = form.begin()
+        tasks = [task for task, own in stopping.items() for _ in own]
         texts = own_continuations(
-            target, [task] * num_held_out, stopping, 0.0, config.max_new_tokens
+            target, tasks, [*chain(*stopping.values())], 0.0, config.max_new_tokens
         )
         wanted = picks(target, texts, 0.0)
 
@@ -138,36 +151,33 @@ class Aligner:
         )
         is_better = form.directory.exists()
         return TaskReport(
-            task=task,
+            task=name,
             num_prompts=len(learned),
-            num_reported=len(reported),
+            num_reported=sum(map(len, reported.values())),
             steps=progress.step,
             seconds=progress.seconds,
             agreement=self._compare(
-                target, task, reported, form.load() if is_better else load_model(self.base)
+                target, reported, form.load() if is_better else load_model(self.base)
             ),
             directory=form.directory if is_better else None,
         )
 
     def _compare(
-        self,
-        target: LlamaForCausalLM,
-        task: str,
-        reported: Sequence[Tokens],
-        second: LlamaForCausalLM,
+        self, target: LlamaForCausalLM, reported: ByTask, second: LlamaForCausalLM
     ) -> list[Comparison]:
         """``second``: as written to disk, that is in the precision that serves."""
         first = load_model(self.base)
         found = []
-        for temperature in REPORTED_TEMPERATURES:
-            tasks, limit = [task] * len(reported), self.config.max_new_tokens
-            texts: list[Example] = own_continuations(target, tasks, reported, temperature, limit)
+        for (task, own), temperature in product(reported.items(), REPORTED_TEMPERATURES):
+            tasks, limit = [task] * len(own), self.config.max_new_tokens
+            texts: list[Example] = own_continuations(target, tasks, own, temperature, limit)
             wanted = picks(target, texts, temperature)
             before, after = (
                 agreement(wanted, picks(model, texts, temperature)) for model in (first, second)
             )
             found.append(
                 Comparison(
+                    task=task,
                     temperature=temperature,
                     before=before.mean,
                     after=after.mean,
@@ -175,6 +185,17 @@ class Aligner:
                 )
             )
         return found
+
+
+def _split(prompts: ByTask, num_held_out: int) -> tuple[ByTask, ByTask, list[Tokens]]:
+    """What stops the training and what is reported on, so many of each task, and what is learned
+    from: of several tasks as many of each, in turn."""
+    stopping, reported = (
+        {task: own[first : first + num_held_out] for task, own in prompts.items()}
+        for first in (0, num_held_out)
+    )
+    rest = [own[2 * num_held_out :] for own in prompts.values()]
+    return stopping, reported, [*chain(*zip(*rest, strict=False))]
 
 
 def make_samples(
@@ -186,7 +207,7 @@ def make_samples(
 ) -> None:
     """Makes the shards that are missing of what the target writes after the task's prompts."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = BatchGenerator(target)
+    generator = BatchGenerator(target, fastest_dtype())
     for number in tqdm(range(config.shards), desc=f"{task}: samples", unit="shard"):
         path = folder / f"{number:04d}.npz"
         if path.exists():

@@ -13,11 +13,11 @@ from typing import Any, Literal, NoReturn
 
 from specrouter_dist.batch.lines import MAX_LINE_BYTES, Line
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.json_body import JsonObject, refuse, shown
+from specrouter_dist.serving.json_body import JsonObject, refuse
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.unsupported import without_unsupported
 from specrouter_dist.speculation.noise import derive_seed
-from specrouter_dist.validation import validated
+from specrouter_dist.validation import shown, validated
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"

@@ -37,7 +37,7 @@ def list_pools(as_json: JsonOption = False) -> None:
                 }
             )
         else:
-            typer.echo(f"{name:14} {config.description}")
+            typer.echo(f"{name:26} {config.description}")
 
 
 @app.command("show")

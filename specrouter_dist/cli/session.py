@@ -11,6 +11,7 @@ from specrouter_dist.errors import RequestError
 from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool, load_pool, parse_chain, resolve_directories
 from specrouter_dist.pools.lossy import check_lossy
+from specrouter_dist.pools.synthetic import check_synthetic
 from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
@@ -98,6 +99,7 @@ def open_session(
     params = validated(SamplingParams, sampling, error=RequestError)
     rows = read_prompts(prompt, prompts)
     pool, report = open_pool(pool_name, dtype=dtype)
+    check_synthetic(pool.config, params)
     target = pool.config.target.name
     tokenizer = Tokenizer.load(pool.directories[target])
     context_tokens = report.member(target).context_tokens

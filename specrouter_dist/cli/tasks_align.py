@@ -12,11 +12,14 @@ from specrouter_dist.cli.output import print_json
 from specrouter_dist.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
+    from specrouter_dist.align.config import AlignmentConfig
     from specrouter_dist.align.task_drafters import TaskReport
     from specrouter_dist.pools.loading import Pool
     from specrouter_dist.speculation.messages import TokenArray
 
 _MOST_PROMPTS = 20_000
+_OF_SAMPLES = {"prompts_per_shard", "max_new_tokens", "held_out_prompts", "seed"}
+"""Settings that decide which prompts are held out and what the shards that are there hold."""
 
 
 def align(
@@ -35,6 +38,14 @@ def align(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")
     ] = None,
+    pooled: Annotated[
+        bool,
+        typer.Option(
+            "--pooled",
+            help="One drafter for all tasks instead, with the same steps: the control that says "
+            "what specialising brings. Give it an --out of its own.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a drafter for each task towards the target; write them with a pool file, and a report.
@@ -60,9 +71,12 @@ def align(
 
     from specrouter_dist.align.task_drafters import Aligner
 
+    _go_on(
+        out, prompts, tasks, pool=checked.config_hash, base=base, settings=settings, pooled=pooled
+    )
     target = checked.directories[checked.config.target.name]
     aligner = Aligner(target, checked.directories[base], out, settings)
-    reports = aligner.align(by_task)
+    reports = aligner.align(by_task, pooled=pooled)
     file = _write_pool(checked, base, tasks, out, reports, form=settings.form)
     if as_json:
         print_json({"pool": str(file), "tasks": [r.model_dump(mode="json") for r in reports]})
@@ -79,6 +93,30 @@ def _require_peft() -> None:
         raise ConfigError(
             "form: lora: peft is not installed; pip install 'specrouter-dist[align]'", field="form"
         )
+
+
+def _go_on(
+    out: Path,
+    prompts: Path,
+    tasks: Path,
+    *,
+    pool: str,
+    base: str,
+    settings: "AlignmentConfig",
+    pooled: bool,
+) -> None:
+    """Only with what the directory was begun with: what it holds was learned from that."""
+    from specrouter_dist.align.begun import content_hash, go_on_with
+
+    made_of = {
+        "pool": pool,
+        "base drafter": base,
+        "tasks": content_hash(tasks),
+        "prompts": content_hash(prompts),
+        "settings of samples": settings.model_dump(mode="json", include=_OF_SAMPLES),
+        "drafters": "one for all tasks" if pooled else "one for each task",
+    }
+    go_on_with(made_of, out)
 
 
 def _check_base(pool: "Pool", base: str, *, form: str) -> None:
@@ -174,7 +212,7 @@ def _print_for_people(file: Path, reports: "Sequence[TaskReport]") -> None:
     for report in reports:
         for one in report.agreement:
             typer.echo(
-                f"{report.task:32} {one.temperature:4.1f} {one.before:7.3f} {one.after:7.3f} "
+                f"{one.task:32} {one.temperature:4.1f} {one.before:7.3f} {one.after:7.3f} "
                 f"{report.steps:6} {report.seconds / 60:7.1f}"
             )
     kept = [report.task for report in reports if report.directory is None]

@@ -1,7 +1,7 @@
 """``specrouter verify``: every chain must print what the target alone prints."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +24,7 @@ from specrouter_dist.errors import SpecRouterError
 from specrouter_dist.speculation.tokens import common_prefix
 
 if TYPE_CHECKING:
+    from specrouter_dist.cli.session import Session
     from specrouter_dist.pools.loading import Pool
     from specrouter_dist.serving.results import GenerateResult
 
@@ -73,10 +74,10 @@ def verify(
         "temperature": temperature,
         "seed": seed,
         "ignore_eos": ignore_eos,
-        # The two likeliest tokens tell a near-tie from an error.
-        "logprobs": 2,
     }
-    session = open_session(pool, dtype=dtype, prompt=prompt, prompts=prompts, sampling=fields)
+    session = _with_gaps(
+        open_session(pool, dtype=dtype, prompt=prompt, prompts=prompts, sampling=fields)
+    )
     batches = {text: session.requests(text) for text in chain or default_chains(session.pool)}
     target = session.pool.config.target.name
     num_differing = 0
@@ -89,6 +90,13 @@ def verify(
             _print_chain(text, len(results), differences, as_json=as_json)
     if num_differing:
         raise SpecRouterError(f"{num_differing} outputs differ from those of {target!r} alone")
+
+
+def _with_gaps(session: "Session") -> "Session":
+    """The two likeliest tokens tell a near-tie from an error. Synthetic members have only one."""
+    if session.pool.config.synthetic is not None:
+        return session
+    return replace(session, sampling=session.sampling.model_copy(update={"logprobs": 2}))
 
 
 def default_chains(pool: "Pool") -> list[str]:

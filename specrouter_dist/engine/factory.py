@@ -5,17 +5,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from specrouter_dist.config import LayerSkipMember, LoraMember, ModelMember
+from specrouter_dist.config import LayerSkipMember, LoraMember, ModelMember, SyntheticTexts
 from specrouter_dist.engine.adapted import AdaptedEngine
 from specrouter_dist.engine.fast import FastEngine, supports
 from specrouter_dist.engine.general import GeneralEngine
 from specrouter_dist.engine.interface import Engine
 from specrouter_dist.engine.slim import SlimEngine
+from specrouter_dist.engine.synthetic import load_synthetic
 from specrouter_dist.errors import ConfigError, EngineError
 
 
 def load_engine(
-    member: ModelMember, directory: Path, *, num_ids: int | None, exact: bool
+    member: ModelMember,
+    directory: Path,
+    *,
+    num_ids: int | None,
+    exact: bool,
+    synthetic: SyntheticTexts | None = None,
 ) -> Engine:
     """Loads a member's model.
 
@@ -24,11 +30,17 @@ def load_engine(
         directory: the model, in Hugging Face format.
         num_ids: only the first so many ids may be drawn; None: all.
         exact: whether the pool wants exact mode; only the target, whose picks count, runs in it.
+        synthetic: what the members of a synthetic pool write.
 
     Raises:
         ConfigError: a file is missing or broken, or a size does not fit the model.
         EngineError: the engine asked for cannot run the model.
     """
+    exact = exact and member.role == "target"
+    if member.engine == "synthetic":
+        if synthetic is None:
+            raise EngineError(f"member {member.name!r}: synthetic: not said what it writes")
+        return load_synthetic(member, directory, synthetic, num_ids=num_ids, exact=exact)
     fast = member.engine == "fast"
     if member.engine == "auto":
         fast = supports(_read_config(directory))
@@ -51,7 +63,7 @@ def load_engine(
         kv_tokens=member.kv_tokens,
         max_sessions=member.max_sessions,
         num_ids=num_ids,
-        exact=exact and member.role == "target",
+        exact=exact,
     )
 
 

@@ -1,6 +1,6 @@
 """The fast engine: our own decoder for the Llama family over a paged KV cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenL
 from specrouter_dist.engine.kv_cache import KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import read_shape, refusal
-from specrouter_dist.engine.loading import checked_context, checked_num_ids
+from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
 from specrouter_dist.engine.lora import AdaptedRows, Adapter
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
@@ -67,6 +67,8 @@ class FastEngine:
         exact: bool,
         int8: bool = False,
         prefix_cache: bool = True,
+        weights: Weights | None = None,
+        make_sampler: Callable[[int, int, torch.device], Sampler] = Sampler,
     ) -> Self:
         """Loads a Hugging Face directory (``config.json`` and safetensors).
 
@@ -82,6 +84,8 @@ class FastEngine:
                 (:mod:`~specrouter_dist.engine.exactness`).
             int8: whether weights are rounded to 8 bits (CPU, not with ``exact``).
             prefix_cache: whether pages are kept for later sessions.
+            weights: in place of those in the directory.
+            make_sampler: of a width of the logits, a number of sessions and a device.
 
         Raises:
             ConfigError: a file or tensor is missing or broken, a size does not fit the model, or
@@ -98,6 +102,7 @@ class FastEngine:
             decoder, cache = load_decoder(
                 directory,
                 shape,
+                weights,
                 dtype=dtype,
                 device=where,
                 num_pages=pages_for(kv_tokens),
@@ -114,7 +119,7 @@ class FastEngine:
                 max_sessions=max_sessions,
             )
             sessions = SessionTable(cache, max_sessions, prefix_cache=prefix_cache)
-            sampler = Sampler(ids, max_sessions, where)
+            sampler = make_sampler(ids, max_sessions, where)
             tables = position_tables(decoder, cache, context)
             return cls(decoder, cache, sessions, sampler, info, tables, exact=exact)
 

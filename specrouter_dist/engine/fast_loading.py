@@ -1,5 +1,6 @@
-"""What the fast engine holds for as long as it lives: weights and a KV cache."""
+"""What the fast engine holds for as long as it lives: weights, a KV cache and tables."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -10,7 +11,13 @@ from specrouter_dist.engine.exactness import CausalMasks
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import LlamaShape, rotary_table
-from specrouter_dist.engine.loading import TORCH_DTYPES, Checkpoint, attention_dtype, memory_plan
+from specrouter_dist.engine.loading import (
+    TORCH_DTYPES,
+    Checkpoint,
+    Weights,
+    attention_dtype,
+    memory_plan,
+)
 
 _MOST_PADDING_ROWS = 128
 
@@ -18,6 +25,7 @@ _MOST_PADDING_ROWS = 128
 def load_decoder(
     directory: Path,
     shape: LlamaShape,
+    weights: Weights | None,
     *,
     dtype: Dtype,
     device: torch.device,
@@ -26,7 +34,8 @@ def load_decoder(
     exact: bool,
     int8: bool,
 ) -> tuple[LlamaDecoder, KvCache]:
-    """Reads the weights and allocates a cache of ``num_pages``, if there is memory for both.
+    """Reads ``weights`` (None: those in ``directory``) and allocates a cache of ``num_pages``, if
+    there is memory for both.
 
     Raises:
         ConfigError: there is not, or a file or tensor is missing or broken.
@@ -41,10 +50,13 @@ def load_decoder(
     )
     plan.check_fits(device)
     kv_dtype = attention_dtype(dtype, device)
-    with Checkpoint(directory) as checkpoint:
+    source: AbstractContextManager[Weights] = (
+        Checkpoint(directory) if weights is None else nullcontext(weights)
+    )
+    with source as tensors:
         decoder = LlamaDecoder(
             shape,
-            checkpoint,
+            tensors,
             dtype=TORCH_DTYPES[dtype],
             attention_dtype=kv_dtype,
             device=device,

@@ -11,7 +11,7 @@ from torch import Tensor
 from specrouter_dist.engine.exactness import rows_at_once
 from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
 from specrouter_dist.engine.llama_shape import LlamaShape, paired_head, paired_order
-from specrouter_dist.engine.loading import Checkpoint
+from specrouter_dist.engine.loading import Weights
 from specrouter_dist.engine.lora import AdaptedRows
 from specrouter_dist.engine.norm import RmsNorm
 from specrouter_dist.engine.workspace import Workspace, Workspaces
@@ -48,25 +48,25 @@ class _Layer:
 
 
 class _Reader:
-    """Tensors of a checkpoint in the engine's dtype, on its device."""
+    """Tensors in the engine's dtype, on its device."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        weights: Weights,
         dtype: torch.dtype,
         device: torch.device,
         *,
         exact: bool,
         int8: bool,
     ) -> None:
-        self._checkpoint = checkpoint
+        self._weights = weights
         self._dtype = dtype
         self._device = device
         self._exact = exact
         self._int8 = int8
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        return self._checkpoint.read(name, *shape).to(self._device, self._dtype).contiguous()
+        return self._weights.read(name, *shape).to(self._device, self._dtype).contiguous()
 
     def linear(
         self, outs: dict[str, int], width: int, *, bias: bool, order: Tensor | None = None
@@ -100,7 +100,7 @@ class LlamaDecoder:
     def __init__(
         self,
         shape: LlamaShape,
-        checkpoint: Checkpoint,
+        weights: Weights,
         *,
         dtype: torch.dtype,
         attention_dtype: torch.dtype,
@@ -113,7 +113,7 @@ class LlamaDecoder:
 
         Args:
             shape: sizes of the model.
-            checkpoint: where its tensors are.
+            weights: where its tensors are.
             dtype: of weights and activations; where ``exact`` is not asked for, a small model's
                 layers are held in float32 on the CPU all the same, which is faster there.
             attention_dtype: of queries, keys and values.
@@ -133,7 +133,7 @@ class LlamaDecoder:
         self.workspaces = Workspaces(
             shape, layer_dtype=self.layer_dtype, attention_dtype=attention_dtype, device=device
         )
-        reader = _Reader(checkpoint, self.layer_dtype, device, exact=exact, int8=int8)
+        reader = _Reader(weights, self.layer_dtype, device, exact=exact, int8=int8)
         hidden = shape.hidden_size
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
         self._embedding = self._embedding[:num_ids].clone()

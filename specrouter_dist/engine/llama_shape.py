@@ -1,7 +1,7 @@
 """What the fast engine needs to know of a model of the Llama family, read from its config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from specrouter_dist.errors import ConfigError, EngineError
+from specrouter_dist.pools.llama_sizes import LlamaSizes, sizes_of
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 """Values of ``model_type`` that the fast engine runs; SmolLM and TinyLlama say ``llama``."""
@@ -24,47 +25,13 @@ _LLAMA3_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaShape:
+class LlamaShape(LlamaSizes):
     """Sizes and switches of one model; everything else is the same for the whole family."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
     norm_eps: float
     max_positions: int
     rope: Mapping[str, Any]
     """``rope_parameters`` of the config: ``rope_type``, ``rope_theta`` and llama3's factors."""
-    qkv_bias: bool
-    out_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    """RMSNorm over each head of queries and keys (Qwen3)."""
-    tied: bool
-    """The head's weights are the embedding's."""
-
-    @property
-    def query_size(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Width of one position's keys and values in one layer, both together."""
-        return 2 * self.num_kv_heads * self.head_dim
-
-    @property
-    def num_parameters(self) -> int:
-        """As transformers counts them: a tied head counts once."""
-        hidden, wide = self.hidden_size, self.intermediate_size
-        qkv = self.query_size + self.kv_size
-        layer = hidden * (qkv + self.query_size + 3 * wide) + 2 * hidden
-        layer += qkv * self.qkv_bias + hidden * self.out_bias
-        layer += (2 * wide + hidden) * self.mlp_bias + 2 * self.head_dim * self.qk_norm
-        embeddings = (1 if self.tied else 2) * self.vocab_size * hidden
-        return self.num_layers * layer + embeddings + hidden
 
 
 def refusal(config: Mapping[str, Any]) -> str | None:
@@ -123,26 +90,11 @@ def read_shape(directory: Path) -> LlamaShape:
 
 
 def _shape_of(fields: Mapping[str, Any]) -> LlamaShape:
-    kind = fields["model_type"]
-    bias = bool(fields.get("attention_bias", False))
-    heads = fields["num_attention_heads"]
     return LlamaShape(
-        vocab_size=fields["vocab_size"],
-        hidden_size=fields["hidden_size"],
-        intermediate_size=fields["intermediate_size"],
-        num_layers=fields["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=fields.get("num_key_value_heads") or heads,
-        head_dim=fields.get("head_dim") or fields["hidden_size"] // heads,
+        **asdict(sizes_of(fields)),
         norm_eps=fields["rms_norm_eps"],
         max_positions=fields["max_position_embeddings"],
         rope=dict(fields["rope_parameters"]),
-        # Qwen2 always has biases on queries, keys and values, and never on the output.
-        qkv_bias=bias or kind == "qwen2",
-        out_bias=bias and kind != "qwen2",
-        mlp_bias=bool(fields.get("mlp_bias", False)),
-        qk_norm=kind == "qwen3",
-        tied=bool(fields["tie_word_embeddings"]),
     )
 
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,14 @@ TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+
+
+class Weights(Protocol):
+    """Where a model's tensors come from."""
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        """One tensor, of any floating dtype and on any device."""
+        ...
 
 
 class Checkpoint:

@@ -44,6 +44,8 @@ class Attach:
     """For how many outcomes of a verify the receiver may prepare."""
     task: str
     """As in Submit."""
+    trace: str = ""
+    """As in Submit."""
 
 
 # Producer: a downstream stage's worker. Consumer: its upstream's worker, which passes it on.
@@ -214,7 +216,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

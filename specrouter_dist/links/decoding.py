@@ -138,9 +138,9 @@ def _truth(raw: _Raw, vocab_size: int | None) -> Truth:
 
 
 def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
-    _check_types(Attach, raw, (int, *_EDGE, int, dict, int, bytes, dict, *(int,) * 4, str))
-    _, *edge, version, rest, prompt_tokens, raw_tokens, sampling, end, limit, block = raw[:-2]
-    outcomes, task = raw[-2:]
+    _check_types(Attach, raw, (int, *_EDGE, int, dict, int, bytes, dict, *(int,) * 4, str, str))
+    _, *edge, version, rest, prompt_tokens, raw_tokens, sampling, end, limit, block = raw[:-3]
+    outcomes, task, trace = raw[-3:]
     _check_unsigned(Attach, min(*edge, version, prompt_tokens, end, limit, block, outcomes))
     tokens = _tokens(raw_tokens, vocab_size)
     if prompt_tokens > len(tokens):
@@ -161,6 +161,7 @@ def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
         block_tokens=block,
         outcomes=outcomes,
         task=task,
+        trace=trace,
     )
 
 

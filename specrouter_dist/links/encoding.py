@@ -90,7 +90,7 @@ def _attach(m: Attach) -> tuple[object, ...]:
     stream = (m.prompt_tokens, m.tokens.tobytes())
     bounds = (m.end, m.limit, m.block_tokens, m.outcomes)
     sampling = m.sampling.model_dump()
-    return (_ATTACH, *m.edge, m.version, plan, *stream, sampling, *bounds, m.task)
+    return (_ATTACH, *m.edge, m.version, plan, *stream, sampling, *bounds, m.task, m.trace)
 
 
 def _report(m: Report) -> tuple[object, ...]:

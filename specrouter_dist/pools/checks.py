@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype, LoraMember, ModelMember
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.adapter_files import read_adapter
+from specrouter_dist.pools.llama_sizes import read_sizes
 from specrouter_dist.pools.loading import Pool, lora_members, slim_members
 from specrouter_dist.pools.model_files import (
     ModelShape,
@@ -21,6 +22,7 @@ from specrouter_dist.pools.model_files import (
     read_shape,
     weight_files,
 )
+from specrouter_dist.speculation.agreeing import law_of
 
 _ELEMENT_BYTES = {Dtype.FP32: 4, Dtype.BF16: 2}
 
@@ -68,6 +70,7 @@ def check_pool(pool: Pool, *, available_bytes: int | None = None) -> PoolReport:
     models = pool.config.models
     reports = tuple(_check_member(member, pool.directories[member.name]) for member in models)
     _check_masks(pool, reports)
+    _check_agreements(pool)
     num_ids = shared_ids(pool.directories, pool.config.target.name)
     for report in reports:
         if report.shape.vocab_size < num_ids:
@@ -151,9 +154,23 @@ def _check_masks(pool: Pool, reports: Sequence[MemberReport]) -> None:
             raise ConfigError(str(problem), field="mask") from None
 
 
+def _check_agreements(pool: Pool) -> None:
+    """That a synthetic pool's do not contradict each other."""
+    texts = pool.config.synthetic
+    if texts is not None:
+        try:
+            law_of(texts.agreements, pool.config.target.name)
+        except ConfigError as problem:
+            raise ConfigError(f"synthetic.{problem}", field="synthetic.agreements") from None
+
+
 def _check_member(member: ModelMember, directory: Path) -> MemberReport:
     shape = read_shape(directory)
-    num_parameters = count_parameters(directory)
+    num_parameters = (
+        read_sizes(directory).num_parameters
+        if member.engine == "synthetic"
+        else count_parameters(directory)
+    )
     element_bytes = _ELEMENT_BYTES[member.dtype]
     weight_bytes = (
         sum(path.stat().st_size for path in weight_files(directory))

@@ -17,7 +17,7 @@ from specrouter_dist.config import (
     PoolConfig,
 )
 from specrouter_dist.errors import ConfigError, NotFoundError, RequestError
-from specrouter_dist.pools import hub
+from specrouter_dist.pools import hub, shapes
 from specrouter_dist.pools.model_files import relevant_files
 from specrouter_dist.pools.yaml_files import read_yaml
 from specrouter_dist.validation import did_you_mean, one_of, validated
@@ -32,7 +32,7 @@ class Pool:
     config: PoolConfig
     file: Path
     directories: Mapping[str, Path]
-    """Model directories by member. Without the members that name a hub model, until
+    """Model directories by member. Without the members that name a hub model or a shape, until
     :func:`resolve_directories` has fetched them; other kinds have none."""
     config_hash: str
     """Equal for two pools exactly when members, settings, model files and version are equal, so
@@ -69,14 +69,25 @@ def resolve_directories(pool: Pool) -> Pool:
     """The pool with every model's directory; models named by hub name are fetched.
 
     Raises:
-        NotFoundError: a model is neither a directory nor to be had from the hub.
+        NotFoundError: a model is neither a directory nor to be had from the hub, or a shape is
+            none.
     """
     directories = dict(pool.directories)
     for member in pool.config.models:
         if member.name not in directories:
             expected = pool.file.parent / member.model
-            directories[member.name] = hub.fetch(member, expected_directory=expected)
+            directories[member.name] = named_directory(member, expected_directory=expected)
     return Pool(pool.config, pool.file, directories, _hash(pool.file, pool.config, directories))
+
+
+def named_directory(member: ModelMember, *, expected_directory: Path) -> Path:
+    """The directory of a model or shape that is named by its name; models are fetched.
+
+    Raises:
+        NotFoundError: there is none of that name.
+    """
+    find = shapes.find if member.engine == "synthetic" else hub.fetch
+    return find(member, expected_directory=expected_directory)
 
 
 def local_directory(file: Path, model: str) -> Path | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from specrouter_dist.errors import RateLimitError, RequestError
 from specrouter_dist.serving.allowance import Allowance
 from specrouter_dist.serving.api_keys import ApiKeys
+from specrouter_dist.serving.intake import Intake
 from specrouter_dist.serving.settings import KeyLimits, ServiceSettings
 
 _REMEMBERED_ENDS = 32
@@ -95,6 +96,7 @@ class Admission:
         self._settings = settings
         self._keys = keys or ApiKeys()
         self._clock = clock
+        self.intake = Intake(settings.max_pending_bytes)
         self._accounts = {key.name: self._open(key.name, key.limits) for key in self._keys.keys}
         self._everybody = None if self._accounts else self._open("all", settings.key_limits)
         self._num_running = 0

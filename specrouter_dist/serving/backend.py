@@ -8,6 +8,7 @@ from specrouter_dist.config import Plan, SamplingParams
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.pools.lossy import check_lossy
+from specrouter_dist.pools.synthetic import check_synthetic
 from specrouter_dist.routing.explanation import as_plain
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.plans import PlanTable
@@ -91,8 +92,10 @@ class PoolBackend:
         """The request, ready to be submitted.
 
         Raises:
-            RequestError: it is lossy, and that does not go with what else it says.
+            RequestError: it is lossy, and that does not go with what else it says, or the pool is
+                synthetic and cannot draw so.
         """
+        check_synthetic(self._config, request.sampling)
         request = self._tasks.name(request)
         if request.lossy is not None:
             chain = request.plan.chain if request.plan else request.chain

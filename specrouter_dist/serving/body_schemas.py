@@ -11,6 +11,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from specrouter_dist.config import SamplingParams
+from specrouter_dist.serving.conversations import MAX_MESSAGES
 from specrouter_dist.serving.json_body import Body
 from specrouter_dist.serving.openai_schema import MAX_LISTED, ChatRequest, CompletionRequest
 from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest
@@ -44,6 +45,7 @@ _MESSAGES: Schema = {
     "type": "array",
     "items": {"$ref": _REF.format(model="ChatMessage")},
     "minItems": 1,
+    "maxItems": MAX_MESSAGES,
 }
 _SPECULATION: Schema = {"$ref": _REF.format(model="Speculation")}
 

@@ -57,10 +57,16 @@ class Runner:
         """Choices without a token yet."""
         return len(self._open) - self.num_running
 
-    async def rounds(self, choices: Sequence[GenerateRequest]) -> Rounds:
+    async def rounds(
+        self, choices: Sequence[GenerateRequest], shown: Callable[[Chunk], Chunk] | None = None
+    ) -> Rounds:
         """The target's rounds as they come.
 
         Whoever leaves early frees every level of every choice; so does one choice that fails.
+
+        Args:
+            choices: run at once.
+            shown: what of a round is told, and counted; None: all.
 
         Raises:
             SpecRouterError: as the target's worker reported it.
@@ -83,6 +89,8 @@ class Runner:
                 output = _output_of(message, f"choice {index}: " if len(choices) > 1 else "")
                 self.num_outputs += 1
                 chunk = generations[index].on_output(output, arrived)
+                if shown is not None:
+                    chunk = shown(chunk)
                 if chunk.result is not None:
                     self._open.remove(generations[index])
                     self._on_end(unended.pop(index), chunk.result)
@@ -104,19 +112,12 @@ async def without_output(choices: Sequence[GenerateRequest], target: str) -> Rou
         yield index, Chunk("", _NO_TOKENS, (), result)
 
 
-async def prompts_alone(rounds: Rounds) -> Rounds:
-    """The rounds without the tokens that they generate: of the prompts, log-probabilities alone."""
-    async with aclosing(rounds):
-        async for index, chunk in rounds:
-            result = chunk.result
-            if result is not None:
-                result = replace(
-                    result, text="", token_ids=_NO_TOKENS, finish_reason="length", logprobs=()
-                )
-            yield (
-                index,
-                replace(chunk, text="", tokens=_NO_TOKENS, logprobs=(), result=result),
-            )
+def without_tokens(chunk: Chunk) -> Chunk:
+    """The chunk without what was generated: of the prompt, its log-probabilities alone."""
+    result = chunk.result
+    if result is not None:
+        result = replace(result, text="", token_ids=_NO_TOKENS, finish_reason="length", logprobs=())
+    return replace(chunk, text="", tokens=_NO_TOKENS, logprobs=(), result=result)
 
 
 async def results_of(rounds: Rounds) -> list[GenerateResult]:

@@ -131,7 +131,6 @@ class Generation:
         first = now if self._first is None else self._first
         num_tokens = len(self._tokens)
         levels = tuple(LevelMetrics(*level) for level in stats["levels"])
-        histogram = tuple(stats["histogram"])
         return GenerateResult(
             text="".join(self._texts),
             token_ids=self._tokens,
@@ -142,15 +141,11 @@ class Generation:
                 time_to_first_token_ms=(first - self._started) * 1e3,
                 generation_time_ms=(now - first) * 1e3,
                 device_ms_per_token=stats["device_us"] / 1e3 / num_tokens if num_tokens else None,
-                speculation=SpeculationMetrics(
-                    num_draft_tokens=sum(
-                        level.proposed for level in levels if level.verifier == stats["chain"][-1]
-                    ),
-                    acceptance_histogram=histogram,
-                ),
+                speculation=SpeculationMetrics(stats["histograms"]),
                 levels=levels,
                 num_rounds=stats["num_rounds"],
                 queue_time_ms=stats["queued_us"] / 1e3,
+                prefill_time_ms=stats["prefill_us"] / 1e3,
                 plans=tuple(PlanUse(after, Outline(*plan)) for after, plan in stats["plans"]),
                 task=self.submit.task,
             ),

@@ -1,6 +1,7 @@
 """Messages of gRPC as the fields that HTTP's bodies have, and answers as messages.
 
-What a message may say is checked where a body's fields are checked; nothing is checked here.
+What a message may say is checked where a body's fields are checked; here only that it says nothing
+else: fields of a newer service come without a name, and would be dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,12 @@ from typing import Any
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import FinishReason
 from specrouter_dist.serving._proto import service_pb2 as pb
-from specrouter_dist.serving.json_body import parse_fields, refuse
+from specrouter_dist.serving.json_body import BodyT, parse_fields, refuse
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.results import GenerateResult
 
@@ -23,8 +25,24 @@ FINISH_REASONS: Mapping[FinishReason, pb.FinishReason] = {
 
 
 def fields_of(message: Message) -> dict[str, Any]:
-    """The fields that are set, by name, as JSON would have them."""
+    """The fields that are set, by name, as JSON would have them.
+
+    Raises:
+        RequestError: there are fields, in it or in a message within, that it does not have.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        refuse(message.DESCRIPTOR.name, f"unknown field with number {unknown[0].field_number}")
     return {field.name: _value(value) for field, value in message.ListFields()}
+
+
+def parse_message(model: type[BodyT], message: Message, **defaults: Any) -> BodyT:
+    """The checked request of a message whose fields are those of the model.
+
+    Raises:
+        RequestError: names the field that is wrong.
+    """
+    return parse_fields(model, {**defaults, **fields_of(message)})
 
 
 def request_of(message: pb.GenerateRequest, *, stream: bool) -> CompletionRequest | ChatRequest:

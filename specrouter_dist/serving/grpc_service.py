@@ -8,10 +8,12 @@ passed.
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from specrouter_dist.errors import (
@@ -31,11 +33,12 @@ from specrouter_dist.serving.grpc_fields import (
     fields_of,
     logprobs_of,
     metrics_of,
+    parse_message,
     request_of,
     tiers_of,
 )
 from specrouter_dist.serving.job import Job
-from specrouter_dist.serving.json_body import parse_fields
+from specrouter_dist.serving.json_body import looked_at
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.router_http import Explain, Explaining
 from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest
@@ -79,7 +82,7 @@ class GrpcService:
     async def generate(self, message: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """The whole answer."""
         with self._call("Generate", context) as call:
-            job = await self._service.job(request_of(message, stream=False), call)
+            job = await self._job(message, call, stream=False)
             results = await self._service.results(job)
             texts = [job.answer.text_before(index) + r.text for index, r in enumerate(results)]
             return pb.GenerateResponse(
@@ -99,7 +102,7 @@ class GrpcService:
     ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
         """One message per round of a choice."""
         with self._call("GenerateStream", context) as call:
-            job = await self._service.job(request_of(message, stream=True), call)
+            job = await self._job(message, call, stream=True)
             head, num_tokens, num_running = job.answer.head, 0, len(job.choices)
             async with aclosing(self._service.rounds(job)) as rounds:
                 async for index, chunk in rounds:
@@ -126,8 +129,9 @@ class GrpcService:
 
     async def tokenize(self, message: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """The ids of a text or a conversation."""
-        with self._call("Tokenize", context):
-            request = parse_fields(TokenizeRequest, fields_of(message))
+        with self._call("Tokenize", context), self._taken(message) as num_bytes:
+            parse = partial(parse_message, TokenizeRequest, message)
+            request = await looked_at(num_bytes, parse)
             answer = await asyncio.to_thread(self._service.tokenizing.tokenize, request)
             return ParseDict(answer, pb.TokenizeResponse())
 
@@ -135,23 +139,30 @@ class GrpcService:
         self, message: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
         """The text of ids."""
-        with self._call("Detokenize", context):
+        with self._call("Detokenize", context), self._taken(message) as num_bytes:
             # An empty list is not among the fields that are set.
-            request = parse_fields(DetokenizeRequest, {"tokens": [], **fields_of(message)})
+            parse = partial(parse_message, DetokenizeRequest, message, tokens=[])
+            request = await looked_at(num_bytes, parse)
             answer = await asyncio.to_thread(self._service.tokenizing.detokenize, request)
             return ParseDict(answer, pb.DetokenizeResponse())
 
-    async def list_models(self, _: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+    async def list_models(
+        self, message: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
         """The one model there is."""
         with self._call("ListModels", context):
+            # There are none to be set.
+            fields_of(message)
             card = ParseDict(self._service.model_card(), pb.Model(), ignore_unknown_fields=True)
             return pb.ListModelsResponse(models=[card])
 
     async def explain_router(
-        self, _: pb.ExplainRouterRequest, context: Context
+        self, message: pb.ExplainRouterRequest, context: Context
     ) -> pb.ExplainRouterResponse:
         """What the router knows and has decided."""
         with self._call("ExplainRouter", context):
+            # There are none to be set.
+            fields_of(message)
             router = await self._explaining.answer()
             return ParseDict({"router": router}, pb.ExplainRouterResponse())
 
@@ -172,6 +183,19 @@ class GrpcService:
         """The same by service."""
         with self._call("List", context):
             return health_pb2.HealthListResponse(statuses={SERVICE: await self._health()})
+
+    async def _job(self, message: pb.GenerateRequest, call: Call, *, stream: bool) -> Job:
+        with self._taken(message) as num_bytes:
+            request = await looked_at(num_bytes, partial(request_of, message, stream=stream))
+            return await self._service.job(request, call)
+
+    @contextmanager
+    def _taken(self, message: Message) -> Iterator[int]:
+        """Its bytes, which count until all has been made of them."""
+        num_bytes = message.ByteSize()
+        with self._service.admission.intake.taking() as take:
+            take(num_bytes)
+            yield num_bytes
 
     async def _health(self) -> health_pb2.HealthCheckResponse:
         try:

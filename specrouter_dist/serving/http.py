@@ -7,8 +7,8 @@ still waits for its first token.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,21 +17,21 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from specrouter_dist.serving.exposition import Families, to_text
 from specrouter_dist.serving.http_calls import call_of
 from specrouter_dist.serving.http_errors import add_error_handlers
 from specrouter_dist.serving.http_gate import add_gate
 from specrouter_dist.serving.job import Job
-from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.json_body import read_body
 from specrouter_dist.serving.openai_errors import describe_error
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.openapi import add_openapi_route
-from specrouter_dist.serving.settings import ServiceSettings
+from specrouter_dist.serving.settings import MAX_BODY_BYTES, ServiceSettings
 from specrouter_dist.serving.tokenizing import DetokenizeRequest, TokenizeRequest, Tokenizing
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Longer bodies are refused before they are read to the end."""
+Scrape = Callable[[], Awaitable[Families]]
 
 
 class Routes:
@@ -46,20 +46,24 @@ class Routes:
         self._service = service
         self._settings = settings
 
-    async def body(self, request: Request) -> bytes:
-        """The whole body.
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body. It counts until it is left, when all has been made of it.
 
         Raises:
             HTTPException: 413 or 408, too long or too slow.
+            RateLimitError: with it there would be too much at a time.
         """
         limit_s = self._settings.body_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                return await _read_body(request)
-        except TimeoutError:
-            detail = f"the body did not come within {limit_s:g} s"
-            # What of it may still come is not to be read.
-            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        with self._service.admission.intake.taking() as take:
+            try:
+                async with asyncio.timeout(limit_s):
+                    body = await _read_body(request, take)
+            except TimeoutError:
+                detail = f"the body did not come within {limit_s:g} s"
+                # What of it may still come is not to be read.
+                raise HTTPException(408, detail, {"Connection": "close"}) from None
+            yield body
 
     def answer(self, job: Job) -> Response:
         """The job's, as it comes or whole."""
@@ -68,12 +72,17 @@ class Routes:
         return EventStream(self._service.events(job), self._settings.stall_timeout_s)
 
 
-def build_http(service: OpenAIService, settings: ServiceSettings | None = None) -> FastAPI:
+def build_http(
+    service: OpenAIService,
+    settings: ServiceSettings | None = None,
+    scrape: Scrape | None = None,
+) -> FastAPI:
     """The application: completions, chat completions, token ids, models, health and metrics.
 
     Args:
         service: answers; its admission knows the keys.
         settings: None: the defaults.
+        scrape: what ``/metrics`` tells; None: of this service alone.
     """
     settings = settings or ServiceSettings()
     routes = Routes(service, settings)
@@ -81,13 +90,15 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = await routes.body(request)
-        return routes.answer(await service.completion(body, call_of(request)))
+        async with routes.body(request) as body:
+            job = await service.completion(body, call_of(request))
+        return routes.answer(job)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await routes.body(request)
-        return routes.answer(await service.chat(body, call_of(request)))
+        async with routes.body(request) as body:
+            job = await service.chat(body, call_of(request))
+        return routes.answer(job)
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -104,7 +115,8 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
+        families = await scrape() if scrape else service.metrics()
+        return Response(to_text(families), media_type=CONTENT_TYPE_LATEST)
 
     _add_tokenizing(app, service.tokenizing, routes)
     add_openapi_route(app, service.model, has_keys=service.admission.has_keys)
@@ -116,22 +128,25 @@ def build_http(service: OpenAIService, settings: ServiceSettings | None = None) 
 def _add_tokenizing(app: FastAPI, tokenizing: Tokenizing, routes: Routes) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        wanted = parse_body(TokenizeRequest, await routes.body(request))
-        return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, wanted))
+        async with routes.body(request) as body:
+            wanted = await read_body(TokenizeRequest, body)
+            return JSONResponse(await asyncio.to_thread(tokenizing.tokenize, wanted))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        wanted = parse_body(DetokenizeRequest, await routes.body(request))
-        return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, wanted))
+        async with routes.body(request) as body:
+            wanted = await read_body(DetokenizeRequest, body)
+            return JSONResponse(await asyncio.to_thread(tokenizing.detokenize, wanted))
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, take: Callable[[int], None]) -> bytes:
     problem = HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
     # The server has checked that it is a number, and lets no more come.
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
         raise problem
     body = bytearray()
     async for part in request.stream():
+        take(len(part))
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise problem

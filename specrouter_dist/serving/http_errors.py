@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from specrouter_dist.errors import RateLimitError, SpecRouterError
+from specrouter_dist.errors import DeadlineError, RateLimitError, SpecRouterError
 from specrouter_dist.serving.calls import REQUEST_ID_HEADER
 from specrouter_dist.serving.http_calls import call_of
 from specrouter_dist.serving.openai_errors import describe_error, error_body
@@ -52,6 +52,9 @@ def error_response(problem: Exception) -> Response:
 def _headers(status: int, problem: Exception) -> Mapping[str, str]:
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(problem, DeadlineError):
+        # OpenAI's clients would send it again, twice, and wait as long each time.
+        return {"X-Should-Retry": "false"}
     retry_after_s: Any = _RETRY_AFTER_S.get(status)
     if isinstance(problem, RateLimitError):
         retry_after_s = problem.retry_after_s

@@ -1,7 +1,9 @@
 """A request that was checked, ready to be admitted and run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
+from specrouter_dist.config import Plan
 from specrouter_dist.serving.admission import Need
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.deadlines import Deadline
@@ -24,6 +26,11 @@ class Job:
     includes_usage: bool
     includes_usage_always: bool
     deadline: Deadline
+
+    def planned(self, plan: Plan) -> Self:
+        """The same job, to be run with this plan."""
+        choices = tuple(replace(choice, plan=plan) for choice in self.choices)
+        return replace(self, choices=choices)
 
     @property
     def need(self) -> Need:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.errors import RequestError
-from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.deadlines import Deadline
 from specrouter_dist.serving.job import Job
@@ -25,6 +24,7 @@ from specrouter_dist.serving.tokenizing import Tokenizing
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import derive_seed
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.validation import shown
 
 
 class Jobs:
@@ -53,11 +53,10 @@ class Jobs:
         self._tasks = tasks
 
     def of(self, request: CompletionRequest | ChatRequest, call: Call, deadline: Deadline) -> Job:
-        """The job of a request.
+        """The job of a request; how it speculates is not planned yet.
 
         Raises:
             InputError: names the field that is wrong.
-            UnavailableError: nobody can plan now for a request that says how to speculate.
         """
         if isinstance(request, ChatRequest):
             return self._chat(request, call, deadline)
@@ -80,8 +79,7 @@ class Jobs:
         return self._checked(request, call, deadline, choices, answer, is_echo_alone=is_echo_alone)
 
     def _chat(self, request: ChatRequest, call: Call, deadline: Deadline) -> Job:
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        prompts = [self._tokenizer.encode_chat(messages)]
+        prompts = [self._tokenizing.encode_chat(request.messages)]
         choices, head = self._choices(request, prompts, "chatcmpl", call)
         return self._checked(request, call, deadline, choices, ChatAnswer(head, self._tokenizer))
 
@@ -115,19 +113,19 @@ class Jobs:
     ) -> tuple[tuple[GenerateRequest, ...], Head]:
         self._tokenizing.check_model(request.model)
         field = "messages" if isinstance(request, ChatRequest) else "prompt"
-        room = self._room(max(map(len, prompts)), field)
+        longest = max(map(len, prompts))
+        room = self._room(longest, field)
+        _check_wanted(request, longest, room)
         sampling = request.to_sampling(seed=secrets.randbits(63), max_tokens=room)
         self._tokenizing.check_ids(sampling.logit_bias, "logit_bias")
         self._tokenizing.check_ids(sampling.stop_token_ids, "stop_token_ids")
-        plan = self._speculating.plan(request.speculative, Traffic.of(sampling))
-        self._speculating.check_lossy(request.speculative, sampling)
+        self._speculating.check(request.speculative, sampling)
         tasks = [self._tasks.of_prompt(prompt_ids) for prompt_ids in prompts]
         trace = call.traceparent
         choices = tuple(
             GenerateRequest(
                 prompt_ids,
                 _reseeded(sampling, choice, number),
-                plan=plan,
                 task=task,
                 name=call.id,
                 trace=trace,
@@ -158,6 +156,23 @@ class Jobs:
                 field=field,
             )
         return room
+
+
+def _check_wanted(
+    request: CompletionRequest | ChatRequest, num_prompt_tokens: int, room: int
+) -> None:
+    """
+    Raises:
+        RequestError: more is asked for than fits; as with vLLM, it is not cut.
+    """
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        wanted = getattr(request, name, None)
+        if wanted is not None and wanted > room:
+            raise RequestError(
+                f"{name}: {shown(wanted)} tokens behind a prompt of {num_prompt_tokens}; the "
+                f"context of {num_prompt_tokens + room} has room for {room}",
+                field=name,
+            )
 
 
 def _reseeded(sampling: SamplingParams, choice: int, prompt: int) -> SamplingParams:

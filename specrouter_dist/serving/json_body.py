@@ -3,17 +3,20 @@
 JSON numbers are no texts and no flags. ``null`` means that a field is absent.
 """
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.validation import validated
+from specrouter_dist.validation import shown, validated
 
 _TOKEN_ID_LIMIT = 1 << 32
-_MAX_SHOWN_CHARS = 60
+_INLINE_BYTES = 64 * 1024
+"""What is longer takes milliseconds, in which nobody else would be served."""
 
 
 class JsonObject(BaseModel):
@@ -24,9 +27,13 @@ class JsonObject(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, values: Any) -> Any:
+        """Of unknown fields only the first is kept: it is refused, and there may be millions."""
         if not isinstance(values, Mapping):
             return values
-        return {name: value for name, value in values.items() if value is not None}
+        given = (name for name, value in values.items() if value is not None)
+        unknown = next((name for name in given if name not in cls.model_fields), None)
+        names = [*cls.model_fields, *([] if unknown is None else [unknown])]
+        return {name: values[name] for name in names if values.get(name) is not None}
 
 
 class Body(JsonObject):
@@ -50,6 +57,17 @@ class Body(JsonObject):
 
 
 BodyT = TypeVar("BodyT", bound=Body)
+ResultT = TypeVar("ResultT")
+
+
+async def read_body(model: type[BodyT], body: bytes) -> BodyT:
+    """As :func:`parse_body`, on an event loop."""
+    return await looked_at(len(body), partial(parse_body, model, body))
+
+
+async def looked_at(num_bytes: int, look: Callable[[], ResultT]) -> ResultT:
+    """What ``look`` makes of so many bytes: of many of them in a thread, beside the event loop."""
+    return look() if num_bytes <= _INLINE_BYTES else await asyncio.to_thread(look)
 
 
 def parse_body(model: type[BodyT], body: bytes) -> BodyT:
@@ -79,8 +97,8 @@ def parse_body(model: type[BodyT], body: bytes) -> BodyT:
 def _checked(model: type[BodyT], values: Any, *, may_hold_surrogates: bool) -> BodyT:
     if not isinstance(values, dict):
         raise RequestError(f"body: must be a JSON object, got {shown(values)}")
-    if may_hold_surrogates:
-        _check_unicode(values, "")
+    if may_hold_surrogates and not _is_unicode(values):
+        _refuse_surrogate(values, "")
     return parse_fields(model, values)
 
 
@@ -111,14 +129,17 @@ def is_token_ids(value: Any) -> bool:
     )
 
 
-def shown(value: Any) -> str:
-    """A value as an error shows it: not longer than a line."""
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
-
-
-def _check_unicode(value: Any, path: str) -> None:
+def _is_unicode(values: Any) -> bool:
     """JSON can spell halves of surrogate pairs, which are no text and cannot be sent on."""
+    try:
+        # In C: to go through millions of elements here takes seconds.
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_surrogate(value: Any, path: str) -> None:
     if isinstance(value, str):
         try:
             value.encode()
@@ -129,8 +150,8 @@ def _check_unicode(value: Any, path: str) -> None:
             ) from None
     elif isinstance(value, list):
         for i, element in enumerate(value):
-            _check_unicode(element, f"{path}[{i}]")
+            _refuse_surrogate(element, f"{path}[{i}]")
     elif isinstance(value, dict):
         for name, element in value.items():
-            _check_unicode(name, f"{path}.<name>" if path else "body")
-            _check_unicode(element, f"{path}.{name}" if path else name)
+            _refuse_surrogate(name, f"{path}.<name>" if path else "body")
+            _refuse_surrogate(element, f"{path}.{name}" if path else name)

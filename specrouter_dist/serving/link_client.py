@@ -84,7 +84,10 @@ class LinkClient:
         self._hub.post(Cancel(request))
 
     def set_target(self, address: Address) -> None:
-        """The target was restarted: lost requests are submitted again, with their output."""
+        """Where the target is now; lost requests are submitted again, with their output.
+
+        The same address again is news too: it is the link that was lost then.
+        """
         self._hub.post(_SetTarget(address))
 
     def close(self) -> None:
@@ -121,7 +124,7 @@ class LinkClient:
                 self._open[item.submit.request] = item
                 self._send(item)
             case Cancel(request) if request in self._open:
-                if self._peer is not None:
+                if self._peer is not None and self._open[request].lost_at is None:
                     self._hub.send(self._peer, [item])
                 else:
                     # Lost with its target: nothing is left to be freed.
@@ -129,16 +132,21 @@ class LinkClient:
                     self._on_message(Failed(request, "UnavailableError", text))
             case Cancel():
                 pass
-            case _SetTarget(address) if address != self._target:
-                self._target, self._peer = address, None
-                for opened in list(self._open.values()):
-                    self._send(opened)
-            case _SetTarget():
-                pass
+            case _SetTarget(address):
+                self._look_at(address)
             case _Close():
                 self._closing = True
             case _:
                 raise TypeError(f"nobody posts {type(item).__name__} here")
+
+    def _look_at(self, address: Address) -> None:
+        """Submits again what was lost: with a target that has moved, everything."""
+        has_moved = address != self._target
+        if has_moved:
+            self._target, self._peer = address, None
+        for opened in list(self._open.values()):
+            if has_moved or opened.lost_at is not None:
+                self._send(opened)
 
     def _send(self, opened: _Open) -> None:
         try:

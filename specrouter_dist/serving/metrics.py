@@ -6,8 +6,9 @@ counts as a request of its own.
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from specrouter_dist.serving.exposition import Families
 from specrouter_dist.serving.results import (
     GenerateRequest,
     GenerateResult,
@@ -67,11 +68,11 @@ class ServiceMetrics:
         self._drafts.on_end(result)
         self._levels.on_end(result.metrics.levels)
 
-    def text(self, *, num_running: int, num_waiting: int) -> bytes:
-        """All of them in Prometheus' text format, with how much runs now."""
+    def families(self, *, num_running: int, num_waiting: int) -> Families:
+        """All of them, with how much runs now."""
         self._running.set(num_running)
         self._waiting.set(num_waiting)
-        return generate_latest(self._registry)
+        return list(self._registry.collect())
 
 
 class _Requests:
@@ -121,6 +122,11 @@ class _Requests:
         self._queue_s = histogram(
             "vllm:request_queue_time_seconds", "Waiting for room at the target", _REQUEST_S
         )
+        self._prefill_s = histogram(
+            "vllm:request_prefill_time_seconds",
+            "From room at the target to first token",
+            _REQUEST_S,
+        )
         self._decode_s = histogram(
             "vllm:request_decode_time_seconds", "From first token to last", _REQUEST_S
         )
@@ -144,6 +150,7 @@ class _Requests:
         decode_s = result.metrics.generation_time_ms / 1e3
         self._first_token_s.observe(first_s)
         self._queue_s.observe(result.metrics.queue_time_ms / 1e3)
+        self._prefill_s.observe(result.metrics.prefill_time_ms / 1e3)
         self._decode_s.observe(decode_s)
         self._whole_s.observe(first_s + decode_s)
         if num_tokens > 1:
@@ -186,7 +193,7 @@ class _Drafts:
 
 
 class _Levels:
-    """Every pair of a drafter and its verifier, at any level."""
+    """Every pair of a drafter and its verifier, at any level; 1 is the lowest of a chain."""
 
     def __init__(self, registry: CollectorRegistry, model: str) -> None:
         self._model = model
@@ -196,7 +203,7 @@ class _Levels:
                 Counter(
                     f"specrouter:level_{name}",
                     what,
-                    ["model_name", "draft", "verifier"],
+                    ["model_name", "draft", "verifier", "level"],
                     registry=registry,
                 ),
             )
@@ -209,9 +216,13 @@ class _Levels:
         )
 
     def on_end(self, levels: Iterable[LevelMetrics]) -> None:
+        verifiers: set[str] = set()
         for level in levels:
+            # A verifier may have a second drafter: its own text.
+            verifiers.add(level.verifier)
+            labels = self._model, level.draft, level.verifier, str(len(verifiers))
             for name, counter in self._counters:
-                counter.labels(self._model, level.draft, level.verifier).inc(getattr(level, name))
+                counter.labels(*labels).inc(getattr(level, name))
 
 
 class _Tiers:

@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from specrouter_dist.config import LossyParams, SamplingParams
 from specrouter_dist.errors import RequestError
 from specrouter_dist.routing.costs import MAX_DRAFT_TOKENS
-from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse, shown
+from specrouter_dist.serving.conversations import Messages
+from specrouter_dist.serving.json_body import Body, JsonObject, is_token_ids, refuse
 from specrouter_dist.serving.unsupported import without_unsupported
-from specrouter_dist.validation import validated
+from specrouter_dist.validation import shown, validated
 
 MAX_CHOICES = 128
 """Most outputs of one request: prompts times ``n``."""
@@ -56,7 +57,7 @@ class Lossy(LossyParams, JsonObject):
 class Speculation(JsonObject):
     """How to draft; without fields, as the router chooses."""
 
-    chain: list[str] | None = Field(default=None, min_length=1)
+    chain: list[str] | None = Field(default=None, min_length=1, max_length=MAX_LISTED)
     """Members, drafter first and target last."""
     num_speculative_tokens: int | None = Field(default=None, ge=0, le=MAX_DRAFT_TOKENS)
     """Length of the blocks on every edge; 0: the target alone."""
@@ -92,7 +93,9 @@ class GenerationRequest(Body):
     min_p: float | None = None
     seed: int | None = None
     """None: one is drawn. Every response carries its seed, and every choice its own."""
-    stop: list[Annotated[str, Field(max_length=MAX_LISTED)]] | None = None
+    stop: list[Annotated[str, Field(max_length=MAX_LISTED)]] | None = Field(
+        default=None, max_length=MAX_LISTED
+    )
     stop_token_ids: list[int] | None = Field(default=None, max_length=MAX_LISTED)
     ignore_eos: bool | None = None
     logit_bias: dict[_TokenIdText, float] | None = Field(default=None, max_length=MAX_LISTED)
@@ -115,6 +118,14 @@ class GenerationRequest(Body):
     @classmethod
     def _one_stop_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _not_too_many(cls, value: Any) -> Any:
+        # The field's own limit is looked at when every element has been.
+        if isinstance(value, dict) and len(value) > MAX_LISTED:
+            raise ValueError(f"at most {MAX_LISTED} token ids, got {len(value)}")
+        return value
 
     @field_validator("speculative", mode="before")
     @classmethod
@@ -151,8 +162,13 @@ class GenerationRequest(Body):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Most tokens to generate; None: as many as fit the context."""
+        """Most tokens to generate; None: it does not say."""
         raise NotImplementedError
+
+    @property
+    def default_tokens(self) -> int | None:
+        """What then holds, if so many fit the context; None: as many as fit."""
+        return None
 
     @property
     def includes_usage(self) -> bool:
@@ -165,14 +181,20 @@ class GenerationRequest(Body):
         return self.includes_usage and self.stream_options.continuous_usage_stats
 
     def to_sampling(self, *, seed: int, max_tokens: int) -> SamplingParams:
-        """The parameters; ``seed`` and ``max_tokens`` stand in where the request has none.
+        """The parameters.
+
+        Args:
+            seed: of a request that has none.
+            max_tokens: how many fit the context.
 
         Raises:
             RequestError: a value out of range; names its field.
         """
         fields = {name: getattr(self, name) for name in _SAMPLING_FIELDS}
         fields["seed"] = seed if self.seed is None else self.seed
-        fields["max_tokens"] = max_tokens if self.wanted_tokens is None else self.wanted_tokens
+        fields["max_tokens"] = self.wanted_tokens
+        if self.wanted_tokens is None:
+            fields["max_tokens"] = min(max_tokens, self.default_tokens or max_tokens)
         fields["logprobs"] = self.num_logprobs
         fields["prompt_logprobs"] = self.num_prompt_logprobs
         given = {name: value for name, value in fields.items() if value is not None}
@@ -194,6 +216,8 @@ class CompletionRequest(GenerationRequest):
     def _one_prompt_or_several(cls, value: Any) -> Any:
         is_list = isinstance(value, list) and value and isinstance(value[0], str | list)
         prompts = value if is_list else [value]
+        if len(prompts) > MAX_CHOICES:
+            raise ValueError(f"at most {MAX_CHOICES} choices per request, got {len(prompts)}")
         if not all(isinstance(one, str) for one in prompts) and not all(map(is_token_ids, prompts)):
             raise ValueError(
                 f"must be a text, a list of token ids, or a list of either, got {shown(value)}"
@@ -233,36 +257,20 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """As the field says, or OpenAI's 16."""
-        if self.is_echo_alone:
-            # Nothing of what is drawn is given; the parameters are checked as if it were.
-            return 1
-        return 16 if self.max_tokens is None else self.max_tokens
+        """As the field says."""
+        # Nothing of what is drawn is given; the parameters are checked as if it were.
+        return 1 if self.is_echo_alone else self.max_tokens
 
-
-class ChatMessage(JsonObject):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _joined_parts(cls, value: Any) -> Any:
-        """OpenAI's list of text parts is one text."""
-        if not isinstance(value, list):
-            return value
-        for part in value:
-            is_text = isinstance(part, dict) and part.get("type") == "text"
-            if not is_text or not isinstance(part.get("text"), str):
-                raise ValueError(f"parts must be texts, got {shown(part)}")
-        return "".join(part["text"] for part in value)
+    @property
+    def default_tokens(self) -> int:
+        """OpenAI's."""
+        return 16
 
 
 class ChatRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[ChatMessage]
+    messages: Messages
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """The newer name of ``max_tokens``."""
     logprobs: bool | None = None
@@ -283,7 +291,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Either spelling; None: the rest of the context."""
+        """Either spelling."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens

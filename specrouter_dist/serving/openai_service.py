@@ -10,20 +10,22 @@ from specrouter_dist.config import ModelMember
 from specrouter_dist.errors import NotFoundError
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, local_directory
+from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.calls import Call
 from specrouter_dist.serving.choices import (
     Rounds,
     Runner,
-    prompts_alone,
     results_of,
     without_output,
+    without_tokens,
 )
 from specrouter_dist.serving.client import Client
 from specrouter_dist.serving.deadlines import Deadline
+from specrouter_dist.serving.exposition import Families
 from specrouter_dist.serving.job import Job
 from specrouter_dist.serving.jobs import Jobs
-from specrouter_dist.serving.json_body import parse_body
+from specrouter_dist.serving.json_body import read_body
 from specrouter_dist.serving.metrics import ServiceMetrics
 from specrouter_dist.serving.openai_schema import ChatRequest, CompletionRequest
 from specrouter_dist.serving.probing import Probe
@@ -66,8 +68,9 @@ class OpenAIService:
         self.tokenizing = Tokenizing(
             tokenizer, report.num_ids, self._context_tokens, self.check_model
         )
-        speculating = Speculating(pool, router, allows_lossy=self.admission.allows_lossy)
-        self._jobs = Jobs(self.model, tokenizer, self.tokenizing, speculating, tasks)
+        allows_lossy = self.admission.allows_lossy
+        self._speculating = Speculating(pool, router, allows_lossy=allows_lossy)
+        self._jobs = Jobs(self.model, tokenizer, self.tokenizing, self._speculating, tasks)
         self._started = int(time.time())
 
     # -- models ----------------------------------------------------------------------------------
@@ -109,11 +112,11 @@ class OpenAIService:
 
     async def completion(self, body: bytes, call: Call | None = None) -> Job:
         """The job of a ``/v1/completions`` body; raises as :meth:`job`."""
-        return await self.job(parse_body(CompletionRequest, body), call)
+        return await self.job(await read_body(CompletionRequest, body), call)
 
     async def chat(self, body: bytes, call: Call | None = None) -> Job:
         """The job of a ``/v1/chat/completions`` body; raises as :meth:`job`."""
-        return await self.job(parse_body(ChatRequest, body), call)
+        return await self.job(await read_body(ChatRequest, body), call)
 
     async def job(self, request: CompletionRequest | ChatRequest, call: Call | None = None) -> Job:
         """The job of a request, whatever it came as.
@@ -129,7 +132,10 @@ class OpenAIService:
         # It runs from now on, and is looked at when the job is whole: what is wrong with a request
         # is said first, however little time it has.
         deadline = Deadline(self.admission.timeout_s(request.timeout))
-        return await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
+        job = await asyncio.to_thread(self._jobs.of, request, call or Call(), deadline)
+        traffic = Traffic.of(job.choices[0].sampling)
+        plan = await self._speculating.plan(request.speculative, traffic)
+        return job if plan is None else job.planned(plan)
 
     async def whole(self, job: Job) -> dict[str, Any]:
         """The answer, once it is complete. Cancelling the call cancels the request.
@@ -180,11 +186,11 @@ class OpenAIService:
             job.call.error = type(problem).__name__
             raise
 
-    def metrics(self) -> bytes:
-        """What has ended so far and how much runs, in Prometheus' text format."""
+    def metrics(self) -> Families:
+        """What has ended so far and how much runs."""
         runner = self._runner
         num_waiting = runner.num_waiting + self.admission.num_queued
-        return self._metrics.text(num_running=runner.num_running, num_waiting=num_waiting)
+        return self._metrics.families(num_running=runner.num_running, num_waiting=num_waiting)
 
     async def health(self) -> dict[str, Any]:
         """Generates real tokens with the router's chain.
@@ -217,4 +223,4 @@ class OpenAIService:
             return self._runner.rounds(job.choices)
         if job.choices[0].sampling.prompt_logprobs is None:
             return without_output(job.choices, self._pool.config.target.name)
-        return prompts_alone(self._runner.rounds(job.choices))
+        return self._runner.rounds(job.choices, without_tokens)

@@ -81,7 +81,7 @@ def _operation(
     return operation
 
 
-_BODY_ERRORS = (400, 404, 408, 413)
+_BODY_ERRORS = (400, 404, 408, 413, 429)
 _ANSWER = {
     **_object("id", "object", "created", "model", "choices", "usage"),
     # OpenAPI 3.1 has no words for a stream's events; each is an object of the whole's shape.
@@ -90,10 +90,10 @@ _ANSWER = {
 
 _OPERATIONS: Mapping[tuple[str, str], Schema] = {
     ("POST", "/v1/completions"): _operation(
-        "Continue a text", _ANSWER, (*_BODY_ERRORS, 429, 503), body="CompletionRequest"
+        "Continue a text", _ANSWER, (*_BODY_ERRORS, 503), body="CompletionRequest"
     ),
     ("POST", "/v1/chat/completions"): _operation(
-        "Answer a conversation", _ANSWER, (*_BODY_ERRORS, 429, 503), body="ChatRequest"
+        "Answer a conversation", _ANSWER, (*_BODY_ERRORS, 503), body="ChatRequest"
     ),
     ("POST", "/tokenize"): _operation(
         "Token ids of a text or a conversation",

@@ -78,18 +78,34 @@ class GenerateRequest:
 class SpeculationMetrics:
     """How the target's proposals fared. Steps without proposals are not counted."""
 
-    num_draft_tokens: int = 0
-    """Proposals the target verified."""
-    acceptance_histogram: tuple[int, ...] = ()
-    """``[j]``: steps in which exactly j proposals were accepted."""
+    histograms: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """By the number n of a step's proposals, ascending, ``n + 1`` numbers each: ``[j]``, steps in
+    which exactly j of the n were accepted."""
 
     def __add__(self, other: "SpeculationMetrics") -> "SpeculationMetrics":
         """Of both outputs together."""
-        histograms = (self.acceptance_histogram, other.acceptance_histogram)
+        mine, theirs = dict(self.histograms), dict(other.histograms)
         return SpeculationMetrics(
-            self.num_draft_tokens + other.num_draft_tokens,
-            tuple(map(sum, zip_longest(*histograms, fillvalue=0))),
+            tuple(
+                (num, _sums(mine.get(num, ()), theirs.get(num, ())))
+                for num in sorted(mine.keys() | theirs.keys())
+            )
         )
+
+    @property
+    def acceptance_histogram(self) -> tuple[int, ...]:
+        """``[j]``: steps in which exactly j proposals were accepted, whatever their number."""
+        return _sums((0,), *(histogram for _, histogram in self.histograms))
+
+    @property
+    def num_spec_tokens(self) -> int:
+        """Most proposals of a step."""
+        return self.histograms[-1][0] if self.histograms else 0
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """Proposals the target verified."""
+        return sum(num * sum(histogram) for num, histogram in self.histograms)
 
     @property
     def num_spec_steps(self) -> int:
@@ -119,10 +135,19 @@ class SpeculationMetrics:
             "mean_acceptance_length": self.mean_acceptance_length,
             "draft_acceptance_rate": self.draft_acceptance_rate,
             "acceptance_histogram": list(self.acceptance_histogram),
+            "acceptance_histogram_by_draft_length": {
+                str(num): list(histogram) for num, histogram in self.histograms
+            },
             "num_spec_steps": self.num_spec_steps,
             "num_draft_tokens": self.num_draft_tokens,
             "num_accepted_draft_tokens": self.num_accepted_draft_tokens,
+            "num_spec_tokens": self.num_spec_tokens,
         }
+
+
+def _sums(*rows: tuple[int, ...]) -> tuple[int, ...]:
+    """Place by place; short rows end in zeros."""
+    return tuple(map(sum, zip_longest(*rows, fillvalue=0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +202,8 @@ class GenerationMetrics:
     """What the prompt is about, as the client or the pool's partition has it; empty: unknown."""
     queue_time_ms: float = 0.0
     """That it waited for room at the target."""
+    prefill_time_ms: float = 0.0
+    """From there to its first token; over the last target that it had."""
 
 
 @dataclass(frozen=True, slots=True)

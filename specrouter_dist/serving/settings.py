@@ -15,6 +15,9 @@ from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.yaml_files import read_yaml
 from specrouter_dist.validation import validated
 
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Longer bodies are refused before they are read to the end."""
+
 
 class KeyLimits(UserModel):
     """What one API key may have. A request for ``n`` choices counts as ``n``; None: no limit."""
@@ -43,6 +46,9 @@ class ServiceSettings(UserModel):
     sessions wants more."""
     max_queued: int = Field(default=1024, ge=0)
     """Choices of all keys that wait for that; one more is refused."""
+    max_pending_bytes: int | None = Field(default=4 * MAX_BODY_BYTES, ge=MAX_BODY_BYTES)
+    """Bytes of requests that are read, checked and tokenized at a time, all of it before they are
+    let in or wait; a request with one more is refused. Checked, they take many times as much."""
     timeout_s: Finite | None = Field(default=600.0, gt=0.0)
     """How long a request may take that does not say, waiting included; None: for ever. OpenAI's
     clients wait as long."""
@@ -59,7 +65,7 @@ class ServiceSettings(UserModel):
     """Whether a request may ask for tokens that the target has not verified (docs/slim.md)."""
 
 
-UNLIMITED = ServiceSettings(max_running=None, timeout_s=None)
+UNLIMITED = ServiceSettings(max_running=None, max_pending_bytes=None, timeout_s=None)
 """For a program's own requests."""
 
 

@@ -1,16 +1,24 @@
 """Plans for requests that say how to speculate."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
 from specrouter_dist.errors import InputError, RequestError
 from specrouter_dist.pools.loading import Pool, parse_chain
 from specrouter_dist.pools.lossy import check_lossy
+from specrouter_dist.pools.synthetic import check_synthetic
 from specrouter_dist.routing.planner import Candidate
 from specrouter_dist.routing.rounds import burst_and_window
 from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.serving.asking import Asking
 from specrouter_dist.serving.openai_schema import Speculation
+
+TIMEOUT_S = 10.0
+"""A router that restarts is back by then."""
+_NUM_THREADS = 4
+"""The router answers one question after the other."""
 
 
 class Planning(Protocol):
@@ -36,15 +44,26 @@ class Speculating:
 
     def __init__(self, pool: Pool, router: Planning, *, allows_lossy: bool) -> None:
         self._pool = pool
+        self._target = pool.config.target.name
         self._router = router
         self._allows_lossy = allows_lossy
+        self._asking = Asking("plan", _NUM_THREADS)
 
-    def check_lossy(self, wanted: Speculation, sampling: SamplingParams) -> None:
+    def check(self, wanted: Speculation, sampling: SamplingParams) -> None:
         """
         Raises:
-            RequestError: it is asked for, and is forbidden or does not go with the rest; names the
-                field.
+            RequestError: the pool cannot draw so or has no such chain, or its tokens are not to be
+                or cannot be taken unverified; names the field.
         """
+        check_synthetic(self._pool.config, sampling)
+        if wanted.chain is not None:
+            self._named(wanted.chain)
+        elif wanted.num_speculative_tokens and len(self._pool.config.members) == 1:
+            field = "speculative.num_speculative_tokens"
+            raise RequestError(f"{field}: the pool has no drafter", field=field)
+        self._check_lossy(wanted, sampling)
+
+    def _check_lossy(self, wanted: Speculation, sampling: SamplingParams) -> None:
         if wanted.lossy is None:
             return
         if not self._allows_lossy:
@@ -57,31 +76,35 @@ class Speculating:
                 raise
             raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
 
-    def plan(self, wanted: Speculation, traffic: Traffic) -> Plan | None:
+    async def plan(self, wanted: Speculation, traffic: Traffic) -> Plan | None:
         """None: the router chooses, and chooses again.
 
+        Args:
+            wanted: what has been checked.
+            traffic: the kind of request.
+
         Raises:
-            RequestError: the pool has no such chain; names the field.
             UnavailableError: the router does not answer.
         """
         if wanted.chain is None and wanted.num_speculative_tokens is None:
             return None
+        if wanted.num_speculative_tokens == 0 or wanted.chain == [self._target]:
+            # Nobody need be asked, and so it runs whatever has become of the router.
+            return Plan(chain=(self._target,))
+        return await self._asking.ask(partial(self.plan_now, wanted, traffic), TIMEOUT_S)
+
+    def plan_now(self, wanted: Speculation, traffic: Traffic) -> Plan:
+        """The plan of a request that says with whom it drafts; may block."""
         plan = self._router.plan_of(self._chain(wanted, traffic), traffic)
         num_tokens = wanted.num_speculative_tokens
         return plan if num_tokens is None else with_blocks(plan, num_tokens)
 
     def _chain(self, wanted: Speculation, traffic: Traffic) -> tuple[str, ...]:
-        alone = (self._pool.config.target.name,)
         if wanted.chain is not None:
             return self._named(wanted.chain)
-        if wanted.num_speculative_tokens == 0:
-            return alone
-        if len(self._pool.config.members) == 1:
-            field = "speculative.num_speculative_tokens"
-            raise RequestError(f"{field}: the pool has no drafter", field=field)
         # Drafters may all be away just now; the text is the same without them.
         chains = (candidate.chain for candidate in self._router.candidates(traffic))
-        return next((chain for chain in chains if len(chain) > 1), alone)
+        return next((chain for chain in chains if len(chain) > 1), (self._target,))
 
     def _named(self, chain: Sequence[str]) -> tuple[str, ...]:
         try:

@@ -1,16 +1,17 @@
 """``/tokenize`` and ``/detokenize``, with vLLM's fields."""
 
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from pydantic import field_validator
 
 from specrouter_dist.errors import RequestError
-from specrouter_dist.serving.json_body import Body, is_token_ids, refuse, shown
-from specrouter_dist.serving.openai_schema import ChatMessage
+from specrouter_dist.serving.conversations import ChatMessage, Messages
+from specrouter_dist.serving.json_body import Body, is_token_ids, refuse
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
+from specrouter_dist.validation import shown
 
 
 class TokenizeRequest(Body):
@@ -18,7 +19,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     """None: with a text; in a conversation the template writes them."""
     add_generation_prompt: bool | None = None
@@ -95,12 +96,21 @@ class Tokenizing:
         """The ids of a prompt, which may be ids already.
 
         Raises:
-            RequestError: ids that the target does not have.
+            RequestError: a text that cannot fit the context, or ids that the target does not have.
         """
         if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt)
+            return self._tokenizer.encode(prompt, context_tokens=self.context_tokens)
         self.check_ids(prompt, "prompt")
         return array(TOKEN_TYPECODE, prompt)
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> TokenArray:
+        """The ids of a conversation that is to be answered.
+
+        Raises:
+            RequestError: it cannot be written down, or cannot fit the context.
+        """
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return self._tokenizer.encode_chat(turns, context_tokens=self.context_tokens)
 
     def check_ids(self, ids: Collection[int], field: str) -> None:
         """

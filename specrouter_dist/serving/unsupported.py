@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from specrouter_dist.serving.json_body import refuse, shown
+from specrouter_dist.serving.json_body import refuse
+from specrouter_dist.validation import shown
 
 WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "audio": (),

@@ -9,21 +9,26 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from specrouter_dist.config import MAX_SEED, Plan, UserModel
+from specrouter_dist.config import (
+    MAX_AGREEING_MEMBERS,
+    MAX_SEED,
+    Agreement,
+    Name,
+    Plan,
+    Share,
+    UserModel,
+    check_agreements,
+)
 from specrouter_dist.errors import ConfigError, NotFoundError
 from specrouter_dist.pools.yaml_files import read_yaml
 from specrouter_dist.validation import did_you_mean, one_of, validated
 
 PROFILES_DIRECTORY = Path(__file__).parent / "profiles"
-MAX_MEMBERS = 7
-"""The joint law of the picks has a probability for each way to group the members."""
 DEFAULT_RUNNER_UP_AGREEMENT = 0.35
 """Between the pairs of the embedded pool it is 0.28 to 0.39."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class StepTime(UserModel):
@@ -92,12 +97,9 @@ class MemberProfile(UserModel):
         return 1e3 * self.draft_token_ms + step_us - self.step.us(1, 1)
 
 
-class Agreement(UserModel):
-    """How often two members pick the same token after the same prefix."""
+class SimulatedAgreement(Agreement):
+    """How often two members pick the same token after the same prefix, and how that varies."""
 
-    draft: Name
-    verifier: Name
-    agreement: Share
     burstiness: Share = 0.0
     """0: every position is alike. Above: half of the text is easy and half is hard, and agreement
     there is higher and lower than ``agreement`` by this share of what is possible."""
@@ -156,9 +158,9 @@ class Profile(UserModel):
     """What the figures rest on: measured where, or assumed."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Of the texts and the arrivals."""
-    members: tuple[MemberProfile, ...] = Field(min_length=1, max_length=MAX_MEMBERS)
+    members: tuple[MemberProfile, ...] = Field(min_length=1, max_length=MAX_AGREEING_MEMBERS)
     """Fastest first; the target is the last."""
-    agreements: tuple[Agreement, ...] = ()
+    agreements: tuple[SimulatedAgreement, ...] = ()
     """Pairs that are not given follow from those that are, and are as free as those leave them."""
     span_tokens: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = 16.0
     """Mean length of easy and of hard stretches of text, where a pair has ``burstiness``."""
@@ -187,8 +189,7 @@ class Profile(UserModel):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         names = [member.name for member in self.members]
-        used = [("agreements", name) for a in self.agreements for name in (a.draft, a.verifier)]
-        used += [("hops", name) for hop in self.hops for name in hop.between]
+        used = [("hops", name) for hop in self.hops for name in hop.between]
         used += [("failures", failure.member) for failure in self.failures]
         used += [("plan.chain", name) for name in (self.plan.chain if self.plan else ())]
         for field, name in used:
@@ -199,19 +200,8 @@ class Profile(UserModel):
 
     @model_validator(mode="after")
     def _pairs_are_sound(self) -> Self:
-        order = {member.name: i for i, member in enumerate(self.members)}
-        pairs = [(a.draft, a.verifier) for a in self.agreements]
-        for draft, verifier in pairs:
-            if order[draft] >= order[verifier]:
-                raise ValueError(
-                    f"agreements: {draft!r} cannot draft for {verifier!r}: members are listed "
-                    "fastest first, and a member drafts for later ones"
-                )
-            if pairs.count((draft, verifier)) > 1:
-                raise ValueError(f"agreements: {draft!r} with {verifier!r} is given twice")
-        for name in order:
-            if len(order) > 1 and not any(name in pair for pair in pairs):
-                raise ValueError(f"agreements: member {name!r} has none; it needs one at least")
+        names = [member.name for member in self.members]
+        check_agreements(self.agreements, names, "agreements")
         if any(hop.between[0] == hop.between[1] for hop in self.hops):
             raise ValueError("hops: 'between' needs two different members")
         return self

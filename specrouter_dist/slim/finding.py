@@ -104,7 +104,7 @@ def check_target(pool: Pool, report: PoolReport, settings: SearchSettings) -> No
     """
     target = pool.config.target
     config = read_json(pool.directories[target.name] / "config.json")
-    if target.engine == "general" or not supports(config):
+    if target.engine not in ("auto", "fast") or not supports(config):
         raise ConfigError(
             f"member {target.name!r}: layers are skipped by the fast engine, which runs the Llama "
             f"family; got model_type {config.get('model_type')!r}, engine {target.engine!r}",

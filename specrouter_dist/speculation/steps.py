@@ -37,8 +37,8 @@ class StageCounts:
     accepted: int = 0
     truncations: int = 0
     """Rounds in which a proposal was rejected."""
-    accepted_histogram: list[int] = field(default_factory=list)
-    """Index k: verify rounds that accepted k proposals."""
+    histograms: dict[int, list[int]] = field(default_factory=dict)
+    """By the number of proposals n: ``[k]``, verify rounds that accepted k of n."""
 
     def add_round(self, proposed: int, accepted: int, rejected: bool) -> None:
         """Counts one forward with picks."""
@@ -49,6 +49,7 @@ class StageCounts:
         self.proposed += proposed
         self.accepted += accepted
         self.truncations += rejected
-        missing = accepted + 1 - len(self.accepted_histogram)
-        self.accepted_histogram.extend([0] * missing)
-        self.accepted_histogram[accepted] += 1
+        histogram = self.histograms.get(proposed)
+        if histogram is None:
+            histogram = self.histograms[proposed] = [0] * (proposed + 1)
+        histogram[accepted] += 1

@@ -13,6 +13,9 @@ from specrouter_dist.text.token_bytes import build_token_bytes
 
 _GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
+_SHRINKING = 4
+"""How many times longer than its normal form a text is at most taken to be."""
+
 ChatMessage = Mapping[str, str]
 """``role`` and ``content``."""
 
@@ -28,6 +31,7 @@ class Tokenizer:
         special = frozenset(i for i, t in raw.get_added_tokens_decoder().items() if t.special)
         self.special_ids = special
         """Ids that are no text, e.g. marks of a conversation's turns."""
+        self._longest_chars = max(map(len, vocabulary.values()))
         decoder = raw.decoder.__getstate__() if raw.decoder is not None else b"null"
         self._token_bytes, self._strips_space = build_token_bytes(vocabulary, special, decoder)
 
@@ -58,15 +62,23 @@ class Tokenizer:
         """Whether :meth:`encode_chat` can be called."""
         return bool(self._backend.chat_template)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> TokenArray:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, context_tokens: int | None = None
+    ) -> TokenArray:
         """Ids of a plain prompt, with the special tokens that the tokenizer's own policy adds.
 
+        Args:
+            text: of any length.
+            add_special_tokens: whether that policy counts.
+            context_tokens: a text that cannot fit so many is not tokenized; None: any is.
+
         Raises:
-            RequestError: the text is empty or no Unicode text.
+            RequestError: the text is empty, no Unicode text, or cannot fit.
         """
         if not text:
             raise RequestError("prompt: empty; at least one character is needed", field="prompt")
         _check_unicode(text, "prompt")
+        self._check_fits(text, "prompt", context_tokens)
         return array(TOKEN_TYPECODE, self._ids(text, add_special_tokens))
 
     def encode_chat(
@@ -75,13 +87,14 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         add_special_tokens: bool = False,
+        context_tokens: int | None = None,
     ) -> TokenArray:
         """Ids of a conversation in the model's chat template, up to the assistant's turn.
 
-        The template writes the special tokens itself.
+        The template writes the special tokens itself; ``context_tokens`` as for :meth:`encode`.
 
         Raises:
-            RequestError: no messages, no template, or messages the template refuses.
+            RequestError: no messages, no template, messages the template refuses, or too many.
         """
         if not messages:
             raise RequestError("messages: empty; at least one is needed", field="messages")
@@ -104,7 +117,21 @@ class Tokenizer:
             raise RequestError(
                 f"messages: the chat template refuses them: {problem}", field="messages"
             ) from None
+        self._check_fits(text, "messages", context_tokens)
         return array(TOKEN_TYPECODE, self._ids(text, add_special_tokens))
+
+    def _check_fits(self, text: str, field: str, context_tokens: int | None) -> None:
+        """Ten megabytes take seconds to tokenize, only to be found too long."""
+        if context_tokens is None:
+            return
+        most = context_tokens * self._longest_chars * _SHRINKING
+        if len(text) > most:
+            raise RequestError(
+                f"{field}: {len(text)} characters; at most {most} can fit the context of "
+                f"{context_tokens} tokens, of which the longest has {self._longest_chars} "
+                f"characters (times {_SHRINKING}, for texts that are shortened first)",
+                field=field,
+            )
 
     def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self._backend(text, add_special_tokens=add_special_tokens)["input_ids"]

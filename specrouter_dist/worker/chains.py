@@ -14,6 +14,7 @@ from specrouter_dist.errors import LinkError, SpecRouterError
 from specrouter_dist.links.address import Address, Peer
 from specrouter_dist.links.control import Attach, Detach, Refused, Replan, Report, Settled
 from specrouter_dist.links.hub import Hub
+from specrouter_dist.observability.spans import begin_span
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import EdgeId, Truth
@@ -22,6 +23,7 @@ from specrouter_dist.worker.member import Member, Opening
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.parking import Parking
 from specrouter_dist.worker.session import Session
+from specrouter_dist.worker.telling import tell_drafted
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +168,7 @@ class Chains:
             block_tokens=session.edges[count - 1].patience,
             outcomes=session.edges[count - 1].outcomes,
             task=session.traffic.task,
+            trace=session.trace,
         )
         self._outbox.put(peer, message)
         return True
@@ -266,6 +269,7 @@ class Chains:
         for guest in tuple(session.guests):
             self._parking.forget(guest)
             self.close(guest)
+        tell_drafted(session)
         del self.sessions[session]
         session.member.close(session)
 
@@ -297,6 +301,8 @@ class Chains:
             end=message.end,
             traffic=Traffic.of(message.sampling, message.task),
             owner=owner,
+            trace=message.trace,
+            span=begin_span(member.name, message.trace) if message.trace else None,
         )
         self.sessions[session] = None
         return session

@@ -176,7 +176,13 @@ def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:
     hosts: list[ModelHost] = []
     for member in model_members(pool):
         directory = pool.directories[member.name]
-        engine = load_engine(member, directory, num_ids=report.num_ids, exact=pool.config.exact)
+        engine = load_engine(
+            member,
+            directory,
+            num_ids=report.num_ids,
+            exact=pool.config.exact,
+            synthetic=pool.config.synthetic,
+        )
         hosts += hosts_of(member, engine, directory, lora_members(pool))
     *drafters, target = hosts
     return [*drafters, *slim_hosts(slim_members(pool), target), target]

@@ -90,6 +90,10 @@ class ModelHost:
         """By sampling regime."""
         self._threads = 0
         self._num_open = 0
+        self.num_prefix_queries = 0
+        """Tokens of sessions that were looked for in the engine's prefix cache."""
+        self.num_prefix_hits = 0
+        """Of these, those that were there."""
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
         """Reserves a slot. Only drafters draw several tokens in one step."""
@@ -224,8 +228,12 @@ class ModelHost:
         """A slot of the engine, and how many of ``tokens`` it holds already."""
         slot = self.engine.open(request.sampling, request.prompt_tokens, end)
         # What is not fed has no logits.
-        reuses = request.sampling.prompt_logprobs is None
-        return slot, self.engine.reuse(slot, tokens) if reuses else 0
+        if request.sampling.prompt_logprobs is not None:
+            return slot, 0
+        kv_len = self.engine.reuse(slot, tokens)
+        self.num_prefix_queries += len(tokens)
+        self.num_prefix_hits += kv_len
+        return slot, kv_len
 
     def _free_slot(self, slot: int) -> None:
         self.engine.close(slot)

@@ -147,6 +147,7 @@ class Requests:
         self.num_tokens += len(new)
         if new and request.times.first_s is None:
             request.times.first_s = self._clock()
+            session.prefill_us = request.times.prefill_us
         start = len(stage.tokens) - len(new)
         first_pick = step.start + len(step.tokens) - step.num_picks + 1
         logprobs = picks.logprobs[start - first_pick :][: len(new)] if picks.logprobs else ()
@@ -194,8 +195,9 @@ class Requests:
 
     def _share(self, request: _Request, session: Session) -> None:
         """The finished text, if it is the target's, teaches the router what every pair would have
-        made of it."""
-        if request.submit.lossy is not None:
+        made of it. One that wants no drafter costs none anything, this included."""
+        plan = request.submit.plan
+        if request.submit.lossy is not None or (plan and len(plan.chain) == 1):
             return
         tokens, prompt_tokens = session.model_stage.tokens, session.prompt_tokens
         now_s = self._clock()
@@ -259,6 +261,7 @@ class Requests:
             prompt_tokens=prompt_tokens,
             end=end,
             traffic=request.climb.traffic,
+            trace=submit.trace,
         )
         request.times.begun_s = self._clock()
         session.queued_us = int((request.times.begun_s - request.times.arrived_s) * 1e6)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from specrouter_dist.config import EdgeKnobs, SamplingParams
 from specrouter_dist.links.address import Peer
 from specrouter_dist.links.control import LevelCounts
+from specrouter_dist.observability.spans import RequestSpan
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.lookup import LookupStage
 from specrouter_dist.speculation.messages import EdgeId
@@ -44,6 +45,10 @@ class Session:
     """Members above this one, drafter first."""
     edges: tuple[EdgeKnobs, ...] = ()
     """``edges[i]`` is below ``wanted[i]``."""
+    trace: str = ""
+    """As in Submit."""
+    span: RequestSpan | None = None
+    """Of a member that drafts for such a request."""
     owner: "Session | None" = None
     """The target's session of the same request, whose KV storage a slim member's is in."""
     guests: list["Session"] = field(default_factory=list)
@@ -54,6 +59,8 @@ class Session:
     """Of a request at its target."""
     queued_us: int = 0
     """How long the request waited for room."""
+    prefill_us: int = 0
+    """From there until its first token was there."""
     threads: int = 1
 
     up_edge: EdgeId | None = None

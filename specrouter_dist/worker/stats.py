@@ -1,5 +1,6 @@
 """What an ended request tells of itself, as plain values."""
 
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from math import ceil
 from statistics import fmean
@@ -39,18 +40,10 @@ def stats_of(session: "Session") -> dict[str, object]:
         "chain": session.chain,
         "attached": (*session.wanted[: session.num_attached], *session.member.path),
         "device_us": session.total_device_us(),
-        "histogram": tuple(
-            map(
-                sum,
-                zip_longest(
-                    stage.counts.accepted_histogram,
-                    stage.own_counts.accepted_histogram,
-                    fillvalue=0,
-                ),
-            )
-        ),
+        "histograms": _together(stage.counts.histograms, stage.own_counts.histograms),
         "num_rounds": session.num_rounds,
         "queued_us": session.queued_us,
+        "prefill_us": session.prefill_us,
         "plans": session.plans.noted,
         "levels": tuple(
             (lv.draft, lv.verifier, lv.proposed, lv.accepted, lv.rounds, lv.truncations)
@@ -58,6 +51,16 @@ def stats_of(session: "Session") -> dict[str, object]:
         ),
         **({"tiers": _tiers(stage.tiers)} if isinstance(stage, TieredStage) else {}),
     }
+
+
+def _together(
+    first: Mapping[int, Sequence[int]], second: Mapping[int, Sequence[int]]
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The sums of both, by the number of proposals."""
+    return tuple(
+        (num, tuple(map(sum, zip_longest(first.get(num, ()), second.get(num, ()), fillvalue=0))))
+        for num in sorted(first.keys() | second.keys())
+    )
 
 
 def _tiers(counts: TierCounts) -> dict[str, object]:

@@ -22,6 +22,10 @@ class Status:
     """Requests that wait for room."""
     num_tokens: int = 0
     """That the target has put out since it started."""
+    num_prefix_queries: int = 0
+    """Tokens that the first model's prefix cache was asked for since it started."""
+    num_prefix_hits: int = 0
+    """Of these, those that it had."""
 
     @classmethod
     def of(cls, num_sessions: int, models: Sequence[ModelHost], requests: Requests | None) -> Self:
@@ -32,4 +36,6 @@ class Status:
             num_running=requests.num_running if requests else 0,
             num_waiting=requests.num_waiting if requests else 0,
             num_tokens=requests.num_tokens if requests else 0,
+            num_prefix_queries=models[0].num_prefix_queries if models else 0,
+            num_prefix_hits=models[0].num_prefix_hits if models else 0,
         )

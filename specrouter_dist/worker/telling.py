@@ -1,4 +1,4 @@
-"""The end of a request at its target: a line of the log, and a span with its parts."""
+"""The end of a request: at its target a line of the log, and spans of all that took part."""
 
 import logging
 from dataclasses import dataclass
@@ -19,6 +19,12 @@ class Times:
     """There was room for it."""
     first_s: float | None = None
     """Its first token was there."""
+
+    @property
+    def prefill_us(self) -> int:
+        """Between the two, once both have been."""
+        assert self.begun_s is not None and self.first_s is not None
+        return int((self.first_s - self.begun_s) * 1e6)
 
 
 def tell_end(submit: Submit, session: Session, reason: str, times: Times, now_s: float) -> None:
@@ -41,6 +47,13 @@ def tell_end(submit: Submit, session: Session, reason: str, times: Times, now_s:
         logger.info("request", extra=fields)
     if submit.trace:
         _end_span(submit, session, fields, times, now_s)
+
+
+def tell_drafted(session: Session) -> None:
+    """Ends the span of a member that was drafting, if somebody asks for the request's spans."""
+    if session.span is not None:
+        device_ms = session.device_us / 1e3
+        session.span.end({"specrouter.device_ms": device_ms, **_pairs(session)})
 
 
 def tell_failure(submit: Submit, error: Exception) -> None:
@@ -72,12 +85,14 @@ def _end_span(
         if ended_s is not None:
             span.part(part, now_s - began_s, now_s - ended_s)
             began_s = ended_s
-    attributes: dict[str, Attribute | None] = {
-        f"specrouter.{name}": value for name, value in fields.items()
+    named = {f"specrouter.{name}": value for name, value in fields.items()}
+    span.end({**named, **_pairs(session)}, ago_s=0.0)
+
+
+def _pairs(session: Session) -> dict[str, Attribute]:
+    """What the member and those above it have proposed to each other."""
+    return {
+        f"specrouter.{level.draft}>{level.verifier}.{name}": getattr(level, name)
+        for level in session.levels()
+        for name in ("rounds", "proposed", "accepted")
     }
-    for level in session.levels():
-        of = f"specrouter.{level.draft}>{level.verifier}"
-        attributes[f"{of}.rounds"] = level.rounds
-        attributes[f"{of}.proposed"] = level.proposed
-        attributes[f"{of}.accepted"] = level.accepted
-    span.end(attributes, ago_s=0.0)

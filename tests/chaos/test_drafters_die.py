@@ -12,7 +12,7 @@ import ray
 from specrouter_dist.actors.pool import RunningPool
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
-from tests.pools import open_tiny, requests
+from tests.pools import open_tiny, requests, short_start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -23,7 +23,7 @@ MAX_TOKENS = 400
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[PoolBackend]:
-    with open_tiny("ray") as opened:
+    with short_start(), open_tiny("ray") as opened:
         yield opened
 
 

@@ -50,11 +50,15 @@ AUTOSCALING = (
 RUN = (*LOCAL, *DEPLOYED, *START, LIVE_PLAN, SERVE_RUN, SERVE_KEYS, SHUTDOWN, STOP_POOL)
 
 _MINUTES = "takes minutes"
+_SMALLER = "takes long; test_synthetic.py has a smaller pool"
 _SERVED = "as the other `specrouter serve`, which is run; these options: tests/integration/serve"
 _TESTED = "make test runs it, or what it consists of"
 _CLOUD = "needs a cloud; test_deployment_files.py checks the file"
 
 NOT_RUN = {
+    'specrouter generate --pool synthetic-mini --backend local --prompt "def add(" '
+    "--temperature 0 --json": _SMALLER,
+    "specrouter verify --pool synthetic-mini --prompts prompts.jsonl --temperature 0.8": _SMALLER,
     "git clone <this repository> && cd specrouter-dist": "the reader knows from where",
     "make demo": _MINUTES,
     "make serve": _SERVED,
@@ -84,11 +88,21 @@ NOT_RUN = {
     "python -m benchmarks.batch_throughput": _MINUTES,
     "python -m benchmarks.killed_jobs --rows 500": _MINUTES,
     "python -m benchmarks.classify tasks.safetensors": _MINUTES,
+    "make tasks-report ALIGNED=aligned/pool.yaml CONTROL=pooled/pooled BENCH_ARGS=": (
+        "takes minutes; test_tasks_report.py runs the short form"
+    ),
     "python -m benchmarks.slim": _MINUTES,
     "python -m benchmarks.tiers --plot tiers.svg": _MINUTES,
+    "python -m benchmarks.synthetic --plot synthetic.png": _MINUTES,
+    "python -m benchmarks.synthetic --device cuda --plot synthetic.png": "needs a GPU",
     "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out aligned": (
         _MINUTES
     ),
+    "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out pooled "
+    "--pooled": _MINUTES,
+    "ray job submit --address http://HEAD:8265 --submission-id align-1 --working-dir DIR -- "
+    "specrouter tasks align prompts.jsonl --pool tiny --tasks tasks.safetensors --out "
+    "/data/aligned": "takes minutes; test_aligning.py submits a shorter one",
     "specrouter slim search prompts.jsonl --pool tiny --skip 0.25 --skip 0.45 --out slim.yaml "
     "--plot slim.png": "takes minutes; test_slim.py searches among fewer masks",
     "specrouter serve --pool tiny --port 8000": _SERVED,
@@ -97,7 +111,7 @@ NOT_RUN = {
     "specrouter serve --pool pool.yaml": _SERVED,
     "specrouter serve --pool aligned/pool.yaml": _SERVED,
     "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 specrouter serve": (
-        "needs a collector; test_spans.py has one"
+        "as the other `specrouter serve`; tests/integration/serve has a collector"
     ),
     AUTOSCALING: "test_autoscaling.py runs it as it is written",
     "ray up cluster/aws_llama2.yaml": _CLOUD,

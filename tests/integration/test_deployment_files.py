@@ -1,7 +1,7 @@
 """deployments/ and cluster/ against Ray's schemas, and their nodes against what pools ask for."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ POOLS = {"llama2": "llama2", "qwen3": "qwen3-h100-l4"}
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")
 
 
+def read_all(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+
+
 def read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = next(yaml.safe_load_all(file.read_text(encoding="utf-8")))
-    return content
+    return read_all(file)[0]
 
 
 def check_placed(pool: str, node_types: Mapping[str, Mapping[str, Any]]) -> None:
@@ -55,8 +58,9 @@ def check_placed(pool: str, node_types: Mapping[str, Mapping[str, Any]]) -> None
     assert used == {name: n for name, kind in node_types.items() if (n := kind["max_workers"])}
 
 
-def test_every_pool_has_a_deployment() -> None:
-    assert {file.stem for file in DEPLOYMENTS} == set(available_pools())
+def test_every_pool_of_models_has_a_deployment() -> None:
+    pools = {name for name in available_pools() if load_pool(name).config.synthetic is None}
+    assert {file.stem for file in DEPLOYMENTS} == pools
 
 
 @pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
@@ -122,3 +126,60 @@ def test_kuberay_jobs_run_a_command_that_exists(name: str) -> None:
 
     batch = get_command(app).get_command(None, command)  # type: ignore[attr-defined]
     batch.make_context(command, list(arguments))
+
+
+SHARED = {
+    "RayJob.rayClusterSpec": "cluster",
+    "RayService.rayClusterConfig": "cluster",
+    "cluster.headGroupSpec.template": "pod",
+    "cluster.workerGroupSpecs.template": "pod",
+}
+"""Fields with the same fields below them, by the name that these have in the file."""
+
+
+def check_fields(content: Any, at: str, known: Mapping[str, Any]) -> None:
+    """No field below ``at`` that KubeRay does not have, and none whose own are not written down."""
+    if isinstance(content, list):
+        for one in content:
+            check_fields(one, at, known)
+    elif isinstance(content, dict):
+        at = SHARED.get(at, at)
+        assert known[at] == "any" or content.keys() <= set(known[at]), at
+        for name, value in content.items():
+            check_fields(value, f"{at}.{name}", known)
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("kind", ["RayService", "RayJob"])
+def test_kuberay_knows_every_field(name: str, kind: str) -> None:
+    """A field that it does not know is dropped without a word."""
+    known = read(Path(__file__).with_name("kuberay_fields.yaml"))
+    manifest = read(ROOT / "cluster" / f"{kind.lower()}_{name}.yaml")
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", kind)
+    assert manifest.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    check_fields(manifest["spec"], kind, known)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_the_volume_that_pods_mount_comes_with_the_service(name: str) -> None:
+    _, claim = read_all(ROOT / "cluster" / f"rayservice_{name}.yaml")
+    assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
+    assert claim.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    assert claim["spec"].keys() == {"accessModes", "resources"}
+    # Pods of several nodes write.
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert set(claim["spec"]["resources"]["requests"]) == {"storage"}
+    for kind in ("service", "job"):
+        (manifest, *_) = read_all(ROOT / "cluster" / f"ray{kind}_{name}.yaml")
+        mounted = set(values_of(manifest, "claimName"))
+        assert mounted == {claim["metadata"]["name"]}
+
+
+def values_of(content: Any, key: str) -> Iterator[Any]:
+    """Wherever the key is."""
+    if isinstance(content, dict):
+        yield from (value for name, value in content.items() if name == key)
+        content = list(content.values())
+    if isinstance(content, list):
+        for one in content:
+            yield from values_of(one, key)

@@ -36,11 +36,12 @@ def test_every_chain_prints_what_the_target_alone_prints(
     alone = list(backend.generate(requests(("target",), temperature), concurrency=1))
     wanted = [result.token_ids for result in alone]
     for chain in CHAINS:
-        for concurrency in (1, 8):
-            asked = requests(chain, temperature)
+        # Alone, one prompt of each task.
+        for concurrency, num in ((1, 4), (8, 8)):
+            asked = requests(chain, temperature)[:num]
             results = list(backend.generate(asked, concurrency=concurrency))
             got = [result.token_ids for result in results]
-            assert got == wanted, (chain, concurrency)
+            assert got == wanted[:num], (chain, concurrency)
             if chain is not None:
                 assert {result.chain for result in results} == {chain}
 

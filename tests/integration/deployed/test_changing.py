@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.clusters import executable
 from benchmarks.killed_jobs import Jobs, compare, write_input
@@ -75,17 +76,19 @@ class Load:
     ending: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 64, "temperature": 0}
-        body = {**body, "ignore_eos": True, "stream": self.stream}
+        """To be told to end, on a thread of its own."""
         while not self.ending.is_set():
             try:
-                self.texts.append(self._ask(json.dumps(body).encode()))
+                self.texts.append(self.ask())
             except (OSError, ValueError) as problem:
                 self.problems.append(repr(problem))
 
-    def _ask(self, body: bytes) -> str:
+    def ask(self) -> str:
+        """The text of one."""
+        body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 64, "temperature": 0}
+        content = json.dumps({**body, "ignore_eos": True, "stream": self.stream}).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{URL}/v1/completions", body, headers)
+        request = urllib.request.Request(f"{URL}/v1/completions", content, headers)
         with urllib.request.urlopen(request, timeout=60) as response:
             answer = response.read().decode()
         if not self.stream:
@@ -93,6 +96,36 @@ class Load:
         *events, last = [line.removeprefix("data: ") for line in answer.split("\n\n") if line]
         assert last == "[DONE]"
         return "".join(json.loads(event)["choices"][0]["text"] for event in events)
+
+
+def test_whichever_replica_is_asked_tells_of_both(service: Service) -> None:
+    load, num_requests = Load(stream=False), 12
+    before = scraped()
+    for _ in range(num_requests):
+        load.ask()
+    after = [scraped() for _ in range(10)]
+    assert {frozenset(counts) for counts in after} == {frozenset(before)}
+    assert len(before) == 2
+    for counts in after:
+        assert counts == after[0]
+        assert sum(counts.values()) - sum(before.values()) == num_requests
+    # Serve chooses; had one answered everything, nothing would be shown.
+    assert all(after[0][replica] > before[replica] for replica in before)
+
+
+def scraped() -> dict[str, float]:
+    """Requests that have ended, by replica; the target tells of itself once."""
+    with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    names = [sample.name for sample in samples]
+    for name in ("kv_cache_usage_perc", "prefix_cache_queries_total", "prefix_cache_hits_total"):
+        assert names.count(f"vllm:{name}") == 1
+    found: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == "vllm:e2e_request_latency_seconds_count":
+            found[sample.labels["replica"]] = sample.value
+    return found
 
 
 def test_a_changed_configuration_drops_no_request(service: Service) -> None:

@@ -11,22 +11,35 @@ from collections.abc import Iterator
 import openai
 import pytest
 import ray
+import yaml
 
 from specrouter_dist.actors.registry import NAMESPACE, find_workers
-from tests.integration.serve.running import READY_WITHIN_S, NumSessions, Server
+from specrouter_dist.observability.spans import ENDPOINTS
+from tests.collector import Collector, collecting
+from tests.integration.serve.running import READY_WITHIN_S, SETTINGS, NumSessions, Server
 
 
 @pytest.fixture(scope="package")
-def server() -> Iterator[Server]:
+def collector() -> Iterator[Collector]:
+    """Where every process of the server sends its spans."""
+    with collecting() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with socket.socket() as probe, socket.socket() as other:
         probe.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
         port, grpc_port = probe.getsockname()[1], other.getsockname()[1]
     ports = ["--port", str(port), "--grpc-port", str(grpc_port)]
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve", *ports]
-    command += ["--log-format", "json"]
+    settings = tmp_path_factory.mktemp("server") / "settings.yaml"
+    settings.write_text(yaml.safe_dump(SETTINGS))
+    command += ["--log-format", "json", "--settings", str(settings)]
     # Ray's metrics are to be had soon.
     environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}
+    environment |= {ENDPOINTS[0]: collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 READY_WITHIN_S = 240.0
 """The service itself promises 45 s on two free cores; tests may share theirs."""
 FREE_WITHIN_S = 2.0
+SETTINGS = {"body_timeout_s": 1.0}
+"""Of the service: what a test can wait for."""
 PROMPT = "Once upon a time"
 
 NumSessions = Callable[[], dict[str, int]]

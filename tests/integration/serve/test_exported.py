@@ -10,8 +10,10 @@ from typing import Any
 import openai
 import pytest
 import ray
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from specrouter_dist.actors.metric_names import ALL_METRICS
+from tests.collector import Collector
 from tests.integration.serve.running import PROMPT, NumSessions, Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -78,3 +80,41 @@ def test_ray_exports_the_metrics_of_workers_and_router(
         time.sleep(0.5)
     assert 'pool="tiny"' in accepted[0]
     assert float(accepted[0].split()[-1]) > 0
+
+
+def test_a_request_is_one_trace_over_all_processes_that_took_part(
+    client: openai.OpenAI, collector: Collector
+) -> None:
+    client.completions.create(
+        model="tiny",
+        prompt=PROMPT,
+        max_tokens=32,
+        extra_body={
+            "ignore_eos": True,
+            "speculative": {"chain": ["small", "medium", "target"], "num_speculative_tokens": 3},
+        },
+        extra_headers={"X-Request-Id": "seen-in-a-trace"},
+    )
+    end = time.monotonic() + 20.0
+    while True:
+        spans = collector.spans()
+        traces = {span.trace_id for process, span in spans if is_root_of("seen-in-a-trace", span)}
+        trace = [(process, span) for process, span in spans if span.trace_id in traces]
+        if {"ingress", "target", "medium", "small"} <= {process for process, _ in trace}:
+            break
+        assert time.monotonic() < end, [(process, span.name) for process, span in trace]
+        time.sleep(0.1)
+    assert len(traces) == 1
+    (root,) = [span for process, span in trace if process == "ingress"]
+    for member in ("target", "medium", "small"):
+        (whole,) = [span for _, span in trace if span.name == member]
+        assert whole.parent_span_id == root.span_id
+        names = {attribute.key for attribute in whole.attributes}
+        # Of the pairs above it, each tells what it knows.
+        assert ("specrouter.small>medium.accepted" in names) == (member != "small")
+        assert root.start_time_unix_nano < whole.start_time_unix_nano < whole.end_time_unix_nano
+
+
+def is_root_of(request_id: str, span: Span) -> bool:
+    values = {one.key: one.value.string_value for one in span.attributes}
+    return not span.parent_span_id and values.get("specrouter.request_id") == request_id

@@ -15,7 +15,7 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.worker.member import ModelHost
 from specrouter_dist.worker.posts import Call
 from specrouter_dist.worker.reading import MAX_TOKENS, Readers
-from tests.integration.worker.toys import Toys, engine, plan
+from tests.integration.worker.toys import WAIT_S, Toys, engine, plan
 
 PROMPT = [5, 6, 7, 8]
 
@@ -127,7 +127,7 @@ def test_a_request_finds_room_although_the_target_is_reading() -> None:
     try:
         params = SamplingParams(temperature=0.8, seed=9, max_tokens=80)
         for _ in range(8):
-            expected, _ = toys.collect(toys.submit(PROMPT, plan("target"), params))
+            expected, _ = toys.collect(toys.submit(PROMPT, None, params))
             assert len(expected) == 80
     finally:
         toys.stop()
@@ -198,7 +198,7 @@ def test_members_that_did_not_draft_say_what_they_would_have(groups: tuple[list[
     toys = Toys(*groups)
     try:
         params = SamplingParams(temperature=0.8, seed=9, max_tokens=80)
-        tokens, _ = toys.collect(toys.submit(PROMPT, plan("target"), params))
+        tokens, _ = toys.collect(toys.submit(PROMPT, None, params))
         found: dict[str, Reading] = {}
         laws: dict[str, LawReading] = {}
         until = time.monotonic() + 10
@@ -219,11 +219,28 @@ def test_members_that_did_not_draft_say_what_they_would_have(groups: tuple[list[
         toys.stop()
 
 
+def test_a_text_that_wanted_no_drafter_is_not_read() -> None:
+    toys = Toys(["small"], ["target"])
+    try:
+        params = SamplingParams(temperature=0.8, seed=9, max_tokens=80)
+        toys.collect(toys.submit(PROMPT, plan("target"), params))
+        toys.collect(toys.submit(PROMPT, None, params))
+        readings: list[Reading] = []
+        until = time.monotonic() + WAIT_S
+        while {reading.member for reading in readings} != {"small", "target"}:
+            assert time.monotonic() < until
+            readings += [reading for seen in observed(toys) for reading in seen.readings]
+        assert {reading.request for reading in readings} == {2}
+        assert toys.engines["small"].num_open == 0
+    finally:
+        toys.stop()
+
+
 def test_a_text_too_long_is_not_read() -> None:
     toys = Toys(["small"], ["target"])
     try:
         params = SamplingParams(temperature=0.8, seed=9, max_tokens=MAX_TOKENS)
-        toys.collect(toys.submit(PROMPT, plan("target"), params))
+        toys.collect(toys.submit(PROMPT, None, params))
         assert all(seen.readings == seen.laws == [] for seen in observed(toys))
     finally:
         toys.stop()

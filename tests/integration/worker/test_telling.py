@@ -1,6 +1,7 @@
 """What a target's worker tells of requests that end: log lines, spans, and how it is."""
 
 import queue
+import time
 from array import array
 from collections.abc import Iterator
 
@@ -114,4 +115,22 @@ def test_status_counts_what_runs_waits_and_was_put_out(toys: Toys) -> None:
     assert (idle.num_running, idle.num_waiting) == (0, 0)
     submit(toys, 3, [1, 2, 3])
     toys.collect(3)
-    assert status(toys).num_tokens - idle.num_tokens == 40
+    last = status(toys)
+    assert last.num_tokens - idle.num_tokens == 40
+    # Of two; the other was cancelled before there was room. The toy engine keeps nothing.
+    assert (last.num_prefix_queries, last.num_prefix_hits) == (6, 0)
+
+
+def test_a_drafter_has_one_span_from_the_beginning_of_its_drafting_to_the_end(
+    toys: Toys, exported: InMemorySpanExporter
+) -> None:
+    submit(toys, 1, [1, 2, 3])
+    toys.collect(1)
+    end = time.monotonic() + WAIT_S
+    while not (spans := [s for s in exported.get_finished_spans() if s.name == "small"]):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    (span,) = spans
+    assert span.parent is not None and f"{span.parent.span_id:016x}" in PARENT
+    assert dict(span.attributes or {})["specrouter.device_ms"] > 0  # type: ignore[operator]
+    assert length_s(span) > 0

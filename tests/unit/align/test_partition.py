@@ -1,12 +1,18 @@
 """Tasks are found, their number is chosen, and the same prompts give the same tasks."""
 
+from array import array
+
 import numpy as np
 import pytest
 
 from specrouter_dist.align.clusters import choose_number
 from specrouter_dist.align.naming import names_of
+from specrouter_dist.align.partition import Partition, PartitionConfig, _held_out, fit_tasks
+from specrouter_dist.align.prompts import Prompt
 from specrouter_dist.errors import RequestError
-from tests.task_prompts import fit, mixed, partition, texts
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.text.tokenizer import Tokenizer
+from tests.task_prompts import TARGET, fit, mixed, partition, texts
 
 
 def test_three_kinds_are_found_named_and_told() -> None:
@@ -54,3 +60,33 @@ def test_no_two_tasks_have_one_name() -> None:
         "task-3",
         "task-4",
     ]
+
+
+def fit_alike(num_kinds: int, count: int, most_tasks: int) -> Partition:
+    """Of ``count`` prompts that differ as texts and are ``num_kinds`` as features."""
+    tokenizer = Tokenizer.load(TARGET)
+    kinds = [tokenizer.encode(text) for text in mixed(8)[:num_kinds]]
+    alike = [Prompt(f"Prompt {i}", kinds[i % num_kinds]) for i in range(count)]
+    config = PartitionConfig(max_tasks=most_tasks)
+    return fit_tasks(alike, config, separators=(), vocabulary_hash="0" * 64)
+
+
+@pytest.mark.parametrize("num_kinds", [1, 2, 5])
+def test_there_are_no_more_tasks_than_prompts_that_differ(num_kinds: int) -> None:
+    found = fit_alike(num_kinds, 60, most_tasks=8)
+    assert len(found.model.header.tasks) <= num_kinds
+    assert found.learned.confusion.sum() == found.num_held_out == 12
+
+
+def test_prompts_of_nothing_but_marks_are_one_task() -> None:
+    marks = [Prompt(f"Prompt {i}", array(TOKEN_TYPECODE, [3] * (i + 1))) for i in range(60)]
+    found = fit_tasks(marks, PartitionConfig(), separators=(3,), vocabulary_hash="0" * 64)
+    assert [task.name for task in found.model.header.tasks] == ["prompt"]
+
+
+def test_a_task_of_few_prompts_is_learned_and_not_held_out_whole() -> None:
+    labels = np.array([0] * 57 + [1, 1, 2])
+    for seed in range(50):
+        is_held_out = _held_out(labels, seed)
+        assert is_held_out.sum() == 12
+        assert set(labels[~is_held_out]) == {0, 1, 2}

@@ -9,8 +9,9 @@ from transformers import LlamaConfig
 
 from specrouter_dist.align.config import AlignmentConfig, DistillationConfig, OptimizerConfig
 from specrouter_dist.align.data import encode_prompts
+from specrouter_dist.align.samples import read_lessons
 from specrouter_dist.align.students import load_model, save_member
-from specrouter_dist.align.task_drafters import Aligner
+from specrouter_dist.align.task_drafters import POOLED, Aligner
 from specrouter_dist.align.training import Trainer
 from specrouter_dist.errors import ConfigError, RequestError
 from tests.unit.align.models import rows, tiny_target, tokenizer_folder
@@ -67,6 +68,27 @@ def test_every_task_gets_a_drafter_that_agrees_more_than_the_base(
         assert greedy.after > greedy.before + 0.1
         assert report.directory == tmp_path / "out" / report.task
         assert (report.directory / "tokenizer.json").is_file()
+
+
+def test_one_drafter_for_all_tasks_learns_as_much_of_each_and_is_reported_by_task(
+    members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
+) -> None:
+    uneven = {"code": prompts["code"], "math": prompts["math"][:11]}
+    alone = aligner(members, tmp_path / "alone").align(uneven)
+    (report,) = aligner(members, tmp_path / "out").align(uneven, pooled=True)
+    assert (report.task, report.num_prompts, report.num_reported) == (POOLED, 6, 8)
+    assert report.directory == tmp_path / "out" / POOLED
+    greedy = {one.task: one for one in report.agreement if one.temperature == 0.0}
+    assert all(one.after > one.before + 0.1 for one in greedy.values())
+    # On the very texts that the drafters of the tasks are judged by.
+    for own in alone:
+        assert own.agreement[0].before == greedy[own.task].before
+        assert own.agreement[0].positions == greedy[own.task].positions
+    held_out = {tuple(tokens) for own in uneven.values() for tokens in own[:8]}
+    lessons = read_lessons(tmp_path / "out" / "training" / POOLED / "samples")
+    learned = {lesson.example.tokens[: lesson.example.prompt_length] for lesson in lessons}
+    assert not learned & held_out
+    assert [sum(tuple(t) in learned for t in own) for own in uneven.values()] == [3, 3]
 
 
 def test_a_killed_run_ends_with_the_drafter_of_an_uninterrupted_one(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.clients.service import write_pool
-from benchmarks.clients.users import compare_memory
+from benchmarks.clients.users import compare_memory, is_flat
 from benchmarks.layers import LAYERS, Timed
 from benchmarks.service_price import summarise, to_markdown
 from specrouter_dist.cli.session import open_pool
@@ -15,12 +15,18 @@ from specrouter_dist.config import ModelMember
 def test_memory_is_compared_behind_the_warm_up() -> None:
     samples = [(float(s), {"worker": 100.0 + min(s, 25), "proxy": 50.0}) for s in range(0, 100, 2)]
     found = compare_memory(samples, 100.0)
-    assert found["worker"] == {"start_mib": 125.0, "end_mib": 125.0, "most_mib": 125.0}
+    flat = {"start_mib": 125.0, "end_mib": 125.0, "most_mib": 125.0, "mib_per_minute": 0.0}
+    assert found["worker"] == flat
+    assert is_flat(found)
     assert found["all"]["end_mib"] == 175.0
     growing = [(s, {"worker": 100.0 + s}) for s, _ in samples]
-    leak = compare_memory(growing, 100.0)["worker"]
-    assert leak["end_mib"] - leak["start_mib"] > 60.0
-    assert compare_memory(samples[:14], 100.0) == {}
+    leaking = compare_memory(growing, 100.0)
+    assert leaking["worker"]["end_mib"] - leaking["worker"]["start_mib"] > 60.0
+    assert leaking["all"]["mib_per_minute"] == pytest.approx(60.0)
+    assert not is_flat(leaking)
+    too_few = compare_memory(samples[:14], 100.0)
+    assert too_few == {}
+    assert not is_flat(too_few)
 
 
 def test_a_process_that_is_new_has_no_row_of_its_own() -> None:

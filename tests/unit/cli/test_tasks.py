@@ -3,10 +3,12 @@
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from specrouter_dist.align.task_drafters import POOLED
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompt_log import read_prompt_log
 from specrouter_dist.errors import InputError
@@ -111,6 +113,8 @@ def test_a_truncated_gzip_and_no_file_are_refused(tmp_path: Path, tokenizer: Tok
         (("fit", "LOG", "--out", "none/tasks"), "--out: no directory"),
         (("fit", "LOG", "--out", "OUT"), "1 distinct ones; at least 50"),
         (("align", "LOG", "--tasks", "none", "--out", "OUT"), "tasks: no file"),
+        (("align", "LOG", "--tasks", "TORN", "--out", "OUT"), "TORN.* cannot be read"),
+        (("align", "LOG", "--tasks", "OTHER", "--out", "OUT"), "made with another tokenizer"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--base", "smal"), "'small'"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--task", "x"), "no task 'x'"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT"), "0 of task .* 128 are needed"),
@@ -120,20 +124,27 @@ def test_bad_input_is_told_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     write_log(tmp_path / "LOG", [{"prompt": "Ποιο είναι το νόημα;"}])
-    write_model(partition().model, tmp_path / "TASKS")
-    named = {name: str(tmp_path / name) for name in ("LOG", "OUT", "TASKS")}
+    model = partition().model
+    other = model.header.model_copy(update={"vocabulary_hash": "0" * 64})
+    write_model(model, tmp_path / "TASKS")
+    write_model(replace(model, header=other), tmp_path / "OTHER")
+    (tmp_path / "TORN").write_bytes((tmp_path / "TASKS").read_bytes()[:5000])
+    names = ("LOG", "OUT", "TASKS", "OTHER", "TORN")
+    named = {name: str(tmp_path / name) for name in names}
     assert exit_code("tasks", *(named.get(argument, argument) for argument in arguments)) == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert re.search(message, error), error
 
 
-def test_align_writes_a_pool_with_the_tasks_drafter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_align_writes_a_pool_with_the_new_drafter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_pooled: bool
 ) -> None:
     """On the embedded pool, for too few steps to be of use."""
     log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
     write_model(partition().model, tmp_path / "tasks")
-    name = partition().model.header.tasks[0].name
+    task, other = (task.name for task in partition().model.header.tasks[:2])
+    name = POOLED if is_pooled else task
     settings = {
         "shards": 1,
         "prompts_per_shard": 8,
@@ -144,19 +155,28 @@ def test_align_writes_a_pool_with_the_tasks_drafter(
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     out = tmp_path / "out"
     arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
-    arguments += ["--config", str(tmp_path / "settings.json"), "--task", name]
+    arguments += ["--config", str(tmp_path / "settings.json"), "--task", task]
+    if is_pooled:
+        arguments += ["--task", other, "--pooled"]
     # As a better one would be: whether it is better is not this test's.
     (out / name).mkdir(parents=True)
     for file in (TARGET.parent / "small").iterdir():
         (out / name / file.name).write_bytes(file.read_bytes())
     assert exit_code(*arguments, "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)["tasks"]
-    assert report["steps"] == 2 and report["num_reported"] == 4
+    assert report["steps"] == 2 and report["num_reported"] == (8 if is_pooled else 4)
+    assert {one["task"] for one in report["agreement"]} == ({task, other} if is_pooled else {task})
     pool = load_pool(str(out / "pool.yaml"))
     names = [member.name for member in pool.config.members]
     assert names == ["lookup", "small", "medium", "target", f"small-{name}"]
     assert open_classifier(pool) is not None
     check_pool(resolve_directories(pool))
+    # What is there was learned from something else.
+    log.write_text(log.read_text() * 2)
+    (tmp_path / "settings.json").write_text(json.dumps({**settings, "seed": 1}))
+    assert exit_code(*arguments) == 2
+    said = "was begun with other prompts and settings of samples; name another"
+    assert said in capsys.readouterr().err
 
 
 def test_align_writes_a_pool_with_the_tasks_adapter(

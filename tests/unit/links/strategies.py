@@ -87,6 +87,7 @@ def attaches(draw: st.DrawFn) -> Attach:
         block_tokens=draw(uint64),
         outcomes=draw(uint64),
         task=draw(text),
+        trace=draw(text),
     )
 
 

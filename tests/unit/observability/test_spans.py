@@ -2,12 +2,9 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -19,6 +16,7 @@ from specrouter_dist.observability.spans import (
     configure_spans,
     export_spans,
 )
+from tests.collector import collecting
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -77,31 +75,12 @@ def test_a_collector_without_an_exporter_is_an_error(monkeypatch: pytest.MonkeyP
 
 
 def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    bodies: list[bytes] = []
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            endpoint = f"http://127.0.0.1:{server.server_port}/v1/traces"
-            monkeypatch.setenv(ENDPOINTS[0], endpoint)
-            configure_spans("ingress")
-            span = begin_span("/v1/completions")
-            assert span is not None
-            span.end({"specrouter.num_tokens": 6})
-            close_spans()
-        finally:
-            server.shutdown()
-            thread.join()
-    (received,) = map(ExportTraceServiceRequest.FromString, bodies)
-    (resource,) = received.resource_spans
-    assert resource.scope_spans[0].spans[0].name == "/v1/completions"
+    with collecting() as collector:
+        monkeypatch.setenv(ENDPOINTS[0], collector.endpoint)
+        configure_spans("ingress")
+        span = begin_span("/v1/completions")
+        assert span is not None
+        span.end({"specrouter.num_tokens": 6})
+        close_spans()
+    ((process, received),) = collector.spans()
+    assert (process, received.name) == ("ingress", "/v1/completions")

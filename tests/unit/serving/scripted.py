@@ -12,11 +12,12 @@ Message = Output | Failed
 
 STATS: dict[str, object] = {
     "chain": ("small", "target"),
-    "histogram": (1, 0, 2),
+    "histograms": ((3, (1, 0, 2, 0)),),
     "levels": (("small", "target", 9, 4, 3, 2),),
     "device_us": 6000,
     "num_rounds": 4,
     "queued_us": 1500,
+    "prefill_us": 2500,
     "plans": (
         (0, (("target",), (), (), (), ())),
         (2, (("small", "target"), (3,), (3,), (False,), (6,))),

@@ -84,6 +84,19 @@ def test_what_the_service_refuses_is_carried_and_the_others_run(service: OpenAIS
     assert answers[5]["error"]["param"] == "speculative.chain"
 
 
+@pytest.mark.parametrize("defaults", [{}, {"max_tokens": 4_000_000_000}])
+def test_a_row_that_wants_more_than_fits_is_refused(
+    service: OpenAIService, defaults: dict[str, Any]
+) -> None:
+    outcomes: list[Outcome] = []
+    runner = BatchRunner(service, Settings("hash", 1, defaults), outcomes.append, concurrency=1)
+    rows = [{"prompt": "x", "max_tokens": 4_000_000_000}, {"prompt": "x", "max_tokens": 4}]
+    asyncio.run(runner.run(lines_of(rows), start=0))
+    wrong, right = (json.loads(outcome.content)["error"] for outcome in outcomes)
+    assert (wrong["param"], wrong["line"], right) == ("max_tokens", 1, None)
+    assert "4000000000 tokens behind a prompt of " in wrong["message"]
+
+
 def test_answers_are_written_in_order_and_few_rows_are_held(
     service: OpenAIService, client: ScriptedClient
 ) -> None:

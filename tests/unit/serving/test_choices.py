@@ -61,16 +61,20 @@ def test_several_texts_are_prompts_each(
 
 def test_metrics_are_of_all_together_and_of_each(app: FastAPI) -> None:
     metrics = complete(app, n=2).json()["metrics"]
-    assert metrics["speculative_decoding"]["acceptance_histogram"] == [2, 0, 4]
+    assert metrics["speculative_decoding"]["acceptance_histogram"] == [2, 0, 4, 0]
     assert metrics["speculative_decoding"]["num_draft_tokens"] == 18
     (first, _) = metrics["choices"]
     assert first["speculative_decoding"]["num_draft_tokens"] == 9
     assert first["chain"] == ["small", "target"]
 
 
-@given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=5))
-def test_together_nothing_is_lost(histograms: list[list[int]]) -> None:
-    each = [SpeculationMetrics(sum(one), tuple(one)) for one in histograms]
+@given(st.lists(st.dictionaries(st.integers(1, 4), st.integers(0, 9), max_size=3), max_size=5))
+def test_together_nothing_is_lost(rounds: list[dict[int, int]]) -> None:
+    """``rounds``: of each, by their proposals, all of which were accepted but one."""
+    each = [
+        SpeculationMetrics(tuple((num, (*(0,) * (num - 1), one[num], 0)) for num in sorted(one)))
+        for one in rounds
+    ]
     together = sum(each, SpeculationMetrics())
     for count in ("num_draft_tokens", "num_spec_steps", "num_accepted_draft_tokens"):
         assert getattr(together, count) == sum(getattr(one, count) for one in each)

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import Submit
 from specrouter_dist.text.tokenizer import Tokenizer
+from tests.unit.serving.asgi import call
 from tests.unit.serving.calls import complete, error
 from tests.unit.serving.scripted import ROUNDS, Message, ScriptedClient, output
 
@@ -106,6 +107,9 @@ def test_an_echo_has_log_probabilities_of_all_but_its_first_token(
     assert "".join(part["text"] for part in parts) == choice["text"]
     for key, value in found.items():
         assert [entry for part in parts for entry in part["logprobs"][key]] == value
+    # Of both: what the target had to generate for the sake of the prompt is nobody's output.
+    counted = f'vllm:generation_tokens_total{{model_name="tiny"}} {2.0 * max_tokens}\n'
+    assert counted in call(app, "GET", "/metrics").body.decode()
 
 
 def test_only_an_echo_asks_for_the_prompts(app: FastAPI, client: ScriptedClient) -> None:

@@ -180,6 +180,15 @@ def test_what_the_worker_reports_is_the_status(
         assert ("this is why" in context.details) == (code is not grpc.StatusCode.INTERNAL)
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "min_tokens"])
+def test_what_does_not_fit_the_context_is_refused(methods: GrpcService, field: str) -> None:
+    context = Context()
+    with pytest.raises(RequestError):
+        asyncio.run(methods.generate(prompt(**{field: 2048}), context))
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert context.details.startswith(f"{field}: 2048 tokens behind a prompt of ")
+
+
 def test_leaving_a_stream_cancels_every_choice(
     methods: GrpcService, client: ScriptedClient
 ) -> None:

@@ -12,11 +12,11 @@ from specrouter_dist.engine.interface import TokenLogprobs
 from specrouter_dist.links.control import Failed, Submit
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
-from specrouter_dist.serving import http, probing
+from specrouter_dist.serving import http
 from specrouter_dist.text.tokenizer import Tokenizer
 from tests.unit.serving.asgi import call, call_and_hang_up
 from tests.unit.serving.calls import COMPLETIONS, USER, chat, complete, error
-from tests.unit.serving.scripted import ROUNDS, Message, ScriptedClient, output, plain_answer
+from tests.unit.serving.scripted import ROUNDS, Message, ScriptedClient, output
 
 TOKENS = [token for tokens in ROUNDS for token in tokens]
 
@@ -69,10 +69,12 @@ def test_metrics_stand_at_the_root_in_vllms_shape(app: FastAPI) -> None:
     assert metrics["speculative_decoding"] == {
         "mean_acceptance_length": 1 + 4 / 3,
         "draft_acceptance_rate": 4 / 9,
-        "acceptance_histogram": [1, 0, 2],
+        "acceptance_histogram": [1, 0, 2, 0],
+        "acceptance_histogram_by_draft_length": {"3": [1, 0, 2, 0]},
         "num_spec_steps": 3,
         "num_draft_tokens": 9,
         "num_accepted_draft_tokens": 4,
+        "num_spec_tokens": 3,
     }
     assert metrics["levels"] == [
         {
@@ -223,6 +225,12 @@ def test_conversations_log_probabilities(
         ({"prompt": [5] * 2048}, "prompt", "2048 tokens; at most 2047 fit the context of 2048"),
         ({"logit_bias": {"4096": 1}}, "logit_bias", "token ids lie in [0, 4096)"),
         ({"stop_token_ids": [9999]}, "stop_token_ids", "token ids lie in [0, 4096)"),
+        ({"prompt": [5] * 2040, "max_tokens": 9}, "max_tokens", "9 tokens behind a prompt of 2040"),
+        ({"prompt": [[5], [5] * 2040], "max_tokens": 9}, "max_tokens", "2048 has room for 8"),
+        ({"prompt": [5], "max_tokens": 4_000_000_000}, "max_tokens", "2048 has room for 2047"),
+        ({"prompt": [5], "max_tokens": 1 << 70}, "max_tokens", "2048 has room for 2047"),
+        ({"prompt": [5] * 2040, "min_tokens": 9}, "min_tokens", "9 tokens behind a prompt of 2040"),
+        ({"prompt": [5] * 2040, "min_tokens": 8, "max_tokens": 7}, None, "must not be above"),
         ({"min_tokens": 17}, None, "min_tokens (17) must not be above max_tokens (16)"),
         ({"speculative": {"chain": ["smal", "target"]}}, "speculative.chain", "mean 'small'?"),
         ({"speculative": {"chain": ["small"]}}, "speculative.chain", "does not end in 'target'"),
@@ -238,6 +246,30 @@ def test_bad_input_is_400_and_names_the_field(
         assert wrong["param"] == param
         assert words in wrong["message"]
     assert client.submits == []
+
+
+def test_what_fits_the_context_exactly_is_taken_and_defaults_are_cut(
+    app: FastAPI, client: ScriptedClient
+) -> None:
+    prompt = [5] * 2040
+    assert complete(app, prompt=prompt, max_tokens=8, min_tokens=8).status == 200
+    assert complete(app, prompt=prompt).status == 200
+    assert complete(app, prompt=prompt, min_tokens=8).status == 200
+    assert complete(app, prompt=[5]).status == 200
+    assert [submit.sampling.max_tokens for submit in client.submits] == [8, 8, 8, 16]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "min_tokens"])
+def test_a_conversation_has_the_rest_of_the_context_and_no_more(
+    app: FastAPI, client: ScriptedClient, tokenizer: Tokenizer, field: str
+) -> None:
+    room = 2048 - len(tokenizer.encode_chat(USER))
+    assert chat(app, **{field: room}).status == 200
+    assert client.submits[0].sampling.max_tokens == room
+    wrong = error(chat(app, **{field: room + 1}), 400)
+    assert wrong["param"] == field
+    assert wrong["message"].startswith(f"{field}: {room + 1} tokens behind a prompt of ")
+    assert len(client.submits) == 1
 
 
 def test_a_conversation_that_is_too_long_is_400(app: FastAPI) -> None:
@@ -335,7 +367,7 @@ def test_a_closed_connection_cancels_the_request(
     assert client.cancelled == [client.submits[0].request]
 
 
-# -- models and health -----------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 def test_models_are_listed_with_their_root(app: FastAPI, pool: Pool) -> None:
@@ -346,42 +378,6 @@ def test_models_are_listed_with_their_root(app: FastAPI, pool: Pool) -> None:
     assert card["root"] == str(pool.directories["target"])
     assert [m["name"] for m in card["members"]] == ["lookup", "small", "medium", "target"]
     assert call(app, "GET", "/v1/models/tiny").json() == card
-
-
-def test_health_is_a_real_token(app: FastAPI, client: ScriptedClient) -> None:
-    reply = call(app, "GET", "/health")
-    state = reply.json()
-    assert (reply.status, state["status"], state["num_tokens"]) == (200, "ok", 6)
-    assert state["chain"] == ["small", "target"]
-    (probe,) = client.submits
-    assert probe.plan is None
-    assert probe.sampling.greedy
-
-
-def test_no_token_is_no_health(
-    app: FastAPI, client: ScriptedClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probing, "HEALTH_TIMEOUT_S", 0.05)
-    client.script = lambda submit: []
-    assert error(call(app, "GET", "/health"), 503)["code"] == "unavailable"
-    assert client.cancelled == [client.submits[0].request]
-    client.script = lambda submit: [Failed(submit.request, "UnavailableError", "lost")]
-    assert error(call(app, "GET", "/health"), 503)["message"] == "lost"
-
-
-def test_a_full_pool_that_gives_tokens_is_healthy(app: FastAPI, client: ScriptedClient) -> None:
-    client.script = lambda submit: [Failed(submit.request, "NoRoomError", "full")]
-    error(call(app, "GET", "/health"), 503)
-
-    def full(submit: Submit) -> Iterable[Message]:
-        """While the probe waits, another request gets its tokens."""
-        client.script = plain_answer
-        assert complete(app).status == 200
-        yield Failed(submit.request, "NoRoomError", "full")
-
-    client.script = full
-    reply = call(app, "GET", "/health")
-    assert (reply.status, reply.json()["status"]) == (200, "busy")
 
 
 def test_events_are_strict_json(app: FastAPI, client: ScriptedClient) -> None:

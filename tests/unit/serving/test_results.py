@@ -16,6 +16,8 @@ from specrouter_dist.serving.results import (
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
+HISTOGRAMS = ((1, (1, 0)), (2, (0, 1, 0)), (3, (0, 0, 1, 1)))
+
 
 def result(speculation: SpeculationMetrics) -> GenerateResult:
     level = LevelMetrics(
@@ -33,7 +35,7 @@ def result(speculation: SpeculationMetrics) -> GenerateResult:
 
 
 def test_a_result_has_the_promised_fields() -> None:
-    content = result(SpeculationMetrics(9, (1, 1, 1, 1))).to_json({"id": "x", "text": "mine"})
+    content = result(SpeculationMetrics(HISTOGRAMS)).to_json({"id": "x", "text": "mine"})
     assert json.loads(json.dumps(content)) == {
         "id": "x",
         "text": "hé",
@@ -50,9 +52,15 @@ def test_a_result_has_the_promised_fields() -> None:
                 "mean_acceptance_length": 2.5,
                 "draft_acceptance_rate": 6 / 9,
                 "acceptance_histogram": [1, 1, 1, 1],
+                "acceptance_histogram_by_draft_length": {
+                    "1": [1, 0],
+                    "2": [0, 1, 0],
+                    "3": [0, 0, 1, 1],
+                },
                 "num_spec_steps": 4,
                 "num_draft_tokens": 9,
                 "num_accepted_draft_tokens": 6,
+                "num_spec_tokens": 3,
             },
             "levels": [
                 {
@@ -86,14 +94,28 @@ def test_without_steps_there_are_no_rates() -> None:
     assert speculation["mean_acceptance_length"] is None
     assert speculation["draft_acceptance_rate"] is None
     assert speculation["num_spec_steps"] == 0
+    # As vLLM has it: a request that drafted nothing has all zeros.
+    assert (speculation["acceptance_histogram"], speculation["num_spec_tokens"]) == ([0], 0)
+    assert speculation["acceptance_histogram_by_draft_length"] == {}
 
 
-@given(st.lists(st.integers(0, 8), min_size=1))
-def test_the_histogram_gives_steps_accepted_and_mean(accepted: list[int]) -> None:
-    histogram = tuple(accepted.count(j) for j in range(max(accepted) + 1))
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), min_size=1))
+def test_the_histograms_give_steps_proposed_accepted_and_mean(steps: list[tuple[int, int]]) -> None:
+    """``steps``: how many were accepted, and proposed."""
+    steps = [(min(one), one[1]) for one in steps]
     speculation = SpeculationMetrics(
-        num_draft_tokens=8 * len(accepted), acceptance_histogram=histogram
+        tuple(
+            (num, tuple(steps.count((j, num)) for j in range(num + 1)))
+            for num in sorted({num for _, num in steps})
+        )
     )
-    assert speculation.num_spec_steps == len(accepted)
-    assert speculation.num_accepted_draft_tokens == sum(accepted)
-    assert speculation.mean_acceptance_length == 1 + sum(accepted) / len(accepted)
+    num_accepted = sum(accepted for accepted, _ in steps)
+    assert speculation.num_spec_steps == len(steps)
+    assert speculation.num_draft_tokens == sum(num for _, num in steps)
+    assert speculation.num_accepted_draft_tokens == num_accepted
+    assert speculation.mean_acceptance_length == 1 + num_accepted / len(steps)
+    content = speculation.to_json()
+    # What aiperf refuses an answer for.
+    assert len(content["acceptance_histogram"]) == content["num_spec_tokens"] + 1
+    rows = content["acceptance_histogram_by_draft_length"].values()
+    assert sum(map(sum, rows)) == sum(content["acceptance_histogram"])

@@ -1,5 +1,8 @@
 """What requests say about drafting, and the plans that it comes to."""
 
+import asyncio
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrouter_dist.config import Plan
+from specrouter_dist.errors import UnavailableError
 from specrouter_dist.routing.planner import Candidate, to_plan
+from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.serving import speculative as speculative_module
 from specrouter_dist.serving.speculative import with_blocks
-from tests.unit.serving.calls import complete
+from tests.unit.serving.asgi import Reply, call_here
+from tests.unit.serving.calls import COMPLETIONS, complete, error
+from tests.unit.serving.conftest import ScriptedRouter
 from tests.unit.serving.scripted import ScriptedClient
 
 LENGTHS = st.integers(1, 16)
@@ -40,14 +48,27 @@ def test_blocks_alone_take_the_best_chain_that_drafts(app: FastAPI, client: Scri
 
 @pytest.mark.parametrize(
     "speculative",
-    [False, {"num_speculative_tokens": 0}, {"chain": ["target"], "num_speculative_tokens": 0}],
+    [
+        False,
+        {"num_speculative_tokens": 0},
+        {"chain": ["target"]},
+        {"chain": ["target"], "num_speculative_tokens": 0},
+    ],
 )
-def test_no_blocks_are_the_target_alone(
-    app: FastAPI, client: ScriptedClient, speculative: Any
+def test_the_target_alone_runs_without_any_router(
+    app: FastAPI,
+    client: ScriptedClient,
+    router: ScriptedRouter,
+    monkeypatch: pytest.MonkeyPatch,
+    speculative: Any,
 ) -> None:
-    plan = planned(app, client, speculative)
-    assert plan is not None
-    assert (plan.chain, plan.edges) == (("target",), ())
+    def lost(*_: Any) -> None:
+        raise UnavailableError("the router does not answer")
+
+    for question in ("plan_of", "candidates"):
+        monkeypatch.setattr(router, question, lost)
+    assert planned(app, client, speculative) == Plan(chain=("target",))
+    error(complete(app, speculative={"num_speculative_tokens": 3}), 503)
 
 
 @pytest.mark.parametrize("speculative", [None, True, {}])
@@ -64,6 +85,38 @@ def test_without_any_drafter_at_hand_the_target_answers(
     plan = planned(app, client, {"num_speculative_tokens": 5})
     assert plan is not None
     assert plan.chain == ("target",)
+
+
+def test_a_slow_router_keeps_no_other_request_waiting(
+    app: FastAPI, router: ScriptedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speculative_module, "TIMEOUT_S", 0.5)
+    ended = threading.Event()
+
+    def slow(chain: Sequence[str], traffic: Traffic) -> Plan:
+        ended.wait(10)
+        raise UnavailableError("the router does not answer")
+
+    monkeypatch.setattr(router, "plan_of", slow)
+
+    async def ask(**fields: Any) -> Reply:
+        return await call_here(app, "POST", COMPLETIONS, {"prompt": "Hello", **fields}, None)
+
+    async def many_ask_the_router_while_others_do_not() -> list[Reply]:
+        chain = {"chain": ["small", "target"]}
+        # More than the threads that all work shares.
+        asking = [asyncio.create_task(ask(speculative=chain)) for _ in range(50)]
+        await asyncio.sleep(0.1)
+        assert (await ask()).status == 200
+        assert not any(one.done() for one in asking)
+        return await asyncio.gather(*asking)
+
+    try:
+        replies = asyncio.run(many_ask_the_router_while_others_do_not())
+    finally:
+        ended.set()
+    for reply in replies:
+        assert "did not answer in" in error(reply, 503)["message"]
 
 
 @given(st.lists(st.tuples(LENGTHS, st.sampled_from([0, 1, 2, 4])), min_size=1, max_size=3), LENGTHS)

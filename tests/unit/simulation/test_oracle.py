@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from specrouter_dist.errors import ConfigError
-from specrouter_dist.simulation.joint_law import fit, groupings
 from specrouter_dist.simulation.measuring import survival
 from specrouter_dist.simulation.oracle import Oracle
 from specrouter_dist.simulation.profile import Profile
+from specrouter_dist.speculation.joint_law import fit, groupings
 from specrouter_dist.speculation.tokens import TokenBuffer
 from tests.unit.simulation.profiles import FOLLOW, fields, profile
 

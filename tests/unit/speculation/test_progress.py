@@ -86,7 +86,7 @@ def test_counts_of_two_stages_are_those_worked_out_by_hand() -> None:
     counts = target.counts
     assert (counts.rounds, counts.verify_rounds) == (4, 3)
     assert (counts.proposed, counts.accepted, counts.truncations) == (4 + 4 + 3, 3 + 3 + 3, 2)
-    assert counts.accepted_histogram == [0, 0, 0, 3]
+    assert counts.histograms == {4: [0, 0, 0, 2, 0], 3: [0, 0, 0, 1]}
 
 
 def test_an_intermediate_verifier_accumulates_until_the_target_has_a_whole_block() -> None:
@@ -96,7 +96,7 @@ def test_an_intermediate_verifier_accumulates_until_the_target_has_a_whole_block
     target = run_in_lock_step(laws, [4, 8], end=20)[-1]
     counts = target.counts
     assert (counts.rounds, counts.proposed, counts.accepted) == (3, 16, 16)
-    assert counts.accepted_histogram == [0, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert counts.histograms == {8: [0, 0, 0, 0, 0, 0, 0, 0, 2]}
 
 
 @pytest.mark.parametrize("window", [1, 3, 8])

@@ -37,7 +37,7 @@ class TestVerifying:
         assert step(stage, 4, STOP, 6, 7, 8) == [4, STOP]
         assert stage.finished
         assert stage.next_step() is None
-        assert stage.counts.accepted_histogram == [0, 0, 1]
+        assert stage.counts.histograms == {4: [0, 0, 1, 0, 0]}
 
     def test_the_last_wanted_position_ends_the_stream(self) -> None:
         stage = verifier(EAGER, end=5)
