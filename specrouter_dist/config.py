@@ -335,6 +335,21 @@ class LayerSkipMember(UserModel):
                 )
 
 
+class LoraMember(UserModel):
+    """A LoRA adapter on a drafter: in its worker, over its weights, in one batch with it.
+
+    Slots and KV cache are the drafter's, which all its adapters share.
+    """
+
+    kind: Literal["lora"]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    role: Literal["drafter"] = "drafter"
+    of: str
+    """A drafter of kind ``model`` or ``quantised`` in the fast engine."""
+    adapter: str
+    """A directory in PEFT's format (relative to the pool file)."""
+
+
 MAX_AGREEING_MEMBERS = 7
 """Models whose agreements are stated: their joint law has a probability for each way to group
 them."""
@@ -388,7 +403,8 @@ class SyntheticTexts(UserModel):
 
 
 Member = Annotated[
-    ModelMember | LookupMember | QuantisedMember | LayerSkipMember, Field(discriminator="kind")
+    ModelMember | LookupMember | QuantisedMember | LayerSkipMember | LoraMember,
+    Field(discriminator="kind"),
 ]
 
 
@@ -436,6 +452,22 @@ class PoolConfig(UserModel):
                         f"accepted: {', '.join(models)}"
                     )
                 member.as_model(models[member.of])
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_of_drafters(self) -> Self:
+        kinds = {member.name: member.kind for member in self.members}
+        drafters = [m for m in self.models if m.role == "drafter"]
+        fast = [m.name for m in drafters if m.engine not in ("general", "synthetic")]
+        for member in self.members:
+            if isinstance(member, LoraMember) and member.of not in fast:
+                is_target = member.of == self.target.name
+                what = "the target" if is_target else f"kind {kinds.get(member.of, 'none')}"
+                raise ValueError(
+                    f"member {member.name!r}: of: must be a drafter with weights of its own in the "
+                    f"fast engine, got {member.of!r} ({what}); accepted: "
+                    f"{', '.join(fast) or 'none'}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ class PoolSpec:
     def tenants(self) -> dict[str, tuple[str, ...]]:
         """Members by the worker that they are in, which has the name of its model."""
         return {
-            name: (*(slim.name for slim in worker.slims), name)
+            name: (*(m.name for m in worker.adapters), *(m.name for m in worker.slims), name)
             for name, worker in self.workers.items()
         }
 

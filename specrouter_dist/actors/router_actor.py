@@ -85,8 +85,8 @@ class RouterActor:
         self._follow(find_workers(self._spec))
 
     async def members(self) -> dict[str, MemberState]:
-        """How each member with a model is; the target is the last."""
-        return {member: self._state_of(member) for member in self._spec.workers}
+        """How each member with a model is, as the worker that it is in; the target is the last."""
+        return {m: self._state_of(worker) for worker, own in self._tenants.items() for m in own}
 
     async def add(self, member: str) -> None:
         """Starts a member that was removed; it drafts as soon as it is up."""
@@ -95,7 +95,7 @@ class RouterActor:
             self._follow({member: start_worker(self._spec, member, lifetime="detached")})
 
     async def remove(self, member: str) -> None:
-        """Ends a drafter's actor. Requests that it drafts for go on without it."""
+        """Ends a drafter's actor, with its adapters. Requests that it drafts for go on without."""
         if member == self._spec.target:
             raise ValueError("a pool has a target")
         worker = self._workers.pop(member, None)
@@ -103,7 +103,8 @@ class RouterActor:
             return
         self._following.pop(member).cancel()
         self._was_up.discard(member)
-        if self._addresses.pop(member, None) is not None:
+        gone = [self._addresses.pop(tenant, None) for tenant in self._tenants[member]]
+        if any(gone):
             await self._on_members_changed()
             await self._call(member, worker.stop.remote())
         ray.kill(worker)

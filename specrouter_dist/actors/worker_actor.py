@@ -15,6 +15,7 @@ from specrouter_dist.config import (
     LayerSkipMember,
     LogFormat,
     LookupMember,
+    LoraMember,
     ModelMember,
     Plan,
     SyntheticTexts,
@@ -27,6 +28,7 @@ from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import (
     Pool,
     lookup_members,
+    lora_members,
     named_directory,
     slim_members,
 )
@@ -35,7 +37,9 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
-from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.lookup import LookupHost
+from specrouter_dist.worker.lora import hosts_of
+from specrouter_dist.worker.member import Member
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
@@ -55,6 +59,8 @@ class WorkerSpec:
     """Members without a model; every worker has them."""
     slims: tuple[LayerSkipMember, ...]
     """Parts of ``member``, which is the target then."""
+    adapters: tuple[LoraMember, ...]
+    """On ``member``, by the directories where the pool was started."""
     num_ids: int
     exact: bool
     synthetic: SyntheticTexts | None
@@ -79,6 +85,7 @@ class WorkerSpec:
             directory=pool.directories[member.name],
             lookups=tuple(lookup_members(pool)),
             slims=tuple(slim_members(pool)) if member.role == "target" else (),
+            adapters=tuple(m for m in lora_members(pool) if m.of == member.name),
             num_ids=report.num_ids,
             exact=pool.config.exact,
             synthetic=pool.config.synthetic,
@@ -110,8 +117,8 @@ class WorkerActor:
         self._taken.put((Status(), Observations()))
         self._status = Status()
         self._metrics = WorkerMetrics(spec.pool, member.name)
-        host = ModelHost(member.name, engine, is_target=member.role == "target")
-        hosts = [host, *slim_hosts(spec.slims, host)]
+        host, *adapted = hosts_of(member, engine, directory, spec.adapters)
+        hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
         self._profile = profile_all(hosts)
         members: list[Member] = [*hosts, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(directory)

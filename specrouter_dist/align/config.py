@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from specrouter_dist.pools.adapter_files import PROJECTIONS
 
 Stage = Literal["target", "samples", "medium", "small"]
 STAGES: tuple[Stage, ...] = ("target", "samples", "medium", "small")
@@ -74,9 +76,33 @@ class StudentConfig(DistillationConfig):
     intermediate_size: int = Field(gt=0)
 
 
+class LoraSettings(_Frozen):
+    """A LoRA adapter: ``W x + (alpha / rank) B A x`` for some of the projections ``W``."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0, allow_inf_nan=False)
+    projections: tuple[str, ...] = Field(default=PROJECTIONS, min_length=1)
+
+    @model_validator(mode="after")
+    def _projections_are_known(self) -> Self:
+        names = self.projections
+        if wrong := sorted({n for n in names if n not in PROJECTIONS or names.count(n) > 1}):
+            raise ValueError(
+                f"projections: accepted, once each: {', '.join(PROJECTIONS)}; "
+                f"got {', '.join(wrong)}"
+            )
+        return self
+
+
 class AlignmentConfig(_Frozen):
     """Drafters for tasks, each trained from the same base drafter; every task alike."""
 
+    form: Literal["full", "lora"] = Field(
+        default="full", description="a copy of the base drafter, or an adapter on it"
+    )
+    lora: LoraSettings | None = Field(
+        default=None, description="of adapters; with form lora, None stands for its defaults"
+    )
     shards: int = Field(default=6, gt=0, description="of samples of the target, for each task")
     prompts_per_shard: int = Field(default=1024, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)
@@ -92,6 +118,12 @@ class AlignmentConfig(_Frozen):
     )
     seed: int = 0
     threads: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _adapters_have_settings(self) -> Self:
+        if self.lora is not None and self.form != "lora":
+            raise ValueError(f"lora: settings of adapters go with form 'lora', got {self.form!r}")
+        return self
 
 
 class PoolTrainingConfig(_Frozen):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -112,13 +114,21 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 def save_member(model: LlamaForCausalLM, tokenizer_from: Path, folder: Path) -> None:
     """Write a bfloat16 checkpoint with its tokenizer; ``folder`` is replaced as a whole."""
+    copy = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    with replacing(folder) as fresh:
+        copy.to(torch.bfloat16).save_pretrained(fresh)
+        copy_tokenizer(tokenizer_from, fresh)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``folder`` when it has been filled."""
     fresh, old = (folder.with_name(folder.name + suffix) for suffix in (".fresh", ".old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    copy = LlamaForCausalLM(model.config)
-    copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16).save_pretrained(fresh)
-    copy_tokenizer(tokenizer_from, fresh)
+    fresh.mkdir(parents=True)
+    yield fresh
     if folder.exists():
         os.rename(folder, old)
     os.rename(fresh, folder)

@@ -1,8 +1,8 @@
 """A drafter for each task, or one for all, trained from a base drafter towards the target.
 
-For each task the target continues its prompts, and a copy of the base drafter learns from that
-(distillation.py) for as long as it agrees ever better with the target on prompts held out from it.
-Whatever it costs in cross-entropy: what counts is agreement (arXiv 2310.08461).
+For each task the target continues its prompts, and a copy of the base drafter, or an adapter on it,
+learns from that (distillation.py) for as long as it agrees ever better with the target on prompts
+held out from it. Whatever it costs in cross-entropy: what counts is agreement (arXiv 2310.08461).
 
 One drafter for all tasks is trained the same way on as many prompts of each: what is left between
 it and the drafters of the tasks is what specialising itself brings.
@@ -23,6 +23,7 @@ from specrouter_dist.align.agreement import agreement, own_continuations, picks
 from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.distillation import distil
+from specrouter_dist.align.forms import form_of
 from specrouter_dist.align.generation import BatchGenerator, fastest_dtype
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
@@ -30,7 +31,7 @@ from specrouter_dist.align.samples import (
     continue_prompts,
     write_shard,
 )
-from specrouter_dist.align.students import load_model, save_member
+from specrouter_dist.align.students import load_model
 from specrouter_dist.align.training import Progress
 from specrouter_dist.errors import ConfigError, RequestError
 
@@ -75,7 +76,7 @@ class TaskReport(BaseModel):
     """Of training."""
     agreement: list[Comparison]
     directory: Path | None
-    """Of the drafter; None: none was better than the base drafter."""
+    """Of the drafter or its adapter; None: none was better than the base drafter."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Aligner:
     Attributes:
         target: directory of the model to agree with.
         base: directory of the drafter to begin with.
-        out: gets a directory for each drafter, and ``training``.
+        out: gets a directory for each drafter or adapter, and ``training``.
     """
 
     target: Path
@@ -117,10 +118,11 @@ class Aligner:
         return [self._align(task, {task: own}, target) for task, own in usable.items()]
 
     def _align(self, name: str, prompts: ByTask, target: LlamaForCausalLM) -> TaskReport:
-        config, folder, directory = self.config, self.out / "training" / name, self.out / name
+        config, folder = self.config, self.out / "training" / name
         stopping, reported, learned = _split(prompts, config.held_out_prompts)
         make_samples(target, name, learned, folder / "samples", config)
-        drafter = load_model(self.base)
+        form = form_of(config, name, base=self.base, target=self.target, out=self.out)
+        drafter = form.begin()
         tasks = [task for task, own in stopping.items() for _ in own]
         texts = own_continuations(
             target, tasks, [*chain(*stopping.values())], 0.0, config.max_new_tokens
@@ -134,35 +136,37 @@ class Aligner:
 
         def keep_better(progress: Progress) -> None:
             if progress.stale == 0 and progress.best > before:
-                save_member(drafter, self.target, directory)
+                form.save(drafter)
 
         progress = distil(
             drafter,
             config.distillation,
             folder / "samples",
             folder,
-            "drafter",
+            form.name,
             seed=config.seed,
             score=score,
             on_score=keep_better,
             patience=config.patience,
         )
-        found = directory if directory.exists() else None
+        is_better = form.directory.exists()
         return TaskReport(
             task=name,
             num_prompts=len(learned),
             num_reported=sum(map(len, reported.values())),
             steps=progress.step,
             seconds=progress.seconds,
-            agreement=self._compare(target, reported, found or self.base),
-            directory=found,
+            agreement=self._compare(
+                target, reported, form.load() if is_better else load_model(self.base)
+            ),
+            directory=form.directory if is_better else None,
         )
 
     def _compare(
-        self, target: LlamaForCausalLM, reported: ByTask, drafter: Path
+        self, target: LlamaForCausalLM, reported: ByTask, second: LlamaForCausalLM
     ) -> list[Comparison]:
-        """As written to disk, that is in the precision that serves."""
-        first, second = load_model(self.base), load_model(drafter)
+        """``second``: as written to disk, that is in the precision that serves."""
+        first = load_model(self.base)
         found = []
         for (task, own), temperature in product(reported.items(), REPORTED_TEMPERATURES):
             tasks, limit = [task] * len(own), self.config.max_new_tokens

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
 from specrouter_dist.align.config import OptimizerConfig
+from specrouter_dist.errors import ConfigError
 
 BatchT = TypeVar("BatchT")
 
@@ -73,7 +74,8 @@ class TrainingTask(Generic[BatchT]):
 
 
 class Trainer(Generic[BatchT]):
-    """Minimises a task's loss; can be killed at any time and started again."""
+    """Minimises a task's loss over the parameters that require a gradient; can be killed at any
+    time and started again."""
 
     def __init__(
         self,
@@ -87,8 +89,12 @@ class Trainer(Generic[BatchT]):
         self._model, self._task, self._config, self._name = model, task, config, name
         self._checkpoint = folder / f"{name}.pt"
         self._log = TrainingLog(folder / f"{name}.jsonl")
+        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), betas=(0.9, 0.95), weight_decay=config.weight_decay, foreach=True
+            self._trained.values(),
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+            foreach=True,
         )
         self.progress = Progress()
         if self._checkpoint.exists():
@@ -135,7 +141,7 @@ class Trainer(Generic[BatchT]):
         loss, tokens = self._task.loss(batch, self.progress.share(self._config), self.progress.step)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), self._config.clip_norm)
         self._optimizer.step()
         self.progress.step += 1
         self.progress.tokens += tokens
@@ -156,7 +162,7 @@ class Trainer(Generic[BatchT]):
     def _save(self) -> None:
         partial = self._checkpoint.with_suffix(".partial")
         state = {
-            "model": self._model.state_dict(),
+            "model": {name: parameter.detach() for name, parameter in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             "progress": vars(self.progress),
         }
@@ -165,6 +171,18 @@ class Trainer(Generic[BatchT]):
 
     def _restore(self) -> None:
         state = torch.load(self._checkpoint, weights_only=True)
-        self._model.load_state_dict(state["model"])
+        saved = state["model"]
+        unlike = saved.keys() - self._model.state_dict().keys()
+        unlike |= {
+            n for n, p in self._trained.items() if n not in saved or saved[n].shape != p.shape
+        }
+        if unlike:
+            raise ConfigError(
+                f"{self._checkpoint}: is of a run with other settings, {min(unlike)!r} is not what "
+                "is trained now; go on with those settings, or elsewhere"
+            )
+        with torch.no_grad():
+            for name, parameter in self._trained.items():
+                parameter.copy_(saved[name])
         self._optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])

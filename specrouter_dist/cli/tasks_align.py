@@ -1,6 +1,7 @@
-"""``specrouter tasks align``: a drafter for each task of a partition."""
+"""``specrouter tasks align``: a drafter, or an adapter on one, for each task of a partition."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,8 +63,10 @@ def align(
     settings = validated(
         AlignmentConfig, read_yaml(config) if config else {}, error=ConfigError, where="--config"
     )
+    if settings.form == "lora":
+        _require_peft()
     checked = resolve_directories(load_pool(pool))
-    _check_base(checked, base)
+    _check_base(checked, base, form=settings.form)
     by_task = _prompts_by_task(prompts, checked, tasks, wanted=task or (), seed=settings.seed)
 
     from specrouter_dist.align.task_drafters import Aligner
@@ -74,11 +77,22 @@ def align(
     target = checked.directories[checked.config.target.name]
     aligner = Aligner(target, checked.directories[base], out, settings)
     reports = aligner.align(by_task, pooled=pooled)
-    file = _write_pool(checked, base, tasks, out, reports)
+    file = _write_pool(checked, base, tasks, out, reports, form=settings.form)
     if as_json:
         print_json({"pool": str(file), "tasks": [r.model_dump(mode="json") for r in reports]})
     else:
         _print_for_people(file, reports)
+
+
+def _require_peft() -> None:
+    """
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if find_spec("peft") is None:
+        raise ConfigError(
+            "form: lora: peft is not installed; pip install 'specrouter-dist[align]'", field="form"
+        )
 
 
 def _go_on(
@@ -105,18 +119,20 @@ def _go_on(
     go_on_with(made_of, out)
 
 
-def _check_base(pool: "Pool", base: str) -> None:
+def _check_base(pool: "Pool", base: str, *, form: str) -> None:
     from specrouter_dist.config import ModelMember
     from specrouter_dist.validation import did_you_mean, one_of
 
     drafters = [
         member.name
         for member in pool.config.members
-        if isinstance(member, ModelMember) and member.role == "drafter"
+        if isinstance(member, ModelMember)
+        and member.role == "drafter"
+        and (form == "full" or member.engine != "general")
     ]
     if base not in drafters:
         raise NotFoundError(
-            f"--base: pool {pool.config.name!r} has no drafter {base!r}"
+            f"--base: pool {pool.config.name!r} has no drafter {base!r} for form {form!r}"
             f"{did_you_mean(base, drafters)}; {one_of(drafters)}",
             field="base",
         )
@@ -152,7 +168,13 @@ def _prompts_by_task(
 
 
 def _write_pool(
-    pool: "Pool", base: str, tasks: Path, out: Path, reports: "Sequence[TaskReport]"
+    pool: "Pool",
+    base: str,
+    tasks: Path,
+    out: Path,
+    reports: "Sequence[TaskReport]",
+    *,
+    form: str,
 ) -> Path:
     """The pool with the new drafters beside its members, in a file that can be moved with them."""
     import shutil
@@ -167,8 +189,12 @@ def _write_pool(
     (template,) = (member for member in members if member["name"] == base)
     for number, report in enumerate(reports, start=1):
         if report.directory is not None:
-            names = {"name": _member_name(base, report.task, number), "model": report.task}
-            members.append({**template, **names})
+            name, place = _member_name(base, report.task, number), report.directory.name
+            if form == "lora":
+                own = {"kind": "lora", "name": name, "of": base, "adapter": place}
+            else:
+                own = {**template, "name": name, "model": place}
+            members.append(own)
     content |= {"name": f"{pool.config.name}-aligned", "tasks": "tasks.safetensors"}
     content["members"] = members
     file = out / "pool.yaml"

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from specrouter_dist.config import LayerSkipMember, ModelMember, SyntheticTexts
+from specrouter_dist.config import LayerSkipMember, LoraMember, ModelMember, SyntheticTexts
+from specrouter_dist.engine.adapted import AdaptedEngine
 from specrouter_dist.engine.fast import FastEngine, supports
 from specrouter_dist.engine.general import GeneralEngine
 from specrouter_dist.engine.interface import Engine
@@ -78,6 +79,26 @@ def load_slim(member: LayerSkipMember, target: Engine) -> SlimEngine:
             "runs in the general one"
         )
     return SlimEngine(target, frozenset(member.mask))
+
+
+def load_adapted(member: LoraMember, base: Engine, directory: Path) -> AdaptedEngine:
+    """The adapter of a member over a loaded drafter.
+
+    Args:
+        member: with the absolute directory of the adapter.
+        base: the engine of the drafter.
+        directory: of the drafter's model.
+
+    Raises:
+        ConfigError: a file is missing or broken, or the adapter does not fit.
+        EngineError: the drafter runs in another engine than the fast one.
+    """
+    if not isinstance(base, FastEngine):
+        raise EngineError(
+            f"member {member.name!r}: adapters are for the fast engine, and {member.of!r} runs in "
+            "the general one"
+        )
+    return AdaptedEngine.read(base, member.name, Path(member.adapter), directory)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

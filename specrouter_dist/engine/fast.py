@@ -17,6 +17,7 @@ from specrouter_dist.engine.kv_cache import KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import read_shape, refusal
 from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
+from specrouter_dist.engine.lora import AdaptedRows, Adapter
 from specrouter_dist.engine.ragged import Part, RaggedBatch
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
@@ -49,6 +50,8 @@ class FastEngine:
         self._exact = exact
         self._rotary, self._masks = tables
         self._sessions = sessions
+        self._adapter: Adapter | None = None
+        """Of the sessions that it opens."""
 
     @classmethod
     def load(
@@ -140,7 +143,8 @@ class FastEngine:
                 f"max_total_tokens: must be 1 to {self._info.context_tokens}, "
                 f"got {max_total_tokens}"
             )
-        slot = self._sessions.open(max_total_tokens, frozenset(sampling.stop_token_ids))
+        stop_ids = frozenset(sampling.stop_token_ids)
+        slot = self._sessions.open(max_total_tokens, stop_ids, self._adapter)
         try:
             self._sampler.open(slot, sampling, prompt_tokens)
         except RequestError:
@@ -239,7 +243,11 @@ class FastEngine:
             self._decoder.workspaces,
             exact=self._exact,
         )
-        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend)
+        adapted = AdaptedRows.of(
+            (session.adapter, len(extension.tokens))
+            for extension, session in zip(batch, sessions, strict=True)
+        )
+        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend, adapted)
         for extension, session in zip(batch, sessions, strict=True):
             session.fed = max(session.fed, extension.start + len(extension.tokens))
         picks = self._sampler.draw(self._pick_logits(hidden, batch), batch)

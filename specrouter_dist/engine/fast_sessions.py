@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, PageTable, pages_for
+from specrouter_dist.engine.lora import Adapter
 from specrouter_dist.engine.prefix_cache import PrefixCache
 from specrouter_dist.errors import EngineError, NoRoomError
 from specrouter_dist.speculation.messages import TokenArray
@@ -19,8 +20,15 @@ class Session:
     reserved: int
     """Positions that may be fed."""
     stop_ids: frozenset[int]
+    adapter: Adapter | None = None
+    """Which its rows run through."""
     fed: int = 0
     """Positions that have been, whatever was taken back: nothing may be fed behind a gap."""
+
+    @property
+    def owner(self) -> bytes:
+        """Whose keys and values these are: those of other adapters are of no use to it."""
+        return b"" if self.adapter is None else self.adapter.name.encode()
 
 
 class SessionTable:
@@ -56,7 +64,9 @@ class SessionTable:
             raise EngineError(f"slot: {slot} is not open")
         return self._sessions[slot]
 
-    def open(self, num_positions: int, stop_ids: frozenset[int]) -> int:
+    def open(
+        self, num_positions: int, stop_ids: frozenset[int], adapter: Adapter | None = None
+    ) -> int:
         """Takes a slot and pages for ``num_positions``.
 
         Raises:
@@ -64,7 +74,8 @@ class SessionTable:
         """
         self._require_slot()
         pages = self._prefixes.take(pages_for(num_positions))
-        return self._add(Session(PageTable(pages, self._cache.device), num_positions, stop_ids))
+        table = PageTable(pages, self._cache.device)
+        return self._add(Session(table, num_positions, stop_ids, adapter))
 
     def fork(self, slot: int, length: int, num_positions: int | None = None) -> int:
         """Takes a slot for ``num_positions`` (None: as many as ``slot`` has), the first ``length``
@@ -88,7 +99,8 @@ class SessionTable:
         if length % PAGE_TOKENS:
             self._cache.copy_page(parent.table.pages[num_shared], fresh[0])
         table = PageTable(shared + fresh, self._cache.device)
-        return self._add(Session(table, reserved, parent.stop_ids, length))
+        session = Session(table, reserved, parent.stop_ids, parent.adapter, length)
+        return self._add(session)
 
     def reuse(self, slot: int, tokens: TokenArray) -> int:
         """Copies the known pages of ``tokens`` into a session that has been fed nothing.
@@ -100,7 +112,7 @@ class SessionTable:
         """
         session = self[slot]
         assert session.fed == 0, f"slot {slot} has been fed"
-        found = self._prefixes.find(tokens)
+        found = self._prefixes.find(tokens, session.owner)
         for source, target in zip(found, session.table.pages, strict=False):
             self._cache.copy_page(source, target)
         session.fed = PAGE_TOKENS * min(len(found), len(session.table.pages))
@@ -108,7 +120,8 @@ class SessionTable:
 
     def publish(self, slot: int, tokens: TokenArray) -> None:
         """Leaves the whole pages of ``tokens``, which the session holds, to later sessions."""
-        self._prefixes.publish(tokens, self[slot].table.pages)
+        session = self[slot]
+        self._prefixes.publish(tokens, session.table.pages, session.owner)
 
     def close(self, slot: int) -> None:
         """Frees the slot, and its pages unless a fork holds them.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from specrouter_dist.engine.exactness import rows_at_once
 from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
-from specrouter_dist.engine.llama_shape import LlamaShape
+from specrouter_dist.engine.llama_shape import LlamaShape, paired_head, paired_order
 from specrouter_dist.engine.loading import Weights
+from specrouter_dist.engine.lora import AdaptedRows
 from specrouter_dist.engine.norm import RmsNorm
 from specrouter_dist.engine.workspace import Workspace, Workspaces
 
@@ -127,15 +128,16 @@ class LlamaDecoder:
         self.shape = shape
         dtype = torch.bfloat16 if int8 else dtype
         self._head_dtype = dtype
-        layer_dtype = dtype if int8 else _layer_dtype(shape, dtype, device, exact=exact)
+        self.layer_dtype = dtype if int8 else _layer_dtype(shape, dtype, device, exact=exact)
+        """Of the layers' weights and activations."""
         self.workspaces = Workspaces(
-            shape, layer_dtype=layer_dtype, attention_dtype=attention_dtype, device=device
+            shape, layer_dtype=self.layer_dtype, attention_dtype=attention_dtype, device=device
         )
-        reader = _Reader(weights, layer_dtype, device, exact=exact, int8=int8)
+        reader = _Reader(weights, self.layer_dtype, device, exact=exact, int8=int8)
         hidden = shape.hidden_size
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
         self._embedding = self._embedding[:num_ids].clone()
-        self._norm = RmsNorm(hidden, shape.norm_eps, layer_dtype, device)
+        self._norm = RmsNorm(hidden, shape.norm_eps, self.layer_dtype, device)
         self._layers = [_read_layer(shape, reader, i, self._norm) for i in range(shape.num_layers)]
         self._last_norm = self._norm.prepare(reader.tensor("model.norm.weight", hidden))
         head = self._embedding
@@ -168,7 +170,12 @@ class LlamaDecoder:
         return slim
 
     def forward(
-        self, ids: Tensor, rotations: Tensor, work: Workspace, attend: Callable[[int], None]
+        self,
+        ids: Tensor,
+        rotations: Tensor,
+        work: Workspace,
+        attend: Callable[[int], None],
+        adapted: AdaptedRows | None = None,
     ) -> Tensor:
         """Runs all layers.
 
@@ -178,6 +185,7 @@ class LlamaDecoder:
             work: for as many rows.
             attend: for a layer's number, stores the keys and values of ``work.attended`` and
                 leaves the attention's result in ``work.mixed``.
+            adapted: rows that adapters add to.
 
         Returns:
             The residual stream after the last layer, ``[rows, hidden_size]``.
@@ -188,15 +196,26 @@ class LlamaDecoder:
         for number, layer in enumerate(self._layers):
             attention, mlp = layer.attention, layer.mlp
             if attention is not None:
-                work.qkv.copy_(attention.qkv(norm(rows, attention.norm)))
+                normed = norm(rows, attention.norm)
+                work.qkv.copy_(attention.qkv(normed))
+                if adapted is not None:
+                    adapted.add(number, "qkv", work.qkv, normed)
                 self._rotate(work, attention.qk_norm, rotations)
                 if converts:
                     work.attended.copy_(work.qkv)
                 attend(number)
                 rows = attention.out.add_to(rows, work.mixed)
+                if adapted is not None:
+                    adapted.add(number, "out", rows, work.mixed)
             if mlp is not None:
-                wide = mlp.gate_up(norm(rows, mlp.norm))
-                rows = mlp.down.add_to(rows, self._gate(wide))
+                normed = norm(rows, mlp.norm)
+                wide = mlp.gate_up(normed)
+                if adapted is not None:
+                    adapted.add(number, "gate_up", wide, normed)
+                gated = self._gate(wide)
+                rows = mlp.down.add_to(rows, gated)
+                if adapted is not None:
+                    adapted.add(number, "down", rows, gated)
         return rows
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -240,7 +259,7 @@ def _read_layer(shape: LlamaShape, reader: _Reader, number: int, norm: RmsNorm) 
             },
             hidden,
             bias=shape.qkv_bias,
-            order=_paired_order(shape),
+            order=paired_order(shape),
         ),
         qk_norm=_read_qk_norm(shape, reader, attention) if shape.qk_norm else None,
         out=reader.linear({f"{attention}.o_proj": hidden}, query, bias=shape.out_bias),
@@ -264,20 +283,8 @@ def _layer_dtype(
     return torch.float32 if small and not exact else dtype
 
 
-def _paired_head(shape: LlamaShape) -> Tensor:
-    """Order of a head's elements in which the two of each rotary pair are neighbours."""
-    return torch.arange(shape.head_dim).view(2, -1).t().reshape(-1)
-
-
-def _paired_order(shape: LlamaShape) -> Tensor:
-    """The same for all rows of the fused weight; values keep their order."""
-    heads = torch.arange(shape.num_heads + shape.num_kv_heads)[:, None] * shape.head_dim
-    rotated = (heads + _paired_head(shape)).reshape(-1)
-    return torch.cat([rotated, torch.arange(len(rotated), len(rotated) + shape.kv_size // 2)])
-
-
 def _read_qk_norm(shape: LlamaShape, reader: _Reader, attention: str) -> Tensor:
-    order = _paired_head(shape)
+    order = paired_head(shape)
     query, key = (
         reader.tensor(f"{attention}.{name}_norm.weight", shape.head_dim).float()[order]
         for name in "qk"

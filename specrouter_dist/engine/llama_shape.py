@@ -98,6 +98,18 @@ def _shape_of(fields: Mapping[str, Any]) -> LlamaShape:
     )
 
 
+def paired_head(shape: LlamaShape) -> Tensor:
+    """Order of a head's elements in which the two of each rotary pair are neighbours."""
+    return torch.arange(shape.head_dim).view(2, -1).t().reshape(-1)
+
+
+def paired_order(shape: LlamaShape) -> Tensor:
+    """The same for all outputs of the fused queries, keys and values; values keep their order."""
+    heads = torch.arange(shape.num_heads + shape.num_kv_heads)[:, None] * shape.head_dim
+    rotated = (heads + paired_head(shape)).reshape(-1)
+    return torch.cat([rotated, torch.arange(len(rotated), len(rotated) + shape.kv_size // 2)])
+
+
 def rotary_table(shape: LlamaShape, num_positions: int) -> Tensor:
     """``cos + i sin`` of every position and frequency.
 

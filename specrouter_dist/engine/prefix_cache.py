@@ -1,7 +1,8 @@
 """Pages that sessions leave behind, found again by what they hold.
 
-A page's key is a hash of all tokens up to its end, so a hit is a prefix. A page is kept as one of
-its users (:class:`~specrouter_dist.engine.kv_cache.PageAllocator`) until the room is wanted.
+A page's key is a hash of its owner and all tokens up to its end, so a hit is a prefix. A page is
+kept as one of its users (:class:`~specrouter_dist.engine.kv_cache.PageAllocator`) until the room is
+wanted.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ _TRIES_FOR_A_RUN = 64
 
 
 class PrefixCache:
-    """Whole pages by their tokens and all before them, the least recently used given up first.
+    """Whole pages by owner, tokens and all before them, the least recently used given up first.
 
     Args:
         allocator: of the pages.
@@ -34,10 +35,10 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def find(self, tokens: TokenArray) -> list[int]:
-        """The pages of the longest known prefix that leaves at least one token to be fed."""
+    def find(self, tokens: TokenArray, owner: bytes = b"") -> list[int]:
+        """The owner's pages of the longest known prefix that leaves a token to be fed."""
         found: list[tuple[bytes, int]] = []
-        for key in _keys(tokens, (len(tokens) - 1) // PAGE_TOKENS):
+        for key in _keys(tokens, (len(tokens) - 1) // PAGE_TOKENS, owner):
             page = self._pages.get(key)
             if page is None:
                 break
@@ -47,9 +48,9 @@ class PrefixCache:
             self._pages.move_to_end(key)
         return [page for _, page in found]
 
-    def publish(self, tokens: TokenArray, pages: Sequence[int]) -> None:
+    def publish(self, tokens: TokenArray, pages: Sequence[int], owner: bytes = b"") -> None:
         """Keeps the whole pages of ``tokens``, which lie in ``pages`` and will not change."""
-        keys = list(_keys(tokens, min(len(tokens) // PAGE_TOKENS, self._max_pages)))
+        keys = list(_keys(tokens, min(len(tokens) // PAGE_TOKENS, self._max_pages), owner))
         for key, page in reversed(list(zip(keys, pages, strict=False))):
             if key not in self._pages:
                 self._allocator.share([page])
@@ -89,8 +90,8 @@ class PrefixCache:
         self.give_up(next(iter(self._pages.values())))
 
 
-def _keys(tokens: TokenArray, num_pages: int) -> Iterator[bytes]:
-    key = b""
+def _keys(tokens: TokenArray, num_pages: int, owner: bytes) -> Iterator[bytes]:
+    key = owner
     for start in range(0, num_pages * PAGE_TOKENS, PAGE_TOKENS):
         content = tokens[start : start + PAGE_TOKENS].tobytes()
         key = hashlib.blake2b(key + content, digest_size=_KEY_BYTES).digest()

@@ -4,15 +4,16 @@ Reads headers and configurations only; a check of the embedded pool takes millis
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer as RawTokenizer
 
-from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype, ModelMember
+from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype, LoraMember, ModelMember
 from specrouter_dist.errors import ConfigError
+from specrouter_dist.pools.adapter_files import read_adapter
 from specrouter_dist.pools.llama_sizes import read_sizes
-from specrouter_dist.pools.loading import Pool, slim_members
+from specrouter_dist.pools.loading import Pool, lora_members, slim_members
 from specrouter_dist.pools.model_files import (
     ModelShape,
     count_parameters,
@@ -28,7 +29,7 @@ _ELEMENT_BYTES = {Dtype.FP32: 4, Dtype.BF16: 2}
 
 @dataclass(frozen=True, slots=True)
 class MemberReport:
-    """A model member as its files describe it."""
+    """A model member, or an adapter on one, as its files describe it."""
 
     name: str
     shape: ModelShape
@@ -50,7 +51,7 @@ class PoolReport:
     eos_ids: frozenset[int]
     """The target's."""
     required_bytes: int
-    """Weights and KV caches of the members on this machine's CPU."""
+    """Weights and KV caches of the members on this machine's CPU; adapters have no cache."""
     available_bytes: int
 
     def member(self, name: str) -> MemberReport:
@@ -78,6 +79,8 @@ def check_pool(pool: Pool, *, available_bytes: int | None = None) -> PoolReport:
                 f"target's tokenizer {num_ids} ids; a member needs a row for each"
             )
     on_cpu = {m.name for m in models if m.device == "cpu"}
+    on_cpu |= {m.name for m in lora_members(pool) if m.of in on_cpu}
+    reports += tuple(_check_adapter(member, pool, reports) for member in lora_members(pool))
     required = sum(r.weight_bytes + r.kv_bytes for r in reports if r.name in on_cpu)
     available = memory_available() if available_bytes is None else available_bytes
     if required > available:
@@ -188,6 +191,24 @@ def _check_member(member: ModelMember, directory: Path) -> MemberReport:
         weight_bytes=weight_bytes,
         kv_bytes=member.kv_tokens * shape.kv_bytes_per_token(element_bytes),
         context_tokens=min(limit, member.kv_tokens),
+    )
+
+
+def _check_adapter(member: LoraMember, pool: Pool, bases: Sequence[MemberReport]) -> MemberReport:
+    base = next(model for model in pool.config.models if model.name == member.of)
+    try:
+        files = read_adapter(Path(member.adapter), pool.directories[base.name])
+    except ConfigError as problem:
+        text = f"member {member.name!r}: adapter: {problem}"
+        raise ConfigError(text, field=problem.field) from None
+    # The fast engine holds what is small in float32 on the CPU, which is faster there.
+    element_bytes = 4 if base.device == "cpu" else _ELEMENT_BYTES[base.dtype]
+    return replace(
+        next(report for report in bases if report.name == base.name),
+        name=member.name,
+        num_parameters=files.num_parameters,
+        weight_bytes=files.num_held * element_bytes,
+        kv_bytes=0,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specrouter_dist.pools.model_files import positive, read_json
+from specrouter_dist.pools.model_files import read_json, read_positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ def read_sizes(directory: Path) -> LlamaSizes:
     path = directory / "config.json"
     config = read_json(path)
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
-        positive(config, field, path)
-    positive(config, "num_attention_heads", path)
+        read_positive(config, field, path)
+    read_positive(config, "num_attention_heads", path)
     return sizes_of(config)
 
 

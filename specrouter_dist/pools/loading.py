@@ -12,6 +12,7 @@ from specrouter_dist.config import (
     Dtype,
     LayerSkipMember,
     LookupMember,
+    LoraMember,
     ModelMember,
     PoolConfig,
 )
@@ -32,7 +33,7 @@ class Pool:
     file: Path
     directories: Mapping[str, Path]
     """Model directories by member. Without the members that name a hub model or a shape, until
-    :func:`resolve_directories` has fetched them; lookup and slim members have none."""
+    :func:`resolve_directories` has fetched them; other kinds have none."""
     config_hash: str
     """Equal for two pools exactly when members, settings, model files and version are equal, so
     it decides whether a running pool is the wanted one."""
@@ -110,21 +111,30 @@ def slim_members(pool: Pool) -> list[LayerSkipMember]:
     return [m for m in pool.config.members if isinstance(m, LayerSkipMember)]
 
 
+def lora_members(pool: Pool) -> list[LoraMember]:
+    """The pool's members that are adapters on a drafter, their directories absolute."""
+    return _loras(pool.file, pool.config)
+
+
 def model_names(pool: Pool) -> list[str]:
-    """All members that are models, slim ones before the target, which is the last."""
+    """All members that are models: drafters, their adapters, slim ones, and the target."""
     *drafters, target = model_members(pool)
-    slims = [member.name for member in slim_members(pool)]
-    return [*(member.name for member in drafters), *slims, target.name]
+    adapters = (member.name for member in lora_members(pool))
+    slims = (member.name for member in slim_members(pool))
+    return [*(member.name for member in drafters), *adapters, *slims, target.name]
 
 
 def portable_members(pool: Pool) -> list[dict[str, Any]]:
-    """The members as a pool file has them, for one that may lie anywhere: models by the directories
-    where they are now. ``pool``: with all directories resolved."""
+    """The members as a pool file has them, for one that may lie anywhere: models and adapters by
+    the directories where they are now. ``pool``: with all directories resolved."""
+    adapters = {member.name: member.adapter for member in lora_members(pool)}
     found = []
     for member in pool.config.members:
         fields = {"name": member.name, **member.model_dump(mode="json", exclude_unset=True)}
         if isinstance(member, ModelMember):
             fields["model"] = str(pool.directories[member.name].resolve())
+        if isinstance(member, LoraMember):
+            fields["adapter"] = adapters[member.name]
         found.append(fields)
     return found
 
@@ -198,11 +208,23 @@ def _tasks_file(file: Path, config: PoolConfig) -> Path | None:
     return None if config.tasks is None else (file.parent / Path(config.tasks).expanduser())
 
 
+def _loras(file: Path, config: PoolConfig) -> list[LoraMember]:
+    found = []
+    for member in config.members:
+        if isinstance(member, LoraMember):
+            directory = (file.parent / Path(member.adapter).expanduser()).resolve()
+            found.append(member.model_copy(update={"adapter": str(directory)}))
+    return found
+
+
 def _hash(file: Path, config: PoolConfig, directories: Mapping[str, Path]) -> str:
     files = {
         member: [_stamp(path) for path in relevant_files(directory)]
         for member, directory in directories.items()
     }
+    for member in _loras(file, config):
+        if (adapter := Path(member.adapter)).is_dir():
+            files[member.name] = [_stamp(path) for path in relevant_files(adapter)]
     # What a router has learnt of a task is nothing to another partition's task of that name.
     tasks = _tasks_file(file, config)
     if tasks is not None and tasks.is_file():

@@ -60,13 +60,13 @@ def read_shape(directory: Path) -> ModelShape:
     """The model's sizes from its config.json."""
     path = directory / "config.json"
     config = read_json(path)
-    num_heads = positive(config, "num_attention_heads", path)
-    head_dim = config.get("head_dim") or positive(config, "hidden_size", path) // num_heads
+    num_heads = read_positive(config, "num_attention_heads", path)
+    head_dim = config.get("head_dim") or read_positive(config, "hidden_size", path) // num_heads
     return ModelShape(
         model_type=str(config.get("model_type")),
-        vocab_size=positive(config, "vocab_size", path),
-        context_tokens=positive(config, "max_position_embeddings", path),
-        num_layers=positive(config, "num_hidden_layers", path),
+        vocab_size=read_positive(config, "vocab_size", path),
+        context_tokens=read_positive(config, "max_position_embeddings", path),
+        num_layers=read_positive(config, "num_hidden_layers", path),
         num_kv_heads=config.get("num_key_value_heads") or num_heads,
         head_dim=head_dim,
     )
@@ -127,8 +127,12 @@ def weight_files(directory: Path) -> list[Path]:
     )
 
 
-def _count_in_safetensors(path: Path) -> int:
-    """Number of weights in one file whose size must be what its header says."""
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """``shape`` and ``dtype`` of every tensor of a safetensors file, by name.
+
+    Raises:
+        ConfigError: the file has not the size that its header says.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -139,14 +143,27 @@ def _count_in_safetensors(path: Path) -> int:
             header = json.loads(file.read(header_bytes))
         except ValueError:
             raise ConfigError(f"{path}: its header is no JSON; fetch it again") from None
-    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + header_bytes + max((t["data_offsets"][1] for t in tensors), default=0)
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    ends = (entry["data_offsets"][1] for entry in tensors.values())
+    expected = 8 + header_bytes + max(ends, default=0)
     if size != expected:
         raise ConfigError(
             f"{path}: has {size} bytes, its header says {expected}; it is truncated or damaged: "
             "fetch it again"
         )
-    return sum(_product(t["shape"]) for t in tensors)
+    return tensors
+
+
+def read_positive(config: dict[str, Any], field: str, path: Path) -> int:
+    """A field of the JSON file ``path``; ``ConfigError``: it is no integer above 0."""
+    value = config.get(field)
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{path}: {field}: an integer >= 1 is needed, got {value!r}", field=field)
+    return value
+
+
+def _count_in_safetensors(path: Path) -> int:
+    return sum(_product(entry["shape"]) for entry in read_header(path).values())
 
 
 def _product(shape: list[int]) -> int:
@@ -154,11 +171,3 @@ def _product(shape: list[int]) -> int:
     for size in shape:
         result *= size
     return result
-
-
-def positive(config: dict[str, Any], field: str, path: Path) -> int:
-    """A size in a config.json; ``ConfigError``: it is none."""
-    value = config.get(field)
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{path}: {field}: an integer >= 1 is needed, got {value!r}", field=field)
-    return value

@@ -12,7 +12,13 @@ from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.links.control import Cancel, Failed, Output, Submit
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.pools.checks import PoolReport
-from specrouter_dist.pools.loading import Pool, lookup_members, model_members, slim_members
+from specrouter_dist.pools.loading import (
+    Pool,
+    lookup_members,
+    lora_members,
+    model_members,
+    slim_members,
+)
 from specrouter_dist.routing.explanation import explain
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.planner import Candidate
@@ -22,7 +28,9 @@ from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
-from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.lookup import LookupHost
+from specrouter_dist.worker.lora import hosts_of
+from specrouter_dist.worker.member import Member, ModelHost
 from specrouter_dist.worker.posts import Call, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
@@ -165,18 +173,16 @@ class LocalPool:
 
 def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:
     """All members that are models, the target last."""
-    *drafters, target = (
-        ModelHost(
-            member.name,
-            load_engine(
-                member,
-                pool.directories[member.name],
-                num_ids=report.num_ids,
-                exact=pool.config.exact,
-                synthetic=pool.config.synthetic,
-            ),
-            is_target=member.role == "target",
+    hosts: list[ModelHost] = []
+    for member in model_members(pool):
+        directory = pool.directories[member.name]
+        engine = load_engine(
+            member,
+            directory,
+            num_ids=report.num_ids,
+            exact=pool.config.exact,
+            synthetic=pool.config.synthetic,
         )
-        for member in model_members(pool)
-    )
+        hosts += hosts_of(member, engine, directory, lora_members(pool))
+    *drafters, target = hosts
     return [*drafters, *slim_hosts(slim_members(pool), target), target]

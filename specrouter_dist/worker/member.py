@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from specrouter_dist.config import LookupMember, LossyParams, SamplingParams
+from specrouter_dist.config import LossyParams, SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.routing.observations import ForwardKey, Observations
 from specrouter_dist.routing.observing import (
@@ -97,12 +97,16 @@ class ModelHost:
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
         """Reserves a slot. Only drafters draw several tokens in one step."""
-        self.preparations.give_way()
+        self.give_way()
         end = min(request.end, self.engine.info.context_tokens)
         tokens = array(TOKEN_TYPECODE, request.tokens)
         slot, kv_len = self._take_slot(request, tokens, end)
         self._num_open += 1
         return self._make_stage(request, tokens, kv_len, end, ending), slot
+
+    def give_way(self) -> None:
+        """Guesses give way to sessions, for the room that they take."""
+        self.preparations.give_way()
 
     def close(self, session: Session) -> None:
         """Frees the session's slot and KV blocks; what they hold is left to later sessions."""
@@ -155,35 +159,43 @@ class ModelHost:
         self, batch: Sequence[tuple[Session, Step]], observations: Observations
     ) -> list[tuple[Session, TokenArray, Picks]]:
         """Runs the steps as one ragged batch; returns by what each stream grew."""
-        extensions = [
-            Extension(
-                slot_of(session),
-                step.start,
-                step.tokens,
-                step.num_picks,
-                step.num_drafts,
-                num_runner_ups=int(self.preparations.wants_runner_ups(session)),
-                followers=_followers(session, step),
-            )
-            for session, step in batch
+        sessions = [session for session, _ in batch]
+        extensions = [host_of(session).extension(session, step) for session, step in batch]
+        all_picks = self._extend(self.engine, sessions, extensions)
+        return [
+            (session, host_of(session).end(session, step, picks, observations), picks)
+            for (session, step), picks in zip(batch, all_picks, strict=True)
         ]
-        all_picks = self._extend(self.engine, [session for session, _ in batch], extensions)
-        grown = []
-        for (session, step), picks in zip(batch, all_picks, strict=True):
-            stage = session.model_stage
-            new = end_step(self.name, session, step, picks.tokens, observations)
-            if picks.runner_ups:
-                # A Truth may have been first with some of them.
-                skipped = len(stage.tokens) - len(new) - step.first_pick
-                self.preparations.note(session, draws_of(picks, skipped, len(new)))
-            if step.num_picks and step.start < session.prompt_tokens:
-                # The prompt has just been fed: others that begin alike need not wait for the end.
-                self._publish(session, session.prompt_tokens)
-            if stage.kv_len < step.start + len(step.tokens):
-                for guest in session.guests:
-                    guest.lose_cache(stage.kv_len)
-            grown.append((session, new, picks))
-        return grown
+
+    def extension(self, session: Session, step: Step) -> Extension:
+        """What a step asks of the engine."""
+        return Extension(
+            slot_of(session),
+            step.start,
+            step.tokens,
+            step.num_picks,
+            step.num_drafts,
+            num_runner_ups=int(self.preparations.wants_runner_ups(session)),
+            followers=_followers(session, step),
+        )
+
+    def end(
+        self, session: Session, step: Step, picks: Picks, observations: Observations
+    ) -> TokenArray:
+        """A step of one of its sessions is done; returns by what the stream grew."""
+        stage = session.model_stage
+        new = end_step(self.name, session, step, picks.tokens, observations)
+        if picks.runner_ups:
+            # A Truth may have been first with some of them.
+            skipped = len(stage.tokens) - len(new) - step.first_pick
+            self.preparations.note(session, draws_of(picks, skipped, len(new)))
+        if step.num_picks and step.start < session.prompt_tokens:
+            # The prompt has just been fed: others that begin alike need not wait for the end.
+            self._publish(session, session.prompt_tokens)
+        if stage.kv_len < step.start + len(step.tokens):
+            for guest in session.guests:
+                guest.lose_cache(stage.kv_len)
+        return new
 
     def _extend(
         self, engine: Engine, sessions: Sequence[Session], extensions: Sequence[Extension]
@@ -271,29 +283,7 @@ def slot_of(session: Session) -> int:
     return session.slot
 
 
-class LookupHost:
-    """A member without a model: proposals come from the text itself."""
-
-    lives_in: str | None = None
-
-    def __init__(self, config: LookupMember) -> None:
-        self.name = config.name
-        self.path: tuple[str, ...] = (config.name,)
-        self._config = config
-
-    def open(self, request: Opening, ending: Ending) -> tuple[LookupStage, None]:
-        """Indexes the text; where it ends is the verifier's business."""
-        stage = LookupStage(
-            request.tokens,
-            prompt_tokens=request.prompt_tokens,
-            end=request.end,
-            min_match_tokens=self._config.min_match_tokens,
-            max_match_tokens=self._config.max_match_tokens,
-        )
-        return stage, None
-
-    def drop_guesses(self, session: Session) -> None:
-        """There is nothing to free."""
-
-    def close(self, session: Session) -> None:
-        """There is nothing to free."""
+def host_of(session: Session) -> ModelHost:
+    """The member of a model's session."""
+    assert isinstance(session.member, ModelHost)
+    return session.member

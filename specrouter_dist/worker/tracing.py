@@ -103,11 +103,14 @@ def _timed_methods(worker: Worker) -> Iterator[_Timed]:
     yield _Timed(worker.hub, "send", SpanName(Kind.SERIALISATION, "send"))
     yield _Timed(worker, "_advance", SpanName(Kind.PYTHON, "turn"))
     yield _Timed(worker._readers, "advance", SpanName(Kind.PYTHON, "read a finished text"))
+    samplers: set[int] = set()
     for model in worker._models:
         yield _Timed(model, "prepare", SpanName(Kind.PYTHON, "prepare", model.name))
         yield _Timed(model.engine, "extend", SpanName(Kind.FORWARD, "forward", model.name))
-        # A toy has none.
-        if (sampler := getattr(model.engine, "_sampler", None)) is not None:
+        # A toy has none, adapters draw with their base's.
+        sampler = getattr(model.engine, "_sampler", None)
+        if sampler is not None and id(sampler) not in samplers:
+            samplers.add(id(sampler))
             yield _Timed(sampler, "draw", SpanName(Kind.SAMPLING, "sample", model.name))
 
 

@@ -37,6 +37,7 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import Proposals, Truth
 from specrouter_dist.worker.chains import Chains
+from specrouter_dist.worker.lora import AdapterHost
 from specrouter_dist.worker.member import Member, ModelHost
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
@@ -89,7 +90,8 @@ class Worker:
         self._models = sorted(models, key=lambda model: not model.is_target)
         tiered = {m.name: TieredHost(m) for m in models if isinstance(m, SlimHost)}
         fronts = [m for m in self._models if m.is_target]
-        self._turns = Turns([*fronts, *tiered.values()], self._models[len(fronts) :])
+        others = [m for m in self._models[len(fronts) :] if not isinstance(m, AdapterHost)]
+        self._turns = Turns([*fronts, *tiered.values()], others)
         self._readers = Readers(self._models, clock)
         self._requests: Requests | None = None
         if fronts:

@@ -13,7 +13,8 @@ from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
-from specrouter_dist.worker.member import LookupHost, Member, ModelHost
+from specrouter_dist.worker.lookup import LookupHost
+from specrouter_dist.worker.member import Member, ModelHost
 from specrouter_dist.worker.posts import SetDirectory
 from specrouter_dist.worker.worker import Worker
 

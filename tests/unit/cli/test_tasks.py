@@ -13,10 +13,11 @@ from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompt_log import read_prompt_log
 from specrouter_dist.errors import InputError
 from specrouter_dist.pools.checks import check_pool, read_vocabulary
-from specrouter_dist.pools.loading import load_pool, resolve_directories
+from specrouter_dist.pools.loading import load_pool, lora_members, resolve_directories
 from specrouter_dist.serving.tasks import open_classifier
 from specrouter_dist.tasks.model import read_model, vocabulary_hash, write_model
 from specrouter_dist.text.tokenizer import Tokenizer
+from tests.adapters import write_adapter
 from tests.task_prompts import TARGET, mixed, partition
 
 
@@ -176,3 +177,37 @@ def test_align_writes_a_pool_with_the_new_drafter(
     assert exit_code(*arguments) == 2
     said = "was begun with other prompts and settings of samples; name another"
     assert said in capsys.readouterr().err
+
+
+def test_align_writes_a_pool_with_the_tasks_adapter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    write_model(partition().model, tmp_path / "tasks")
+    name = partition().model.header.tasks[0].name
+    settings = {
+        "form": "lora",
+        "lora": {"rank": 4},
+        "shards": 1,
+        "prompts_per_shard": 8,
+        "max_new_tokens": 4,
+        "held_out_prompts": 4,
+        "distillation": {"optimizer": {"steps": 2, "checkpoint_every": 1}},
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    out = tmp_path / "out"
+    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
+    arguments += ["--config", str(tmp_path / "settings.json"), "--task", name]
+    # As a better one would be: whether it is better is not this test's.
+    write_adapter(out / f"{name}-lora", TARGET.parent / "small")
+    assert exit_code(*arguments, "--json") == 0
+    (report,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert report["directory"] == str(out / f"{name}-lora")
+    pool = load_pool(str(out / "pool.yaml"))
+    (member,) = lora_members(pool)
+    assert (member.name, member.of) == (f"small-{name}", "small")
+    assert Path(member.adapter) == out / f"{name}-lora"
+    assert exit_code("pool", "check", str(out / "pool.yaml")) == 0
+    assert (
+        f"small-{name}: 17,280 parameters, 0.1 MiB weights, 0.0 MiB KV" in capsys.readouterr().out
+    )

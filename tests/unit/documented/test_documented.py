@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 import yaml
 
+from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.config import PoolConfig
 from specrouter_dist.serving.settings import ServiceSettings
 from tests.documented.examples import Example, all_blocks, blocks, commands, mentions
@@ -41,6 +42,8 @@ def test_yaml_is_what_pool_files_and_settings_take(block: Example) -> None:
         content = {"members": [*content, target]}
     if "members" in content:
         PoolConfig.model_validate({"name": "any", **content})
+    elif "distillation" in content:
+        AlignmentConfig.model_validate(content)
     else:
         ServiceSettings.model_validate(content)
 

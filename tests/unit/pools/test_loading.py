@@ -80,7 +80,9 @@ def test_a_dtype_replaces_that_of_every_member() -> None:
 
 MODEL = TARGET[:-1]
 SKIP = "name: s, kind: layer_skip, of: t, mask"
-KINDS = "'model' or 'lookup' or 'quantised' or 'layer_skip'"
+KINDS = "'model' or 'lookup' or 'quantised' or 'layer_skip' or 'lora'"
+DRAFT = "{name: d, kind: model, role: drafter, model: tiny/small}"
+LORA = "kind: lora, adapter: x, name"
 WRONG_FILES = [
     ("", "must be a mapping of fields, got NoneType"),
     ("- a", "must be a mapping of fields, got list"),
@@ -170,6 +172,23 @@ WRONG_FILES = [
         f"name: p\nmembers: [{MODEL}, engine: general}}, {{{SKIP}: [1.mlp]}}]",
         r"member 's': of: must be the target 't', .* got 't', engine='general'",
     ),
+    (
+        f"name: p\nmembers: [{TARGET}, {DRAFT}, {{{LORA}: a, of: e}}]",
+        r"member 'a': of: must be a drafter with weights .* got 'e' \(kind none\); accepted: d$",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {DRAFT}, {{{LORA}: a, of: t}}]",
+        r"member 'a': of: must be a drafter .* got 't' \(the target\); accepted: d$",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {DRAFT}, {{{LORA}: a, of: d}}, {{{LORA}: b, of: a}}]",
+        r"of: must be a drafter .* got 'a' \(kind lora\); accepted: d$",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {DRAFT[:-1]}, engine: general}}, {{{LORA}: a, of: d}}]",
+        r"member 'a': of: .* in the fast engine, got 'd' \(kind model\); accepted: none$",
+    ),
+    (f"name: p\nmembers: [{TARGET}, {{name: a, kind: lora, of: d}}]", r"\[1\]\.adapter: missing"),
 ]
 
 

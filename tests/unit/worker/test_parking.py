@@ -8,7 +8,8 @@ from specrouter_dist.config import LookupMember, SamplingParams
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, EdgeId
-from specrouter_dist.worker.member import LookupHost, Opening
+from specrouter_dist.worker.lookup import LookupHost
+from specrouter_dist.worker.member import Opening
 from specrouter_dist.worker.parking import LEASE_S, Parking
 from specrouter_dist.worker.session import Session
 

@@ -1,0 +1,118 @@
+"""What is trained of a drafter for a task, and how it is written: a copy of it, or an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from transformers import LlamaForCausalLM
+
+from specrouter_dist.align.config import AlignmentConfig, LoraSettings
+from specrouter_dist.align.students import load_model, save_member
+
+
+class Form(Protocol):
+    """One task's drafter."""
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint."""
+        ...
+
+    @property
+    def directory(self) -> Path:
+        """Where it is written; not there before it is better than the base drafter."""
+        ...
+
+    def begin(self) -> LlamaForCausalLM:
+        """The base drafter; the parameters that require a gradient are trained."""
+        ...
+
+    def save(self, student: LlamaForCausalLM) -> None:
+        """Replaces what is in ``directory``."""
+        ...
+
+    def load(self) -> LlamaForCausalLM:
+        """What was written, in float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class FullCopy:
+    """A model of its own.
+
+    Attributes:
+        base: directory of the drafter to begin with.
+        tokenizer_from: directory whose tokenizer lies beside the weights.
+    """
+
+    directory: Path
+    base: Path
+    tokenizer_from: Path
+    name: str = "drafter"
+
+    def begin(self) -> LlamaForCausalLM:
+        """All of it is trained."""
+        return load_model(self.base)
+
+    def save(self, student: LlamaForCausalLM) -> None:
+        """A checkpoint in bfloat16."""
+        save_member(student, self.tokenizer_from, self.directory)
+
+    def load(self) -> LlamaForCausalLM:
+        """The checkpoint."""
+        return load_model(self.directory)
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """A LoRA adapter on the base drafter.
+
+    Attributes:
+        base: directory of the drafter.
+        seed: of its first weights.
+    """
+
+    directory: Path
+    base: Path
+    settings: LoraSettings
+    seed: int
+    name: str = "adapter"
+
+    def begin(self) -> LlamaForCausalLM:
+        """Only the adapter is trained."""
+        from specrouter_dist.align.adapters import add_adapter
+
+        model = load_model(self.base)
+        add_adapter(model, self.settings, self.seed)
+        return model
+
+    def save(self, student: LlamaForCausalLM) -> None:
+        """In PEFT's format."""
+        from specrouter_dist.align.adapters import save_adapter
+
+        save_adapter(student, self.settings, self.directory)
+
+    def load(self) -> LlamaForCausalLM:
+        """The base drafter with the adapter in it."""
+        from specrouter_dist.align.adapters import load_adapter
+
+        model = load_model(self.base)
+        load_adapter(model, self.directory)
+        return model
+
+
+def form_of(config: AlignmentConfig, task: str, *, base: Path, target: Path, out: Path) -> Form:
+    """The form that ``config`` asks for.
+
+    Args:
+        config: of the alignment.
+        task: whose drafter it is.
+        base: directory of the drafter to begin with.
+        target: directory of the target.
+        out: gets the directory of what is trained.
+    """
+    if config.form == "lora":
+        return LoraAdapter(out / f"{task}-lora", base, config.lora or LoraSettings(), config.seed)
+    return FullCopy(out / task, base, target)
