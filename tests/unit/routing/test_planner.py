@@ -212,7 +212,13 @@ class TestMeasurementDecides:
             prediction = made._planner.predict(each, Regime(GREEDY))
             assert prediction is not None
             total_us = 1000 * ratio * prediction.round_us
-            measured = Observations(paces={PaceKey(each, GREEDY, 1): Pace(1000, round(1000 * prediction.round_tokens), total_us)})
+            measured = Observations(
+                paces={
+                    PaceKey(each, GREEDY, 1): Pace(
+                        1000, round(1000 * prediction.round_tokens), total_us
+                    )
+                }
+            )
             for _ in range(5):
                 made.observe(measured, 0.0)
         best = made.candidates(GREEDY)[0]
@@ -254,7 +260,6 @@ class TestMeasurementDecides:
         fast.paces[PaceKey(plan, GREEDY, 1)] = Pace(1000, num_tokens, 800 * prediction.round_us)
         made.observe(fast, 0.0)
         assert made.candidates(GREEDY)[0].predicted_us == pytest.approx(0.8 * before, rel=0.02)
-
 
     def test_a_chain_whose_rounds_yield_less_than_predicted_is_left(self) -> None:
         agreements = {("small", "target"): 0.7, ("medium", "target"): 0.8}
