@@ -1,7 +1,7 @@
 """Measurement decides: how many tokens a round of a chain yields, against what was predicted.
 
 What is known of pairs says what a block of proposals comes to. How blocks come about (how far a
-drafter got ahead, how its runs of accepted tokens cluster) is a formula's business, and is a chain's
+drafter got ahead, how its runs of accepted tokens cluster) is a formula's business, and a chain's
 own. So its predicted tokens are scaled by what was measured of it: sums of tokens and not a mean of
 ratios, since hard texts have more rounds.
 """
