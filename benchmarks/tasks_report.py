@@ -144,6 +144,11 @@ def parse_arguments() -> argparse.Namespace:
     arguments.temperatures = [float(text) for text in arguments.temperatures.split(",")]
     if unknown := sorted({*arguments.parts} - {*PARTS}):
         parser.error(f"--parts: {unknown[0]!r}{did_you_mean(unknown[0], PARTS)}; {one_of(PARTS)}")
+    if arguments.control and not arguments.control.is_dir():
+        parser.error(
+            f"--control: no folder {str(arguments.control)!r}; an alignment whose drafter was never "
+            "better than the base drafter writes none, and the base drafter is the control"
+        )
     if arguments.short:
         vars(arguments).update(_SHORT)
     return arguments
