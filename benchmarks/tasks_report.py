@@ -146,8 +146,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--parts: {unknown[0]!r}{did_you_mean(unknown[0], PARTS)}; {one_of(PARTS)}")
     if arguments.control and not arguments.control.is_dir():
         parser.error(
-            f"--control: no folder {str(arguments.control)!r}; an alignment whose drafter was never "
-            "better than the base drafter writes none, and the base drafter is the control"
+            f"--control: no folder {str(arguments.control)!r}; an alignment whose drafter was "
+            "never better than the base drafter writes none, and that drafter is the control"
         )
     if arguments.short:
         vars(arguments).update(_SHORT)
