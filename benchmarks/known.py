@@ -101,7 +101,6 @@ class Known:
                 router.latency,
                 router.agreement,
                 router.paces,
-                router.yields,
             ),
             traffic,
         )

@@ -26,7 +26,6 @@ from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.planner import Planner
 from specrouter_dist.routing.state import EvidenceState
 from specrouter_dist.routing.traffic import GREEDY
-from specrouter_dist.routing.yields import YieldTable
 from specrouter_dist.speculation.agreeing import law_of
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
@@ -73,7 +72,7 @@ class StageTimes:
             key = ForwardKey(member, num_rows, 1, num_drafts, context_tokens=self.context_tokens)
             latency.profile(key, ForwardTimes(1, us))
         names = [member.name for member in model_members(pool)]
-        tables = latency, stated_agreement(pool), PaceTable(), YieldTable()
+        tables = latency, stated_agreement(pool), PaceTable()
         return Planner(tuple(names), (), devices, *tables)
 
 

@@ -18,7 +18,7 @@ _UNTIMED_ROUNDS = 2
 class _Stretch:
     """Rounds under one plan and load."""
 
-    rung: Rung
+    plan: Plan
     load: int
     num_rounds: int = 0
     since_s: float | None = None
@@ -55,7 +55,7 @@ class Climb:
         rung = ladder.choose(self._rung, self._standing, progress)
         if rung is not self._rung or self._stretch is None or self._stretch.load != load:
             self.leave(observations)
-            self._stretch = _Stretch(rung, load)
+            self._stretch = _Stretch(rung.plan, load)
         self._rung = rung
         return rung.plan
 
@@ -82,6 +82,5 @@ class Climb:
         if stretch is None or stretch.since_s is None or not stretch.timed_rounds:
             return
         elapsed_us = (self.clock() - stretch.since_s) * 1e6
-        rung, load = stretch.rung, LOADS[stretch.load]
-        key = PaceKey(rung.plan, self.traffic, load, rung.scale)
+        key = PaceKey(stretch.plan, self.traffic, LOADS[stretch.load])
         observations.add_pace(key, stretch.timed_rounds, stretch.timed_tokens, elapsed_us)

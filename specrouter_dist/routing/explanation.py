@@ -6,7 +6,7 @@ the unit that a key ends in; ages are never negative, whatever clocks do.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from heapq import nlargest, nsmallest
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,6 @@ from specrouter_dist.routing.plans import LOADS, Ladder, Rung
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.state import LatencyState
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.routing.yields import YieldTable
 
 LENGTHS = (1, 2, 4, 8, 16)
 """Draft lengths at which expected tokens per round are listed."""
@@ -48,7 +47,6 @@ def explain(router: Router, now_s: float) -> dict[str, Any]:
         "places_of_agreement": {of.value: at for of, at in router.agreement.places.items()},
         "prepared": [_prepared(key, counts) for key, counts in router.prepared.items()],
         "paces": _paces(router.paces),
-        "yields": _yields(router.yields),
         "decisions": [_decision(one, now_s) for one in _newest(journal.decisions, _MOST_DECISIONS)],
         "outcomes": {
             "us_per_token": _outcomes(journal.paces, now_s),
@@ -179,19 +177,6 @@ def _paces(paces: PaceTable) -> list[dict[str, Any]]:
         }
         for pace in nsmallest(_MOST_PACES, paces.state(), lambda p: p.variance)
         if pace.manner.chain
-    ]
-
-
-def _yields(yields: YieldTable) -> list[dict[str, Any]]:
-    """Those of which most is known."""
-    return [
-        {
-            "traffic": known.traffic._asdict(),
-            "chain": list(known.manner.chain),
-            "is_ahead": known.manner.is_ahead,
-            "ratio": yields.ratio(known.traffic, known.manner),
-        }
-        for known in nlargest(_MOST_PACES, yields.state(), lambda known: known.predicted)
     ]
 
 

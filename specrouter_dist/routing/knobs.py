@@ -27,7 +27,7 @@ _KEPT_SETTINGS = 3
 """Of each chain, best first: the fastest is not always what the next level makes the most of."""
 
 Chain = tuple[str, ...]
-RatioOf = Callable[[Chain, bool], float]
+PaceOf = Callable[[Chain, bool], float]
 """Measured over predicted times of a chain, and whether it drafts ahead for its last member."""
 
 
@@ -73,7 +73,7 @@ class Setting:
 _Settings = dict[Chain, list[Setting]]
 
 
-def best_settings(costs: Costs, chains: Sequence[Chain], pace: RatioOf) -> dict[Chain, Setting]:
+def best_settings(costs: Costs, chains: Sequence[Chain], pace: PaceOf) -> dict[Chain, Setting]:
     """Of chains of two members or more."""
     settings: _Settings = {}
     for length in range(2, max(map(len, chains), default=0) + 1):
@@ -86,7 +86,7 @@ def best_settings(costs: Costs, chains: Sequence[Chain], pace: RatioOf) -> dict[
 
 
 def _extended(
-    costs: Costs, chains: Sequence[Chain], settings: _Settings, pace: RatioOf
+    costs: Costs, chains: Sequence[Chain], settings: _Settings, pace: PaceOf
 ) -> _Settings:
     """The best of these chains, from the ``settings`` of those without their last members."""
     fed = [

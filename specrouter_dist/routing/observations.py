@@ -75,8 +75,6 @@ class PaceKey(NamedTuple):
     traffic: Traffic
     num_sessions: int
     """Running requests, rounded up to one of ``plans.LOADS``."""
-    scale: float = 1.0
-    """Of the requests' agreement, that the plan is for."""
 
 
 @dataclass(slots=True)

@@ -23,7 +23,6 @@ from specrouter_dist.routing.pace import PaceTable
 from specrouter_dist.routing.rounds import Rounds, Way, burst_and_window
 from specrouter_dist.routing.runs import Blocks, Taking
 from specrouter_dist.routing.state import Manner
-from specrouter_dist.routing.yields import YieldTable
 
 _KEPT_WAYS = 3
 """Ways to produce a member's stream that are extended; the best ones."""
@@ -72,8 +71,6 @@ class Prediction:
     """Time of all devices per token."""
     round_us: float
     """Time per round of the target, from the parts of the round alone."""
-    round_tokens: float
-    """What a round yields, from what is known of its pairs alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,6 @@ class Planner:
     latency: LatencyTable
     agreement: AgreementTable
     paces: PaceTable
-    yields: YieldTable
     away: Set[str] = frozenset()
     """Drafters that are not there now: in no chain that is proposed."""
 
@@ -131,32 +127,27 @@ class Planner:
             round_us, tau_us = float(rounds.times_us[at]), float(rounds.taus_us[at])
             devices_us = float(rounds.token_devices_us(regime.num_sessions)[at])
             blocks = rounds.blocks([at])
-        ratio = self._ratio(manner_of(plan), regime)
-        return Prediction(tau_us * ratio, devices_us * ratio, round_us, round_us / tau_us)
+        ratio = self.paces.ratio(manner_of(plan), regime.num_sessions)
+        return Prediction(tau_us * ratio, devices_us * ratio, round_us)
 
     def _evaluate(self, costs: Costs, chains: Sequence[Chain]) -> Iterator[Candidate]:
         """Each with its best knobs, its times corrected by what was measured."""
         num_sessions = costs.regime.num_sessions
 
-        def ratio_of(chain: Chain, is_ahead: bool) -> float:
-            return self._ratio(Manner(chain, is_ahead), costs.regime)
+        def pace(chain: Chain, is_ahead: bool) -> float:
+            return self.paces.ratio(Manner(chain, is_ahead), num_sessions)
 
-        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1], ratio_of)
+        settings = best_settings(costs, [chain for chain in chains if len(chain) > 1], pace)
         for chain in chains:
             if len(chain) == 1:
-                alone_us = costs.alone_us(chain[0]) * ratio_of(chain, False)
+                alone_us = costs.alone_us(chain[0]) * pace(chain, False)
                 yield Candidate(chain, (), alone_us, devices_us=alone_us / num_sessions)
                 continue
             best = settings[chain]
             lengths, aheads, matches = zip(*best.edges, strict=True)
-            ratio = ratio_of(chain, aheads[-1] > 0)
+            ratio = pace(chain, aheads[-1] > 0)
             times_us = best.predicted_us * ratio, best.devices_us * ratio
             yield Candidate(chain, lengths, times_us[0], aheads, matches, times_us[1])
-
-    def _ratio(self, manner: Manner, regime: Regime) -> float:
-        """Measured over predicted time per token."""
-        pace = self.paces.ratio(manner, regime.num_sessions)
-        return pace / self.yields.ratio(regime.traffic, manner)
 
     def _is_known(self, costs: Costs, chain: Sequence[str]) -> bool:
         return all(member in self.lookups or costs.is_known(member) for member in chain)

@@ -31,7 +31,6 @@ from specrouter_dist.routing.planner import Candidate, Planner, manner_of, to_pl
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable
 from specrouter_dist.routing.replay import Replays
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.routing.yields import YieldTable
 
 _FORGET_EVERY_S = 1.0
 _OTHERS_EVERY = 3
@@ -67,7 +66,6 @@ class Router:
         self.latency = LatencyTable(hop_us)
         self.agreement = AgreementTable()
         self.paces = PaceTable()
-        self.yields = YieldTable()
         self.journal = Journal()
         self.prepared: dict[OutcomeKey, OutcomeCounts] = {}
         """Of each sampling regime. For people: no decision rests on it."""
@@ -77,7 +75,7 @@ class Router:
         self._comparisons = Comparisons(models)
         self._replays = Replays(models[-1], lookups)
         self._away: set[str] = set()
-        tables = self.latency, self.agreement, self.paces, self.yields
+        tables = self.latency, self.agreement, self.paces
         self._planner = Planner(tuple(models), tuple(lookups), devices, *tables, self._away)
         self._chooser = Chooser(self._planner, threads)
         self._threads = threads
@@ -131,7 +129,6 @@ class Router:
         if not 0.0 <= now_s - self._forgot_s < _FORGET_EVERY_S:
             self._forgot_s = now_s
             self.paces.forget(self.latency.forget())
-            self.yields.forget()
 
     def _plausible(self, measured: Mapping[_Key, _Measured]) -> Iterator[tuple[_Key, _Measured]]:
         for key, value in measured.items():
@@ -167,13 +164,11 @@ class Router:
 
     def _pace(self, key: PaceKey, pace: Pace, now_s: float) -> None:
         self._see(key.traffic, now_s, LOADS.index(key.num_sessions))
-        regime = Regime(key.traffic, key.num_sessions, scale=key.scale)
+        regime = Regime(key.traffic, key.num_sessions)
         prediction = self._planner.predict(key.plan, regime)
         if prediction is None:
             return
-        manner, traffic = manner_of(key.plan), self._kinds.narrowest(key.traffic)
-        self.paces.observe(manner, key.num_sessions, prediction.round_us, pace)
-        self.yields.observe(traffic, manner, prediction.round_tokens, pace)
+        self.paces.observe(manner_of(key.plan), key.num_sessions, prediction.round_us, pace)
         self.journal.note_pace(key, prediction.predicted_us, pace, now_s)
 
     def _see(self, traffic: Traffic, now_s: float, load: int = 0) -> None:
@@ -186,7 +181,6 @@ class Router:
     def _keep_kinds(self) -> None:
         """Of kinds that have given way nothing stays."""
         self.agreement.keep(self._kinds)
-        self.yields.keep(self._kinds)
         self._chooser.keep(self._kinds)
         self._weighed = {of: ways for of, ways in self._weighed.items() if of[0] in self._kinds}
 

@@ -18,7 +18,6 @@ from specrouter_dist.routing.state import (
     LatencyState,
     PaceState,
     ScoreState,
-    YieldState,
     check_blocks,
     check_score,
 )
@@ -26,7 +25,7 @@ from specrouter_dist.routing.traffic import Traffic
 
 _UNSAVED_PLANS = 1000
 """More than can have been handed out since a snapshot was written: workers ignore lower numbers."""
-VERSION = 5
+VERSION = 4
 MAX_BYTES = 64 * 1024 * 1024
 """About 200,000 pairs, each from one source and for one kind of request."""
 
@@ -44,7 +43,6 @@ class _Snapshot(UserModel):
     scores: tuple[Annotated[ScoreState, AfterValidator(check_score)], ...]
     latency: LatencyState
     paces: tuple[PaceState, ...]
-    yields: tuple[YieldState, ...]
 
 
 def dump(router: Router, *, pool_hash: str, life: str, now_s: float) -> bytes:
@@ -69,7 +67,6 @@ def dump(router: Router, *, pool_hash: str, life: str, now_s: float) -> bytes:
         "scores": router.agreement.scores.state(now_s),
         "latency": router.latency.state(),
         "paces": router.paces.state(),
-        "yields": router.yields.state(),
     }
     _checked(content)
     data: bytes = msgpack.packb(content)
@@ -90,7 +87,6 @@ def restore(router: Router, data: bytes, *, pool_hash: str, life: str, now_s: fl
         raise SnapshotError(f"of pool {snapshot.pool_hash[:12]!r}, not of {pool_hash[:12]!r}")
     then_s = min(now_s, snapshot.at_s)
     router.agreement.restore(snapshot.agreement, snapshot.scores, then_s)
-    router.yields.restore(snapshot.yields)
     number = snapshot.number + _UNSAVED_PLANS if snapshot.life == life else 0
     router.resume(number, snapshot.kinds, now_s)
     if snapshot.life == life:

@@ -164,12 +164,3 @@ class PaceState(NamedTuple):
     num_sessions: Size
     log_ratio: Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
     variance: Positive
-
-
-class YieldState(NamedTuple):
-    """Tokens of a manner's rounds, for one kind of request."""
-
-    traffic: Traffic
-    manner: Manner
-    predicted: Count
-    measured: Count

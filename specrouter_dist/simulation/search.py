@@ -129,8 +129,7 @@ def taught_planner(profile: Profile, oracle: Oracle) -> Planner:
     router = new_router(profile)
     teach(router, profile, oracle, _TRUTH_TOKENS)
     devices = {member.name: profile.device_of(member) for member in profile.members}
-    tables = router.latency, router.agreement, router.paces, router.yields
-    return Planner(tuple(devices), (), devices, *tables)
+    return Planner(tuple(devices), (), devices, router.latency, router.agreement, router.paces)
 
 
 def _fastest(

@@ -181,7 +181,6 @@ class Scorer:
             router.latency,
             router.agreement,
             router.paces,
-            router.yields,
         )
         chains = filter(is_wanted, self._chains(router))
         ways = (planner.evaluate(chain, Regime(self._traffic)) for chain in chains)

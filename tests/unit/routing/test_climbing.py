@@ -48,16 +48,6 @@ def test_the_time_of_the_first_rounds_is_not_told(climb: Climb, clock: Clock) ->
     assert pace.total_us == pytest.approx(100_000)
 
 
-def test_rounds_are_told_with_the_agreement_that_the_plan_is_for(
-    climb: Climb, clock: Clock
-) -> None:
-    seen = Observations()
-    climb.board(Ladder((Rung(0.6, FIRST),)), 0, HALF_WAY, seen)
-    go(climb, clock, 5)
-    climb.leave(seen)
-    assert [key.scale for key in seen.paces] == [0.6]
-
-
 def test_every_plan_and_load_is_timed_by_itself(climb: Climb, clock: Clock) -> None:
     seen, ladder = Observations(), Ladder.only(FIRST)
     climb.board(ladder, 0, HALF_WAY, seen)

@@ -61,7 +61,6 @@ def num_kept(router: Router) -> Counter[str]:
         challengers=len(chooser._challengers),
         waiting=len(chooser.waiting),
         paces=len(router.paces.state()),
-        yields=len(router.yields.state()),
         prepared=len(router.prepared),
     )
 
