@@ -6,18 +6,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
 from specrouter_dist.align.adapters import add_adapter, load_adapter, save_adapter
 from specrouter_dist.align.config import AlignmentConfig, LoraSettings
-from specrouter_dist.align.data import encode_prompts
-from specrouter_dist.align.students import load_model, save_member
+from specrouter_dist.align.students import load_model
 from specrouter_dist.align.task_drafters import Aligner
 from specrouter_dist.align.training import Trainer
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.adapter_files import WEIGHTS, read_adapter
 from specrouter_dist.validation import validated
-from tests.unit.align.models import rows, tiny_target, tokenizer_folder
 from tests.unit.align.test_task_drafters import CONFIG, Killed
 
 SETTINGS = LoraSettings(rank=8, alpha=16)
@@ -25,19 +22,9 @@ LORA = CONFIG.model_copy(update={"form": "lora", "lora": SETTINGS})
 
 
 @pytest.fixture
-def members(tmp_path: Path) -> dict[str, Path]:
-    """A target and a drafter that is another random model."""
-    tokenizer = tokenizer_folder(tmp_path / "tokenizer")
-    num_ids = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size()
-    for seed, name in enumerate(("target", "base")):
-        save_member(tiny_target(num_ids, seed), tokenizer, tmp_path / name)
-    return {name: tmp_path / name for name in ("target", "base")}
-
-
-@pytest.fixture
-def prompts(members: dict[str, Path]) -> dict[str, list[list[int]]]:
-    tokenizer = Tokenizer.from_file(str(members["target"] / "tokenizer.json"))
-    return {"code": encode_prompts(tokenizer, rows("train", 40), chat_fraction=0.0)[::2]}
+def prompts(prompts: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+    """Of one task."""
+    return {"code": prompts["code"]}
 
 
 def aligner(members: dict[str, Path], out: Path, config: AlignmentConfig = LORA) -> Aligner:

@@ -4,17 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 from transformers import LlamaConfig
 
 from specrouter_dist.align.config import AlignmentConfig, DistillationConfig, OptimizerConfig
-from specrouter_dist.align.data import encode_prompts
 from specrouter_dist.align.samples import read_lessons
-from specrouter_dist.align.students import load_model, save_member
+from specrouter_dist.align.students import load_model
 from specrouter_dist.align.task_drafters import POOLED, Aligner
 from specrouter_dist.align.training import Trainer
 from specrouter_dist.errors import ConfigError, RequestError
-from tests.unit.align.models import rows, tiny_target, tokenizer_folder
 
 CONFIG = AlignmentConfig(
     shards=2,
@@ -33,23 +30,6 @@ CONFIG = AlignmentConfig(
 
 class Killed(Exception):
     """The process dies."""
-
-
-@pytest.fixture
-def members(tmp_path: Path) -> dict[str, Path]:
-    """A target and a drafter that is another random model."""
-    tokenizer = tokenizer_folder(tmp_path / "tokenizer")
-    num_ids = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size()
-    for seed, name in enumerate(("target", "base")):
-        save_member(tiny_target(num_ids, seed), tokenizer, tmp_path / name)
-    return {name: tmp_path / name for name in ("target", "base")}
-
-
-@pytest.fixture
-def prompts(members: dict[str, Path]) -> dict[str, list[list[int]]]:
-    tokenizer = Tokenizer.from_file(str(members["target"] / "tokenizer.json"))
-    encoded = encode_prompts(tokenizer, rows("train", 40), chat_fraction=0.0)
-    return {"code": encoded[::2], "math": encoded[1::2]}
 
 
 def aligner(members: dict[str, Path], out: Path, config: AlignmentConfig = CONFIG) -> Aligner:

@@ -136,6 +136,16 @@ def test_bad_input_is_told_in_one_line(
     assert re.search(message, error), error
 
 
+SHORT = {
+    "shards": 1,
+    "prompts_per_shard": 8,
+    "max_new_tokens": 4,
+    "held_out_prompts": 4,
+    "distillation": {"optimizer": {"steps": 2, "checkpoint_every": 1}},
+}
+"""An alignment that is over at once."""
+
+
 @pytest.mark.parametrize("is_pooled", [False, True])
 def test_align_writes_a_pool_with_the_new_drafter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_pooled: bool
@@ -145,14 +155,7 @@ def test_align_writes_a_pool_with_the_new_drafter(
     write_model(partition().model, tmp_path / "tasks")
     task, other = (task.name for task in partition().model.header.tasks[:2])
     name = POOLED if is_pooled else task
-    settings = {
-        "shards": 1,
-        "prompts_per_shard": 8,
-        "max_new_tokens": 4,
-        "held_out_prompts": 4,
-        "distillation": {"optimizer": {"steps": 2, "checkpoint_every": 1}},
-    }
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "settings.json").write_text(json.dumps(SHORT))
     out = tmp_path / "out"
     arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
     arguments += ["--config", str(tmp_path / "settings.json"), "--task", task]
@@ -173,7 +176,7 @@ def test_align_writes_a_pool_with_the_new_drafter(
     check_pool(resolve_directories(pool))
     # What is there was learned from something else.
     log.write_text(log.read_text() * 2)
-    (tmp_path / "settings.json").write_text(json.dumps({**settings, "seed": 1}))
+    (tmp_path / "settings.json").write_text(json.dumps({**SHORT, "seed": 1}))
     assert exit_code(*arguments) == 2
     said = "was begun with other prompts and settings of samples; name another"
     assert said in capsys.readouterr().err
@@ -185,15 +188,7 @@ def test_align_writes_a_pool_with_the_tasks_adapter(
     log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
     write_model(partition().model, tmp_path / "tasks")
     name = partition().model.header.tasks[0].name
-    settings = {
-        "form": "lora",
-        "lora": {"rank": 4},
-        "shards": 1,
-        "prompts_per_shard": 8,
-        "max_new_tokens": 4,
-        "held_out_prompts": 4,
-        "distillation": {"optimizer": {"steps": 2, "checkpoint_every": 1}},
-    }
+    settings = {**SHORT, "form": "lora", "lora": {"rank": 4}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     out = tmp_path / "out"
     arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
