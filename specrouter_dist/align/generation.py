@@ -18,6 +18,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from specrouter_dist.engine.linear import is_packable
+
 TOP_K = 64  # of 4,096: about 95 % of the mass at temperature 1
 _SQUEEZE_BELOW = 0.75  # drop ended rows once fewer than this share of the batch is still running
 
@@ -77,8 +79,7 @@ class _Text:
 
 def fastest_dtype() -> torch.dtype:
     """In which samples are made: bfloat16, as targets are served, where the CPU multiplies it."""
-    is_fast = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if is_fast else torch.float32
+    return torch.bfloat16 if is_packable(torch.bfloat16) else torch.float32
 
 
 class BatchGenerator:

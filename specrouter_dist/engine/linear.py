@@ -108,7 +108,7 @@ class Int8Linear:
         self._weight = rounded.to(torch.int8)
         self._scales = scales
         self._bias = bias
-        many = PackedLinear if _packable(torch.bfloat16) else PlainLinear
+        many = PackedLinear if is_packable(torch.bfloat16) else PlainLinear
         self._many = many((rounded * scales.float()[:, None]).to(torch.bfloat16), bias)
         self.weight_bytes = self._weight.nbytes + self._many.weight_bytes
 
@@ -199,7 +199,7 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool, int8: bool 
     """
     if int8 and Int8Linear.fits(weight):
         return Int8Linear(weight, bias)
-    packable = weight.device.type == "cpu" and _packable(weight.dtype)
+    packable = weight.device.type == "cpu" and is_packable(weight.dtype)
     if not exact:
         if packable and weight.dtype == torch.float32 and weight.numel() <= SMALL_WEIGHTS:
             return SmallLinear(weight, bias)
@@ -210,7 +210,8 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool, int8: bool 
     return FixedRowsLinear(linear, LEAST_ROWS if weight.device.type == "cpu" else _PROBED_ROWS)
 
 
-def _packable(dtype: torch.dtype) -> bool:
+def is_packable(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies matrices of the type by itself."""
     if not torch._C._has_mkldnn:
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -150,7 +150,7 @@ def test_int8_is_the_layer_within_its_rounding(with_bias: bool, num_rows: int) -
 
 
 def test_int8_needs_no_packed_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_module, "_packable", lambda dtype: False)
+    monkeypatch.setattr(linear_module, "is_packable", lambda dtype: False)
     weight, rows = torch.randn(48, 96), torch.randn(9, 96, dtype=torch.bfloat16)
     expected = rows.float() @ weight.t()
     with torch.inference_mode():
