@@ -43,22 +43,25 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
+def chained_pairs(opened: PoolBackend) -> set[tuple[str, str]]:
+    pairs = opened.running.explain()["pairs"]
+    return {(pair["draft"], pair["verifier"]) for pair in pairs if pair["chained"]}
+
+
 def test_a_pool_that_is_stopped_leaves_what_it_learnt_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Comes first: the pool of the others would be found running."""
     monkeypatch.setenv("SPECROUTER_STATE_DIR", str(tmp_path))
     with short_start(), open_tiny("ray") as opened:
-        chained = {
-            (pair["draft"], pair["verifier"])
-            for pair in opened.running.explain()["pairs"]
-            if pair["chained"]
-        }
+        # What the workers of so short a start have seen may still be on its way.
+        wait_until(lambda: chained_pairs(opened) != set(), "the router learns of no pair")
+        chained = chained_pairs(opened)
     (path,) = tmp_path.iterdir()
     pool_hash = path.stem.removeprefix("router-")
     router = Router(["small", "medium", "target"], {}, {}, hop_us=1.0)
     restore(router, path.read_bytes(), pool_hash=pool_hash, life="", now_s=time.time())
-    assert {(key.draft, key.verifier) for key in router.agreement.known()} >= chained != set()
+    assert {(key.draft, key.verifier) for key in router.agreement.known()} >= chained
 
 
 def test_a_router_that_is_started_again_knows_what_it_knew(
