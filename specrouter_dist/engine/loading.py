@@ -1,6 +1,5 @@
 """Reading weights from a Hugging Face directory, tensor by tensor, and what they will cost."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,9 @@ from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, pages_for
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.errors import ConfigError, EngineError
+from specrouter_dist.pools.model_files import read_tensors
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
-
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 
 
 class Weights(Protocol):
@@ -37,26 +34,13 @@ class Checkpoint:
         """Opens every weight file.
 
         Raises:
-            ConfigError: a file is missing or unreadable; the message names it.
+            ConfigError: a file is missing or unreadable, or has not what the index says; the
+                message names it.
         """
         self._directory = directory
-        self._files: dict[str, Any] = {}
-        index = directory / _INDEX
-        if (directory / _SINGLE).exists():
-            names = [_SINGLE]
-        elif index.exists():
-            names = sorted(set(_weight_map(index).values()))
-        else:
-            raise ConfigError(f"{directory}: neither {_SINGLE} nor {_INDEX}", field="model")
-        self._home = {tensor: name for name in names for tensor in self._open(name)}
-
-    def _open(self, name: str) -> list[str]:
-        path = self._directory / name
-        try:
-            self._files[name] = safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}", field="model") from error
-        return list(self._files[name].keys())
+        self._tensors = read_tensors(directory)
+        files = {tensor.file for tensor in self._tensors.values()}
+        self._files: dict[Path, Any] = {path: _open(path) for path in files}
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +54,7 @@ class Checkpoint:
         self._files.clear()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._home
+        return name in self._tensors
 
     def read(self, name: str, *shape: int) -> Tensor:
         """One tensor, as stored.
@@ -78,11 +62,11 @@ class Checkpoint:
         Raises:
             ConfigError: it is missing or has another shape; the message names file and tensor.
         """
-        if name not in self._home:
+        if name not in self._tensors:
             raise ConfigError(f"{self._directory}: tensor {name!r} is missing", field="model")
-        path = self._directory / self._home[name]
+        path = self._tensors[name].file
         try:
-            tensor: Tensor = self._files[self._home[name]].get_tensor(name)
+            tensor: Tensor = self._files[path].get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path}: tensor {name!r}: {error}", field="model") from error
         if tuple(tensor.shape) != shape:
@@ -95,12 +79,11 @@ class Checkpoint:
         return tensor
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _open(path: Path) -> Any:
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{index}: cannot be read: {error!r}", field="model") from error
-    return weight_map
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", field="model") from error
 
 
 @dataclass(frozen=True, slots=True)

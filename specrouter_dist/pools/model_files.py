@@ -1,10 +1,12 @@
 """What a model directory says about its model, read without loading the weights.
 
 A directory is in Hugging Face format: config.json, tokenizer.json, and the weights in
-safetensors files (one, or shards with an index) or in PyTorch's zip format.
+safetensors files (one, or shards with an index) or in PyTorch's zip format. Shards may lie in other
+directories: a drafter of which only the layers are its own names the file of another for the rest.
 """
 
 import json
+import math
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from specrouter_dist.errors import ConfigError
 
 _MAX_HEADER_BYTES = 100_000_000
 _RELEVANT_SUFFIXES = (".json", ".jinja", ".safetensors", ".bin", ".model")
+_SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,26 @@ class ModelShape:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor of a model is."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
 def relevant_files(directory: Path) -> list[Path]:
-    """The files that decide what the model computes and says, sorted by name."""
-    return sorted(p for p in directory.iterdir() if p.suffix in _RELEVANT_SUFFIXES)
+    """The files that decide what the model computes and says, sorted by name; then those that its
+    index names in other directories, as far as they are there.
+
+    Raises:
+        ConfigError: an index that is none.
+    """
+    own = sorted(p for p in directory.iterdir() if p.suffix in _RELEVANT_SUFFIXES)
+    index = directory / INDEX
+    shards = sorted(set(_read_weight_map(index).values())) if index.exists() else []
+    shared = (directory / name for name in shards if "/" in name)
+    return [*own, *(path for path in shared if path.exists())]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,11 +120,62 @@ def count_parameters(directory: Path) -> int | None:
             if not zipfile.is_zipfile(path):
                 raise ConfigError(f"{path}: truncated or no PyTorch file; fetch it again")
         return None
-    return sum(_count_in_safetensors(path) for path in files)
+    return sum(math.prod(tensor.shape) for tensor in read_tensors(directory).values())
+
+
+def read_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """The tensors that a model is made of, by name, from the headers of its safetensors files.
+
+    Shards may hold others as well: of each tensor the file counts that the index names.
+
+    Raises:
+        ConfigError: a weight file is missing, truncated or none, or the index names a file that
+            lacks the tensor, or not the one that transformers would take it from.
+    """
+    files = weight_files(directory)
+    if files[0].suffix == ".bin":
+        raise ConfigError(f"{directory}: weights in safetensors are needed, got {files[0].name}")
+    headers = {path: read_header(path) for path in files}
+    if files == [directory / _SINGLE]:
+        homes = dict.fromkeys(headers[files[0]], files[0])
+    else:
+        index = directory / INDEX
+        homes = {name: directory / file for name, file in _read_weight_map(index).items()}
+        for name, home in homes.items():
+            _check_home(index, name, home, [path for path in files if name in headers[path]])
+    return {
+        name: StoredTensor(home, tuple(headers[home][name]["shape"]))
+        for name, home in homes.items()
+    }
+
+
+def _check_home(index: Path, name: str, home: Path, holders: list[Path]) -> None:
+    """``holders``: the files that hold the tensor, in the order of their names."""
+    if home not in holders:
+        raise ConfigError(f"{index}: tensor {name!r} is not in {home}, which it names")
+    # It reads all of every file, in this order, and what comes later replaces what was there.
+    if holders[-1] != home:
+        raise ConfigError(
+            f"{index}: tensor {name!r} is said to be in {home}, but transformers takes it from "
+            f"{holders[-1]}, whose name comes later; rename one of the files"
+        )
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file, relative to the index's directory."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ConfigError(f"{index}: weight_map: must map tensors to files, got {found!r:.80}")
+    # It would name another file, or none, where the directory is moved to.
+    if absolute := sorted(name for name in set(found.values()) if Path(name).is_absolute()):
+        raise ConfigError(
+            f"{index}: weight_map: files are named relative to {index.parent}, got {absolute[0]!r}"
+        )
+    return found
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights.
+    """The files that hold the weights, in the order of their names.
 
     Raises:
         ConfigError: there are none, or the index names one that is missing.
@@ -114,7 +186,7 @@ def weight_files(directory: Path) -> list[Path]:
         if single.exists():
             return [single]
         if index.exists():
-            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            names = sorted(set(_read_weight_map(index).values()))
             missing = [name for name in names if not (directory / name).exists()]
             if missing or not names:
                 raise ConfigError(
@@ -160,14 +232,3 @@ def read_positive(config: dict[str, Any], field: str, path: Path) -> int:
     if type(value) is not int or value < 1:
         raise ConfigError(f"{path}: {field}: an integer >= 1 is needed, got {value!r}", field=field)
     return value
-
-
-def _count_in_safetensors(path: Path) -> int:
-    return sum(_product(entry["shape"]) for entry in read_header(path).values())
-
-
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
