@@ -97,8 +97,10 @@ class LoraSettings(_Frozen):
 class AlignmentConfig(_Frozen):
     """Drafters for tasks, each trained from the same base drafter; every task alike."""
 
-    form: Literal["full", "lora"] = Field(
-        default="full", description="a copy of the base drafter, or an adapter on it"
+    form: Literal["full", "layers", "lora"] = Field(
+        default="full",
+        description="a copy of the base drafter, one that has the base's embedding and head, or an "
+        "adapter on it",
     )
     lora: LoraSettings | None = Field(
         default=None, description="of adapters; with form lora, None stands for its defaults"

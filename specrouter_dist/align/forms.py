@@ -1,4 +1,4 @@
-"""What is trained of a drafter for a task, and how it is written: a copy of it, or an adapter."""
+"""What is trained of a task's drafter, and how it is written: all, its layers, or an adapter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 from transformers import LlamaForCausalLM
 
 from specrouter_dist.align.config import AlignmentConfig, LoraSettings
+from specrouter_dist.align.layers import freeze_ends, save_layers
 from specrouter_dist.align.students import load_model, save_member
 
 
@@ -66,6 +67,35 @@ class FullCopy:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """A model whose embedding and head are the base drafter's, and stay where they are.
+
+    Attributes:
+        base: directory of the drafter to begin with.
+        tokenizer_from: directory whose tokenizer lies beside the weights.
+    """
+
+    directory: Path
+    base: Path
+    tokenizer_from: Path
+    name: str = "layers"
+
+    def begin(self) -> LlamaForCausalLM:
+        """All but embedding and head is trained."""
+        model = load_model(self.base)
+        freeze_ends(model)
+        return model
+
+    def save(self, student: LlamaForCausalLM) -> None:
+        """What is trained, in bfloat16, and an index that names the base's files for the rest."""
+        save_layers(student, self.base, self.tokenizer_from, self.directory)
+
+    def load(self) -> LlamaForCausalLM:
+        """The checkpoint with what is the base's."""
+        return load_model(self.directory)
+
+
+@dataclass(frozen=True)
 class LoraAdapter:
     """A LoRA adapter on the base drafter.
 
@@ -115,4 +145,6 @@ def form_of(config: AlignmentConfig, task: str, *, base: Path, target: Path, out
     """
     if config.form == "lora":
         return LoraAdapter(out / f"{task}-lora", base, config.lora or LoraSettings(), config.seed)
+    if config.form == "layers":
+        return Layers(out / f"{task}-layers", base, target)
     return FullCopy(out / task, base, target)

@@ -1,6 +1,6 @@
 """A drafter for each task, or one for all, trained from a base drafter towards the target.
 
-For each task the target continues its prompts, and a copy of the base drafter, or an adapter on it,
+For each task the target continues its prompts, and what is trained of the base drafter (forms.py)
 learns from that (distillation.py) for as long as it agrees ever better with the target on prompts
 held out from it. Whatever it costs in cross-entropy: what counts is agreement (arXiv 2310.08461).
 

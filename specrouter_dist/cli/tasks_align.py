@@ -128,7 +128,7 @@ def _check_base(pool: "Pool", base: str, *, form: str) -> None:
         for member in pool.config.members
         if isinstance(member, ModelMember)
         and member.role == "drafter"
-        and (form == "full" or member.engine != "general")
+        and (form != "lora" or member.engine != "general")
     ]
     if base not in drafters:
         raise NotFoundError(
@@ -183,7 +183,8 @@ def _write_pool(
 
     from specrouter_dist.pools.loading import portable_members
 
-    shutil.copyfile(tasks, out / "tasks.safetensors")
+    if (copy := out / "tasks.safetensors").resolve() != tasks.resolve():
+        shutil.copyfile(tasks, copy)
     content: dict[str, Any] = pool.config.model_dump(mode="json", exclude_unset=True)
     members = portable_members(pool)
     (template,) = (member for member in members if member["name"] == base)

@@ -147,7 +147,7 @@ def test_what_is_written_is_what_peft_reads(members: dict[str, Path], tmp_path: 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"form": "loar"}, "form: .*'full' or 'lora', got 'loar'"),
+        ({"form": "loar"}, "form: .*'full', 'layers' or 'lora', got 'loar'"),
         ({"lora": {"rank": 4}}, "lora: settings of adapters go with form 'lora', got 'full'"),
         ({"form": "lora", "lora": {"rank": 0}}, r"lora\.rank: .*greater than 0, got 0"),
         ({"form": "lora", "lora": {"alpha": -1}}, r"lora\.alpha: .*greater than 0"),

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from specrouter_dist.align.forms import Layers
 from specrouter_dist.align.task_drafters import POOLED
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompt_log import read_prompt_log
@@ -206,3 +208,35 @@ def test_align_writes_a_pool_with_the_tasks_adapter(
     assert (
         f"small-{name}: 17,280 parameters, 0.1 MiB weights, 0.0 MiB KV" in capsys.readouterr().out
     )
+
+
+def test_align_writes_a_pool_whose_drafter_shares_the_bases_embedding(
+    tmp_path: Path, tiny_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    out = tmp_path / "out"
+    out.mkdir()
+    # As from a run before: what is there is not copied onto itself.
+    write_model(partition().model, out / "tasks.safetensors")
+    name = partition().model.header.tasks[0].name
+    (tmp_path / "settings.json").write_text(json.dumps({**SHORT, "form": "layers"}))
+    # As a better one would be: whether it is better is not this test's.
+    base = tmp_path / "tiny" / "small"
+    form = Layers(out / f"{name}-layers", base, base)
+    form.save(form.begin())
+    arguments = ["tasks", "align", str(log), "--tasks", str(out / "tasks.safetensors")]
+    arguments += ["--out", str(out), "--config", str(tmp_path / "settings.json"), "--task", name]
+    assert exit_code(*arguments, "--pool", str(tiny_copy), "--json") == 0
+    (report,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert report["directory"] == str(form.directory)
+    pool = resolve_directories(load_pool(str(out / "pool.yaml")))
+    found = check_pool(pool)
+    own, shared = found.member(f"small-{name}"), found.member("small")
+    assert own == replace(shared, name=own.name)
+    # Without small among its members, the pool is another one when the shared file changes.
+    alone = pool.config.model_dump(mode="json", exclude_unset=True)
+    alone["members"] = [one for one in alone["members"] if one["name"] != "small"]
+    (out / "alone.yaml").write_text(json.dumps(alone))
+    before = load_pool(str(out / "alone.yaml")).config_hash
+    os.utime(base / "model.safetensors", ns=(1, 1))
+    assert load_pool(str(out / "alone.yaml")).config_hash != before
