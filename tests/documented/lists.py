@@ -3,6 +3,7 @@
 LOCAL = {
     "specrouter pool list": "tiny",
     "specrouter pool check tiny": "target",
+    "specrouter pool check tiny-tasks": "tasks: ",
     'specrouter generate --backend local --prompt "Translate to German: Save changes" --json': (
         '"finish_reason"'
     ),
@@ -110,6 +111,7 @@ NOT_RUN = {
     "specrouter serve --log-format json": _SERVED,
     "specrouter serve --pool pool.yaml": _SERVED,
     "specrouter serve --pool aligned/pool.yaml": _SERVED,
+    "specrouter serve --pool tiny-tasks": _SERVED,
     "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 specrouter serve": (
         "as the other `specrouter serve`; tests/integration/serve has a collector"
     ),

@@ -45,6 +45,7 @@ def test_the_embedded_pools_are_the_promised_ones() -> None:
         "synthetic-llama2-h200-l4",
         "synthetic-mini",
         "tiny",
+        "tiny-tasks",
     ]
     assert [m.name for m in load_pool("tiny").config.members] == [
         "lookup",
