@@ -58,7 +58,9 @@ def first_of_each(
 
 
 def task_drafters(pool: Pool) -> dict[str, str]:
-    """The drafter of each task that has one. ``tasks align`` calls its directory like the task."""
-    by_directory = {pool.directories[m.name].name: m.name for m in pool.config.models}
-    names = classifier_of(pool).names
-    return {task: by_directory[task] for task in names if task in by_directory}
+    """The drafter of each task that has one. ``tasks align`` calls its directory like the task, and
+    its form."""
+    by_task = {
+        pool.directories[m.name].name.removesuffix("-layers"): m.name for m in pool.config.models
+    }
+    return {task: by_task[task] for task in classifier_of(pool).names if task in by_task}

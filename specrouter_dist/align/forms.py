@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 from specrouter_dist.align.config import AlignmentConfig, LoraSettings
 from specrouter_dist.align.layers import freeze_ends, save_layers
 from specrouter_dist.align.students import load_model, save_member
+from specrouter_dist.pools.model_files import read_tensors
 
 
 class Form(Protocol):
@@ -81,7 +82,12 @@ class Layers:
     name: str = "layers"
 
     def begin(self) -> LlamaForCausalLM:
-        """All but embedding and head is trained."""
+        """All but embedding and head is trained.
+
+        Raises:
+            ConfigError: the base's weights are not in safetensors, so that no index can name them.
+        """
+        read_tensors(self.base)
         model = load_model(self.base)
         freeze_ends(model)
         return model

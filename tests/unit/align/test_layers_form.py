@@ -186,6 +186,16 @@ def test_the_bases_file_is_one_of_the_drafters(
         engines(form.directory)
 
 
+def test_a_base_in_pytorchs_format_is_refused_before_it_is_trained(
+    form: Layers, members: dict[str, Path]
+) -> None:
+    weights = members["base"] / "model.safetensors"
+    torch.save(load_file(weights), members["base"] / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ConfigError, match="base: weights in safetensors are needed, got pytorch"):
+        form.begin()
+
+
 def test_an_index_that_is_not_true_is_refused(
     saved: LlamaForCausalLM, form: Layers, members: dict[str, Path]
 ) -> None:
