@@ -69,7 +69,7 @@ class Setting:
         sizes = read_sizes(SHAPES_DIRECTORY / target)
         space = MaskSpace(sizes.num_layers)
         mask = space.parts[: space.num_parts(skip)]
-        of_all = {"kind": "model", "engine": "synthetic", "device": self.device}
+        of_all: dict[str, object] = {"kind": "model", "engine": "synthetic", "device": self.device}
         if self.device == "cuda":
             of_all["num_gpus"] = 0.5
         rounded = {"quantization": "int8"} if self.device == "cpu" else {}
@@ -176,26 +176,25 @@ def sweep(arguments: argparse.Namespace, setting: Setting, skip: float) -> dict[
         times = measure(pool, report, context_tokens=context_tokens, repeats=arguments.repeats)
         planner = times.planner(pool, devices_of(pool, arguments.backend))
         slims = [member.name for member in slim_members(pool)]
-        pairs = [(_DRAFTER, _TARGET)]
-        ways = [best_of(planner, [(_TARGET,)]), best_of(planner, pairs)]
+        without: list[tuple[str, ...]] = [(_TARGET,), (_DRAFTER, _TARGET)]
+        ways = [best_of(planner, without[:1]), best_of(planner, without)]
         ways += [best_of(planner, [(s, _TARGET), (_DRAFTER, s, _TARGET)]) for s in slims]
         prompts = make_prompts(arguments.pairs + 1, arguments.prompt_tokens, report.num_ids)
         backend = open_backend(pool, report, BackendName(arguments.backend))
         arms = [Arm(to_plan(way, 0, 1)) for way in ways]
         results = run(backend, arms, prompts, arguments.max_tokens)
     rows: list[dict[str, Any]] = list(compare(planner, ways, results))
-    steps_us = [times.steps_us[name, 1, 0] for name in (_DRAFTER, slims[0], _TARGET)]
-    through = rows[2:]
-    predicted, gains = (
-        [row["predicted_gain"] for row in through],
-        [row["gain"]["median"] for row in through],
+    drafter_us, slim_us, target_us = (
+        times.steps_us[name, 1, 0] for name in (_DRAFTER, slims[0], _TARGET)
     )
+    predicted = [row["predicted_gain"] for row in rows[2:]]
+    gains = [row["gain"]["median"] for row in rows[2:]]
     return {
         "skip": skip,
-        "cost_of_drafter": steps_us[0] / steps_us[2],
-        "cost_of_slim": steps_us[1] / steps_us[2],
+        "cost_of_drafter": drafter_us / target_us,
+        "cost_of_slim": slim_us / target_us,
         "break_even": {
-            "closed_form": closed_form(*steps_us, setting.drafter_agreement),
+            "closed_form": closed_form(drafter_us, slim_us, target_us, setting.drafter_agreement),
             "predicted": crossing(setting.agreements, predicted),
             "measured": crossing(setting.agreements, gains),
         },
@@ -210,7 +209,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=[b.value for b in BackendName], default="local")
     parser.add_argument("--skips", type=float, nargs="+", default=(0.45, 0.6, 0.75))
     parser.add_argument(
-        "--agreements", type=float, nargs="+", default=(0.8, 0.9, 0.95, 0.98), help="at most 5"
+        "--agreements", type=float, nargs="+", default=(0.7, 0.8, 0.9, 0.95, 0.98), help="at most 5"
     )
     parser.add_argument("--drafter-agreement", type=float, default=0.6)
     parser.add_argument("--pairs", type=int, default=9)
