@@ -39,11 +39,17 @@ def run_arm(
     return results, num_tokens / (time.perf_counter() - started)
 
 
-def comparison_arguments(doc: str) -> argparse.ArgumentParser:
-    """What a comparison of arms can be told of its pool and prompts; ``doc``: the module's."""
+def pool_arguments(doc: str) -> argparse.ArgumentParser:
+    """What a benchmark can be told of its pool, and where prompts lie; ``doc``: the module's."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
     parser.add_argument("--backend", choices=[b.value for b in BackendName], default="ray")
     parser.add_argument("--data", type=Path, default=DATA)
+    return parser
+
+
+def comparison_arguments(doc: str) -> argparse.ArgumentParser:
+    """The same, and which prompts a comparison of arms runs."""
+    parser = pool_arguments(doc)
     parser.add_argument("--split", choices=["dev", "eval"], default="dev")
     return parser

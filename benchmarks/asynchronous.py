@@ -33,7 +33,12 @@ from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import LookupMember, Plan, SamplingParams
-from specrouter_dist.pools.loading import Pool, lookup_members, model_members
+from specrouter_dist.pools.loading import (
+    Pool,
+    lookup_members,
+    model_names,
+    slim_members,
+)
 from specrouter_dist.routing.planner import Candidate, to_plan
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest, GenerateResult
@@ -230,8 +235,12 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def devices_of(pool: Pool, backend: str) -> dict[str, str]:
     """In one process one thread computes for all."""
-    names = [member.name for member in model_members(pool)]
-    return {name: "local" if backend == "local" else name for name in names}
+    target = pool.config.target.name
+    slims = {member.name for member in slim_members(pool)}
+    return {
+        name: "local" if backend == "local" else target if name in slims else name
+        for name in model_names(pool)
+    }
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Pools as benchmarks want them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from specrouter_dist.config import LayerSkipMember, ModelMember
@@ -25,10 +25,11 @@ def with_exact(pool: Pool, *, exact: bool) -> Pool:
     return replace(pool, config=config, config_hash=f"{pool.config_hash}:{exact}")
 
 
-def with_slim(pool: Pool, mask: Sequence[str]) -> Pool:
-    """With a member ``slim``, the target without the parts that ``mask`` names."""
-    slim = LayerSkipMember(
-        kind="layer_skip", name="slim", of=pool.config.target.name, mask=tuple(mask)
+def with_slims(pool: Pool, masks: Mapping[str, Sequence[str]]) -> Pool:
+    """With slim members of these names, the target without the parts that their masks name."""
+    slims = (
+        LayerSkipMember(kind="layer_skip", name=name, of=pool.config.target.name, mask=tuple(mask))
+        for name, mask in masks.items()
     )
-    config = pool.config.model_copy(update={"members": (*pool.config.members, slim)})
-    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{','.join(mask)}")
+    config = pool.config.model_copy(update={"members": (*pool.config.members, *slims)})
+    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{sorted(masks.items())}")

@@ -4,15 +4,17 @@
 
 Masks for 25, 45 and 60 % of the target's layers are searched on dev prompts and read on others of
 dev and eval, beside random masks of the same budget and the pool's other drafters. The one of the
-best chain joins the pool: chains with and without it run interleaved, one request at a time and
-without a prefix cache, and must print what the target alone prints. Then the same at the shapes of
-real models, simulated, and the memory of a worker with the target, and with the target and the slim
-member. Exit code 1 if an output differs.
+best chain joins the pool: on prompts of dev and of eval, chains with and without it run
+interleaved, one request at a time and without a prefix cache, and must print what the target alone
+prints. Then the same at the shapes of real models, simulated, and the memory of a worker with the
+target, with the slim member beside it, and with tiers. Exit code 1 if an output differs. From which
+agreement on a slim level pays is measured by ``benchmarks.slim_break_even``.
 """
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks import slim_simulated
-from benchmarks.arms import comparison_arguments
+from benchmarks.arms import pool_arguments
 from benchmarks.pools import without_prefix_cache
 from benchmarks.prompts import read_prompts
 from benchmarks.report import add_json_argument, print_report
@@ -75,7 +77,7 @@ def write_pool(pool: Pool, file: Path, members: list[dict[str, Any]]) -> str:
 
 
 def run_chains(
-    arguments: argparse.Namespace, file: str, slim: str, prompts: list[TokenArray]
+    arguments: argparse.Namespace, file: str, slim: str, prompts: Sequence[TokenArray]
 ) -> list[dict[str, object]]:
     """Chains of the pool with the slim member."""
     pool, report = open_pool(file, dtype=None)
@@ -90,14 +92,19 @@ def run_chains(
 
 
 def memory(pool: Pool, folder: Path, slim: dict[str, Any]) -> dict[str, object]:
-    """Of a worker with the target, and with the slim member beside it."""
-    target = [m for m in portable_members(pool) if m["name"] == pool.config.target.name]
-    alone = measure_apart(write_pool(pool, folder / "alone.yaml", target))
-    beside = measure_apart(write_pool(pool, folder / "beside.yaml", [*target, slim]))
+    """Of a worker with the target, with the slim member beside it, and with tiers; in each there
+    is a lookup, since without a draft no tier commits anything."""
+    target = pool.config.target.name
+    lookup: dict[str, Any] = {"name": "lookup", "kind": "lookup"}
+    members = [lookup, *(m for m in portable_members(pool) if m["name"] == target)]
+    alone = measure_apart(write_pool(pool, folder / "alone.yaml", members))
+    beside_file = write_pool(pool, folder / "beside.yaml", [*members, slim])
+    beside = measure_apart(beside_file)
+    tiered = measure_apart(beside_file, ("lookup", slim["name"], target))
     return {
         "target": alone,
-        "target_and_slim": beside,
-        "ratios": {key: beside[key] / alone[key] for key in alone},
+        "with_slim": {**beside, "ratios": {key: beside[key] / alone[key] for key in alone}},
+        "with_tiers": {**tiered, "ratios": {key: tiered[key] / alone[key] for key in alone}},
     }
 
 
@@ -108,7 +115,7 @@ def best_of(findings: Findings) -> Found:
 
 def main() -> None:
     """Parses the arguments, measures, prints."""
-    parser = comparison_arguments(__doc__)
+    parser = pool_arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=24, help="of each set that masks see")
     parser.add_argument("--max-evaluations", type=int, default=32)
     parser.add_argument("--random", type=int, default=12, help="masks of each budget")
@@ -121,7 +128,7 @@ def main() -> None:
     pool, report = open_pool(arguments.pool, dtype=None)
     search = make_search(arguments, pool, report)
     findings = search.run(state_directory())
-    held_out = {"dev": search.halves[1]}
+    held_out: dict[str, Sequence[TokenArray]] = {"dev": search.halves[1]}
     held_out["eval"] = prompts_of(arguments, pool, "eval", arguments.prompts)
     masks = compare_masks(search, findings, held_out, arguments.random)
     best = best_of(findings)
@@ -129,8 +136,10 @@ def main() -> None:
         new = findings.member(best)
         members = [*portable_members(pool), new]
         file = write_pool(pool, Path(folder) / "slim.yaml", members)
-        chosen = search.halves[1][: arguments.chain_prompts]
-        chains = run_chains(arguments, file, best.name, list(chosen))
+        chains = {
+            split: run_chains(arguments, file, best.name, prompts[: arguments.chain_prompts])
+            for split, prompts in held_out.items()
+        }
         used = memory(pool, Path(folder), new)
     results = {
         "found": [{**asdict(one), "pays": findings.pays(one)} for one in findings.found],
@@ -141,7 +150,7 @@ def main() -> None:
         "memory": used,
     }
     print_report("slim", arguments, results)
-    sys.exit(any(row["num_differing"] for row in chains))
+    sys.exit(any(row["num_differing"] for rows in chains.values() for row in rows))
 
 
 if __name__ == "__main__":

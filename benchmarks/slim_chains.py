@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ _ASKED_WITHIN_S = 1.5
 """The router asks its workers once a second."""
 
 Chain = tuple[str, ...]
+_Note = dict[str, Any]
 
 
 def chains_of(lookups: Chain, drafters: Chain, slim: str, target: str) -> list[Chain]:
@@ -66,8 +67,8 @@ def compare_chains(
             if turn >= 0:
                 arm.token_us.append(_token_us(arm.results))
     time.sleep(_ASKED_WITHIN_S)
-    notes = backend.running.explain()["outcomes"]["us_per_token"]
-    return [_row(arm, arms[0], notes) for arm in arms]
+    outcomes = backend.running.explain()["outcomes"]
+    return [_row(arm, arms[0], outcomes) for arm in arms]
 
 
 def _run(
@@ -85,18 +86,18 @@ def _token_us(results: Sequence[GenerateResult]) -> float:
     return 1e3 * sum(result.metrics.generation_time_ms for result in results) / num_tokens
 
 
-def _row(arm: _Arm, alone: _Arm, notes: Sequence[dict[str, Any]]) -> dict[str, object]:
-    name = " -> ".join(arm.plan.chain)
-    own = [note for note in notes if note["of"] == name]
-    weight = sum(note["weight"] for note in own)
+def _row(arm: _Arm, alone: _Arm, outcomes: Mapping[str, Sequence[_Note]]) -> dict[str, object]:
+    of_chain = _noted(outcomes["us_per_token"], arm.plan.chain)
+    of_pair = _noted(outcomes["tokens_per_round"], arm.plan.chain[-2:])
+    num_rounds = sum(result.metrics.num_rounds for result in arm.results)
     ratios = [a / b for a, b in zip(alone.token_us, arm.token_us, strict=True)]
     levels = [level for result in arm.results for level in result.metrics.levels]
     return {
         "arm": describe(arm.plan),
         "measured_us": statistics.median(arm.token_us),
-        "predicted_us": (
-            sum(note["predicted"] * note["weight"] for note in own) / weight if weight else None
-        ),
+        "predicted_us": of_chain and of_chain["predicted"],
+        "tokens_per_round": sum(len(result.token_ids) for result in arm.results) / num_rounds,
+        "tokens_per_round_of_last_pair": of_pair,
         "times_alone": asdict(median_interval(ratios)),
         "accepted": {
             f"{draft} -> {verifier}": sum(x.accepted for x in of)
@@ -105,4 +106,17 @@ def _row(arm: _Arm, alone: _Arm, notes: Sequence[dict[str, Any]]) -> dict[str, o
             if (of := [x for x in levels if (x.draft, x.verifier) == (draft, verifier)])
         },
         "num_differing": arm.num_differing,
+    }
+
+
+def _noted(notes: Sequence[_Note], members: Chain) -> dict[str, float] | None:
+    """What the router has predicted of a chain or pair, and measured since, in all chains; None: it
+    has noted nothing."""
+    own = [note for note in notes if note["of"] == " -> ".join(members)]
+    weight = sum(note["weight"] for note in own)
+    if not weight:
+        return None
+    return {
+        key: sum(note[key] * note["weight"] for note in own) / weight
+        for key in ("predicted", "measured")
     }

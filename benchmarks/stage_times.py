@@ -13,11 +13,11 @@ import torch
 from tqdm import trange
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.engine.factory import load_engine, load_slim
 from specrouter_dist.engine.interface import Engine, Extension
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.llama_sizes import read_sizes
-from specrouter_dist.pools.loading import Pool, model_members
+from specrouter_dist.pools.loading import Pool, model_members, model_names, slim_members
 from specrouter_dist.routing.agreement import AgreementTable
 from specrouter_dist.routing.evidence import Evidence, Source
 from specrouter_dist.routing.latency import LatencyTable
@@ -71,16 +71,15 @@ class StageTimes:
         for (member, num_rows, num_drafts), us in self.steps_us.items():
             key = ForwardKey(member, num_rows, 1, num_drafts, context_tokens=self.context_tokens)
             latency.profile(key, ForwardTimes(1, us))
-        names = [member.name for member in model_members(pool)]
         tables = latency, stated_agreement(pool), PaceTable()
-        return Planner(tuple(names), (), devices, *tables)
+        return Planner(tuple(model_names(pool)), (), devices, *tables)
 
 
 def stated_agreement(pool: Pool) -> AgreementTable:
     """What a synthetic pool's file says, as if it had been seen for ever."""
     assert pool.config.synthetic is not None
     agreements = pool.config.synthetic.agreements
-    names = [member.name for member in model_members(pool)]
+    names = model_names(pool)
     law, _ = law_of(agreements, names[-1])
     indices = {name: law_of(agreements, name)[1] for name in names}
     states = []
@@ -103,7 +102,7 @@ def measure(pool: Pool, report: PoolReport, *, context_tokens: int, repeats: int
     """
     _give_memory_back()
     members = model_members(pool)
-    engines = {
+    engines: dict[str, Engine] = {
         member.name: load_engine(
             member,
             pool.directories[member.name],
@@ -114,6 +113,7 @@ def measure(pool: Pool, report: PoolReport, *, context_tokens: int, repeats: int
         for member in members
     }
     target = members[-1]
+    engines |= {slim.name: load_slim(slim, engines[target.name]) for slim in slim_members(pool)}
     samples = _sample(engines, target.name, context_tokens, repeats)
     info = engines[target.name].info
     engines.clear()

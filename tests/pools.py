@@ -110,3 +110,21 @@ def write_synthetic_pool(directory: Path, device: str = "cpu") -> Path:
     file = directory / "synthetic.yaml"
     file.write_text(yaml.safe_dump(content))
     return file
+
+
+SLIM_AGREEMENTS = AGREEMENTS | {("slim", "target"): 0.9}
+"""Of the pool of :func:`write_slim_synthetic_pool`."""
+
+
+def write_slim_synthetic_pool(directory: Path) -> Path:
+    """The same with a slim member of a target that has layers to leave out."""
+    file = write_synthetic_pool(directory)
+    content = yaml.safe_load(file.read_text())
+    *_, target = content["members"]
+    target["model"] = "mini-6m"
+    slim = {"name": "slim", "kind": "layer_skip", "of": "target", "mask": ["1.mlp", "2.attention"]}
+    content["members"].append(slim)
+    stated = {"draft": "slim", "verifier": "target", "agreement": SLIM_AGREEMENTS["slim", "target"]}
+    content["synthetic"]["agreements"].append(stated)
+    file.write_text(yaml.safe_dump(content))
+    return file

@@ -27,38 +27,48 @@ _LOOKED_THROUGH = 4
 """Times as many prompts as are wanted: some may be too long."""
 
 
+_SkipOption = Annotated[
+    list[float], typer.Option("--skip", help="Share of the layers left out; may be repeated.")
+]
+_MaxEvaluationsOption = Annotated[
+    int, typer.Option("--max-evaluations", help="Masks to try for each share.")
+]
+_NumPromptsOption = Annotated[
+    int, typer.Option("--num-prompts", help="Drawn from the log; half are for the report.")
+]
+_MaxTokensOption = Annotated[
+    int, typer.Option("--max-tokens", help="Most that the target writes behind each prompt.")
+]
+_SeedOption = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+_BackendOption = Annotated[
+    BackendName,
+    typer.Option(
+        "--backend",
+        help="How the pool will run, which decides what pays. 'ray': each member on a device "
+        "of its own; 'local': all in one process.",
+    ),
+]
+_PlotOption = Annotated[
+    Path | None, typer.Option("--plot", help="An image file: agreement against cost.")
+]
+_OutOption = Annotated[
+    Path | None, typer.Option("--out", help="A pool file to write, with the new members.")
+]
+
+
 def search(
     prompts: PromptLogArgument,
     pool: PoolOption = "tiny",
-    skip: Annotated[
-        list[float], typer.Option("--skip", help="Share of the layers left out; may be repeated.")
-    ] = list(_DEFAULTS.skip),  # noqa: B006 - typer copies it
-    max_evaluations: Annotated[
-        int, typer.Option("--max-evaluations", help="Masks to try for each share.")
-    ] = _DEFAULTS.max_evaluations,
-    num_prompts: Annotated[
-        int, typer.Option("--num-prompts", help="Drawn from the log; half are for the report.")
-    ] = _DEFAULTS.num_prompts,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", help="Most that the target writes behind each prompt.")
-    ] = _DEFAULTS.max_tokens,
+    skip: _SkipOption = list(_DEFAULTS.skip),  # noqa: B006 - typer copies it
+    max_evaluations: _MaxEvaluationsOption = _DEFAULTS.max_evaluations,
+    num_prompts: _NumPromptsOption = _DEFAULTS.num_prompts,
+    max_tokens: _MaxTokensOption = _DEFAULTS.max_tokens,
     temperature: TemperatureOption = _DEFAULTS.temperature,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = _DEFAULTS.seed,
+    seed: _SeedOption = _DEFAULTS.seed,
     dtype: DtypeOption = None,
-    backend: Annotated[
-        BackendName,
-        typer.Option(
-            "--backend",
-            help="How the pool will run, which decides what pays. 'ray': each member on a device "
-            "of its own; 'local': all in one process.",
-        ),
-    ] = BackendName.RAY,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="An image file: agreement against cost.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A pool file to write, with the new members.")
-    ] = None,
+    backend: _BackendOption = BackendName.RAY,
+    plot: _PlotOption = None,
+    out: _OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find masks for slim verifiers: the target without some attentions and MLPs.

@@ -47,7 +47,7 @@ class PoolConfig(UserModel):
         for member in self.members:
             if isinstance(member, LayerSkipMember):
                 target = self.target
-                if member.of != target.name or target.engine not in ("auto", "fast"):
+                if member.of != target.name or target.engine == "general":
                     raise ValueError(
                         f"member {member.name!r}: of: must be the target {target.name!r}, which "
                         f"must run in the fast engine, got {member.of!r}, engine={target.engine!r}"
@@ -89,12 +89,13 @@ class PoolConfig(UserModel):
                     f"engine={member.engine!r}, synthetic={'given' if self.synthetic else 'none'}"
                 )
         if self.synthetic is not None:
-            if len(models) > MAX_AGREEING_MEMBERS:
+            slims = [member.name for member in self.members if isinstance(member, LayerSkipMember)]
+            names = [*(member.name for member in drafters), *slims, self.target.name]
+            if len(names) > MAX_AGREEING_MEMBERS:
                 raise ValueError(
-                    f"members: at most {MAX_AGREEING_MEMBERS} with engine 'synthetic', "
-                    f"got {len(models)}"
+                    f"members: at most {MAX_AGREEING_MEMBERS} with engine 'synthetic' or of kind "
+                    f"'layer_skip', got {len(names)}"
                 )
-            names = [member.name for member in models]
             check_agreements(self.synthetic.agreements, names, "synthetic.agreements")
         return self
 

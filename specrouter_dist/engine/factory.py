@@ -78,7 +78,7 @@ def load_slim(member: LayerSkipMember, target: Engine) -> SlimEngine:
             f"member {member.name!r}: layers are skipped by the fast engine, and {member.of!r} "
             "runs in the general one"
         )
-    return SlimEngine(target, frozenset(member.mask))
+    return SlimEngine(target, frozenset(member.mask), member.name)
 
 
 def load_adapted(member: LoraMember, base: Engine, directory: Path) -> AdaptedEngine:

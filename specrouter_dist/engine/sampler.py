@@ -49,12 +49,17 @@ class Sampler:
 
     def __init__(self, vocab_size: int, max_sessions: int, device: torch.device) -> None:
         self._vocab_size = vocab_size
+        self._max_sessions = max_sessions
         self._device = device
         self._noise = NoiseSource(vocab_size, max_sessions, device)
         self._sessions: dict[int, _Session] = {}
         self._work = torch.empty((0, vocab_size), device=device)
         self._work_rows: Any = None
         self._grow_work(_LEAST_WORK_ROWS)
+
+    def of_member(self, name: str) -> "Sampler":
+        """One for the laws of another member, over the same ids and as many sessions."""
+        return Sampler(self._vocab_size, self._max_sessions, self._device)
 
     def open(
         self,

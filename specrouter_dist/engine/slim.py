@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.fast import FastEngine
-from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.speculation.messages import TokenArray
 
 
@@ -25,15 +24,16 @@ class SlimEngine(FastEngine):
     Args:
         target: whose weights, KV storage and sessions these are.
         mask: parts that are left out (:meth:`LlamaDecoder.without`).
+        name: of the member; what it picks in a synthetic pool goes by it.
     """
 
-    def __init__(self, target: FastEngine, mask: Collection[str]) -> None:
-        info, device = target.info, target._cache.device
+    def __init__(self, target: FastEngine, mask: Collection[str], name: str = "slim") -> None:
+        info = target.info
         super().__init__(
             target._decoder.without(mask),
             target._cache,
             target._sessions,
-            Sampler(info.vocab_size, info.max_sessions, device),
+            target._sampler.of_member(name),
             replace(info, weight_bytes=0, kv_bytes=0),
             (target._rotary, target._masks),
             # Nobody reads its text, and whose KV it reads depends on when the target has verified.

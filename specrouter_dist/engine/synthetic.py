@@ -74,13 +74,13 @@ class AgreedMember:
     Attributes:
         law: of all of them.
         index: of this one.
-        key: of all texts.
+        texts: that they write.
         num_ids: ids that may be picked are below it.
     """
 
     law: JointLaw
     index: int
-    key: int
+    texts: SyntheticTexts
     num_ids: int
 
     @classmethod
@@ -92,12 +92,13 @@ class AgreedMember:
         if num_ids < NUM_GROUPS:
             raise ConfigError(f"num_ids: at least {NUM_GROUPS} are needed, got {num_ids}")
         law, index = law_of(texts.agreements, name)
-        return cls(law, index, seed_key(texts.seed), num_ids)
+        return cls(law, index, texts, num_ids)
 
     def text(self, sampling: SamplingParams) -> AgreedText:
         """What the members would write: greedily always the same, else by the request's seed."""
         number = 0 if sampling.greedy else sampling.seed + 1
-        return AgreedText(text_key(self.key, number), [self.law], num_ids=self.num_ids)
+        key = text_key(seed_key(self.texts.seed), number)
+        return AgreedText(key, [self.law], num_ids=self.num_ids)
 
 
 @dataclass(slots=True)
@@ -124,6 +125,10 @@ class SyntheticSampler(Sampler):
         self._member = member
         self._written: dict[int, _Written] = {}
         self._num_words = member.num_ids // NUM_GROUPS
+
+    def of_member(self, name: str) -> Sampler:
+        agreed = AgreedMember.of(name, self._member.texts, self._member.num_ids)
+        return SyntheticSampler(agreed, self._vocab_size, self._max_sessions, self._device)
 
     def open(
         self,
@@ -158,6 +163,12 @@ class SyntheticSampler(Sampler):
     def resume(self, slot: int, tokens: TokenArray) -> None:
         super().resume(slot, tokens)
         self._written[slot].fed.append(tokens)
+
+    def follow(self, slot: int, start: int, tokens: TokenArray) -> None:
+        super().follow(slot, start, tokens)
+        fed = self._written[slot].fed
+        fed.truncate(start)
+        fed.append(tokens)
 
     def close(self, slot: int) -> None:
         super().close(slot)

@@ -16,6 +16,11 @@ def check_lossy(pool: PoolConfig, chain: Sequence[str] | None, sampling: Samplin
     Raises:
         RequestError: names the field that cannot stand beside ``lossy``.
     """
+    if pool.synthetic is not None:
+        raise RequestError(
+            "lossy: goes by probabilities, and members with engine 'synthetic' have picks alone",
+            field="lossy",
+        )
     slims = [member.name for member in pool.members if isinstance(member, LayerSkipMember)]
     given = ",".join(chain or ()) or "none"
     if chain is None or len(chain) < 3 or chain[-2] not in slims:

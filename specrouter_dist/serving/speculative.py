@@ -72,9 +72,10 @@ class Speculating:
         try:
             check_lossy(self._pool.config, wanted.chain, sampling)
         except RequestError as problem:
-            if problem.field != "chain":
+            if problem.field not in ("chain", "lossy"):
                 raise
-            raise RequestError(f"speculative.{problem}", field="speculative.chain") from None
+            field = f"speculative.{problem.field}"
+            raise RequestError(f"speculative.{problem}", field=field) from None
 
     async def plan(self, wanted: Speculation, traffic: Traffic) -> Plan | None:
         """None: the router chooses, and chooses again.

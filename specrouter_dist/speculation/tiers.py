@@ -148,6 +148,8 @@ class TieredStage(Stage):
         """The next forward is the target's."""
         self._disputed: int | None = None
         """The draft's token at the next position, of tier C."""
+        self._behind: tuple[StageCounts, int] = (self.slim_counts, 0)
+        """How many were drafted behind that, and who is to count them if they are dropped."""
         self._unseen: array[float] = array("f")
         """The slim verifier's log-probabilities of the tokens from ``kv_len + 1`` on."""
 
@@ -181,7 +183,8 @@ class TieredStage(Stage):
         new = self.on_step_done(picks)
         self.tiers.escalated += len(new)
         if new:
-            self.tiers.num_confirmed += new[0] == self._disputed
+            if self._disputed is not None:
+                self._settle(is_confirmed=new[0] == self._disputed)
             self._escalates, self._disputed = False, None
         return new
 
@@ -235,8 +238,19 @@ class TieredStage(Stage):
     def _count_of_slim(self, step: TieredStep, new: TokenArray) -> None:
         is_replaced = new != step.weighed[: len(new)]
         counts = self.slim_own_counts if step.from_own_text else self.slim_counts
-        rejected = is_replaced or self._escalates
-        counts.add_round(step.num_proposals, len(new) - is_replaced, rejected=rejected)
+        num_judged, rejected = step.num_proposals, is_replaced or self._escalates
+        if self._escalates:
+            num_judged = len(new) + 1
+            self._behind = counts, step.num_proposals - num_judged
+        counts.add_round(num_judged, len(new) - is_replaced, rejected=rejected)
+
+    def _settle(self, *, is_confirmed: bool) -> None:
+        """The target has picked at the disputed position: what was drafted behind it is proposed
+        again, and counted then, or never."""
+        self.tiers.num_confirmed += is_confirmed
+        if not is_confirmed:
+            counts, num_dropped = self._behind
+            counts.proposed += num_dropped
 
     def _compare(self, step: TieredStep, picks: TokenArray, weights: Sequence[Weight]) -> None:
         """The target has been fed tokens that stand already."""

@@ -19,7 +19,13 @@ from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
 from specrouter_dist.serving.speculative import with_blocks
 from specrouter_dist.text.tokenizer import Tokenizer
-from tests.pools import AGREEMENTS, requests, short_start, write_synthetic_pool
+from tests.pools import (
+    SLIM_AGREEMENTS,
+    requests,
+    short_start,
+    write_slim_synthetic_pool,
+    write_synthetic_pool,
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -54,7 +60,21 @@ def test_every_chain_prints_what_the_target_alone_prints(
 def test_proposals_are_accepted_as_often_as_is_stated(
     backend: PoolBackend, chain: tuple[str, str]
 ) -> None:
-    # Of blocks of one proposal each is judged.
+    check_agreement(backend, chain)
+
+
+def test_a_slim_level_has_real_forwards_and_stated_picks(tmp_path: Path) -> None:
+    pool, report = open_pool(str(write_slim_synthetic_pool(tmp_path)), dtype=None)
+    with short_start(), open_backend(pool, report, BackendName.LOCAL) as backend:
+        alone = backend.generate(requests(("target",), 0.8), concurrency=4)
+        wanted = [result.token_ids for result in alone]
+        results = backend.generate(requests(("small", "slim", "target"), 0.8), concurrency=4)
+        assert [result.token_ids for result in results] == wanted
+        check_agreement(backend, ("slim", "target"))
+
+
+def check_agreement(backend: PoolBackend, chain: tuple[str, str]) -> None:
+    """Of blocks of one proposal each is judged."""
     asked = [
         replace(one, plan=with_blocks(backend.running.plan_of(chain, one.traffic), 1))
         for one in requests(chain, 0.8, max_tokens=128)
@@ -63,7 +83,8 @@ def test_proposals_are_accepted_as_often_as_is_stated(
     levels = [level for result in results for level in result.metrics.levels]
     assert {(level.draft, level.verifier) for level in levels} == {chain}
     num_proposed = sum(level.proposed for level in levels)
-    share, agreement = sum(level.accepted for level in levels) / num_proposed, AGREEMENTS[chain]
+    share = sum(level.accepted for level in levels) / num_proposed
+    agreement = SLIM_AGREEMENTS[chain]
     sigma = (agreement * (1 - agreement) / num_proposed) ** 0.5
     assert share == pytest.approx(agreement, abs=3 * sigma)
 

@@ -15,8 +15,9 @@ import yaml
 
 from specrouter_dist.actors.registry import NAMESPACE, find_workers
 from specrouter_dist.observability.spans import ENDPOINTS
+from specrouter_dist.pools.loading import load_pool, portable_members, resolve_directories
 from tests.collector import Collector, collecting
-from tests.integration.serve.running import READY_WITHIN_S, SETTINGS, NumSessions, Server
+from tests.integration.serve.running import READY_WITHIN_S, SETTINGS, SLIM, NumSessions, Server
 
 
 @pytest.fixture(scope="package")
@@ -33,9 +34,12 @@ def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
         other.bind(("127.0.0.1", 0))
         port, grpc_port = probe.getsockname()[1], other.getsockname()[1]
     ports = ["--port", str(port), "--grpc-port", str(grpc_port)]
-    command = [sys.executable, "-m", "specrouter_dist.cli", "serve", *ports]
-    settings = tmp_path_factory.mktemp("server") / "settings.yaml"
+    folder = tmp_path_factory.mktemp("server")
+    pool, settings = folder / "tiny.yaml", folder / "settings.yaml"
+    *drafters, target = portable_members(resolve_directories(load_pool("tiny")))
+    pool.write_text(yaml.safe_dump({"name": "tiny", "members": [*drafters, SLIM, target]}))
     settings.write_text(yaml.safe_dump(SETTINGS))
+    command = [sys.executable, "-m", "specrouter_dist.cli", "serve", "--pool", str(pool), *ports]
     command += ["--log-format", "json", "--settings", str(settings)]
     # Ray's metrics are to be had soon.
     environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}

@@ -10,6 +10,8 @@ READY_WITHIN_S = 240.0
 FREE_WITHIN_S = 2.0
 SETTINGS = {"body_timeout_s": 1.0}
 """Of the service: what a test can wait for."""
+SLIM = {"name": "slim", "kind": "layer_skip", "of": "target", "mask": ["3.mlp", "4.mlp"]}
+"""Beside the members of the embedded pool."""
 PROMPT = "Once upon a time"
 
 NumSessions = Callable[[], dict[str, int]]

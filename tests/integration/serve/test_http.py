@@ -146,7 +146,8 @@ def test_the_router_explains_itself_and_has_a_page(server: Server) -> None:
     assert explained["number"] > 0
     assert explained["target"] == "target"
     assert all(member["forward_us"] for member in explained["members"][1:])
-    assert {pair["verifier"] for pair in explained["pairs"]} == {"small", "medium", "target"}
+    verifiers = {pair["verifier"] for pair in explained["pairs"]}
+    assert verifiers == {"small", "medium", "slim", "target"}
     with urllib.request.urlopen(f"{server.url}/router", timeout=30) as response:
         assert response.headers.get_content_type() == "text/html"
 
@@ -230,6 +231,24 @@ def long_request(*, stream: bool, n: int) -> bytes:
 
 
 # The last one: it ends the server.
+def test_a_lossy_answer_says_so_and_leaves_the_next_one_alone(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 64}
+    speculative: dict[str, Any] = {"chain": ["small", "slim", "target"]}
+    bounds = {"accept": 0.2, "escalate": 0.05}
+    wanted = ask(client, False, **fields).choices[0].text
+    lossy = ask(client, {**speculative, "lossy": bounds}, **fields).model_dump()
+    tiers = lossy["choices"][0]["tiers"]
+    assert lossy["lossy"] and lossy["choices"][0]["text"] != wanted
+    assert tiers["accepted"] + tiers["slim"] + tiers["escalated"] == 64
+    assert tiers["accepted"] > 0 and tiers["num_disagreements"] <= tiers["num_checked"]
+    again = ask(client, speculative, **fields)
+    assert again.choices[0].text == wanted
+    assert "lossy" not in again.model_dump()
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, {**speculative, "lossy": {}}, logprobs=1, **fields)
+    assert refused.value.param == "logprobs"
+
+
 def test_an_interrupt_ends_the_server_and_all_it_started(server: Server) -> None:
     family = psutil.Process(server.process.pid).children(recursive=True)
     assert len(family) > 5

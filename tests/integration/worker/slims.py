@@ -36,6 +36,11 @@ MEMBERS = [
 ]
 
 
+LOCK_STEP = EdgeKnobs(window=4, burst=4, patience=4, patience_ms=5)
+AHEAD = EdgeKnobs(window=12, burst=5, patience=2, patience_ms=5)
+OWN_TEXT = EdgeKnobs(window=6, burst=4, patience=2, patience_ms=5, match_tokens=1)
+
+
 class Storage:
     """Who has written which token's KV where, beside the engine; checks every forward.
 

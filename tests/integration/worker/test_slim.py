@@ -1,8 +1,6 @@
 """A slim member in its target's worker: the text, the shared KV storage, and what becomes of it."""
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +8,8 @@ from hypothesis import strategies as st
 
 from specrouter_dist.config import EdgeKnobs, Plan, SamplingParams
 from specrouter_dist.worker.posts import Call
-from tests.integration.worker.slims import Slims
-from tests.unit.engine.fast_models import save, small
+from tests.integration.worker.slims import AHEAD, LOCK_STEP, OWN_TEXT, Slims
 
-LOCK_STEP = EdgeKnobs(window=4, burst=4, patience=4, patience_ms=5)
-AHEAD = EdgeKnobs(window=12, burst=5, patience=2, patience_ms=5)
-OWN_TEXT = EdgeKnobs(window=6, burst=4, patience=2, patience_ms=5, match_tokens=1)
 CHAINS = [
     (("slim", "target"), LOCK_STEP),
     (("slim", "target"), AHEAD),
@@ -27,30 +21,6 @@ CHAINS = [
     (("slim", "draft", "target"), LOCK_STEP),
     (("slimmer", "slim", "target"), AHEAD),
 ]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("slims")
-    save(small(num_hidden_layers=5), path)
-    return path
-
-
-@pytest.fixture
-def slims(directory: Path) -> Iterator[Slims]:
-    made = Slims(directory)
-    yield made
-    made.worker.stop()
-    assert made.worker.error is None
-
-
-@pytest.fixture(scope="module")
-def shared(directory: Path) -> Iterator[Slims]:
-    """For many examples."""
-    made = Slims(directory)
-    yield made
-    made.worker.stop()
-    assert made.worker.error is None
 
 
 @st.composite

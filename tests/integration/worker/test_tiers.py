@@ -1,42 +1,23 @@
 """Lossy requests in a worker: what they are told, and that nobody else notices them."""
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from specrouter_dist.config import EdgeKnobs, LossyParams, Plan, SamplingParams
 from specrouter_dist.worker.tiers import TieredHost
-from tests.integration.worker.slims import Slims
-from tests.unit.engine.fast_models import save, small
+from tests.integration.worker.slims import AHEAD, LOCK_STEP, OWN_TEXT, Slims
 
-LOCK_STEP = EdgeKnobs(window=4, burst=4, patience=4, patience_ms=50)
-AHEAD = EdgeKnobs(window=12, burst=5, patience=2, patience_ms=5)
-OWN_TEXT = EdgeKnobs(window=6, burst=4, patience=2, patience_ms=5, match_tokens=1)
+# Without a draft nothing is committed.
+PATIENT = LOCK_STEP.model_copy(update={"patience_ms": 50})
 # A random model's law is flat: what is drafted is hardly ever far below the likeliest.
 LOSSY = LossyParams(accept=0.9, escalate=0.5)
 GREEDY = SamplingParams(temperature=0.0, max_tokens=40)
 PENALISED = SamplingParams(temperature=0.8, max_tokens=40, frequency_penalty=0.4)
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiers")
-    save(small(num_hidden_layers=5), path)
-    return path
-
-
-@pytest.fixture
-def slims(directory: Path) -> Iterator[Slims]:
-    made = Slims(directory)
-    yield made
-    made.worker.stop()
-    assert made.worker.error is None
-
-
-def plan(*chain: str, knobs: EdgeKnobs = LOCK_STEP) -> Plan:
+def plan(*chain: str, knobs: EdgeKnobs = PATIENT) -> Plan:
     return Plan(chain=chain, edges=(knobs,) * (len(chain) - 1))
 
 
@@ -44,7 +25,7 @@ def plan(*chain: str, knobs: EdgeKnobs = LOCK_STEP) -> Plan:
 @pytest.mark.parametrize(
     ("chain", "knobs"),
     [
-        (("draft", "slim", "target"), LOCK_STEP),
+        (("draft", "slim", "target"), PATIENT),
         (("draft", "slimmer", "target"), AHEAD),
         (("lookup", "draft", "slim", "target"), OWN_TEXT),
     ],
@@ -73,7 +54,7 @@ def test_every_token_is_of_a_tier(
 def test_with_next_to_no_budget_the_text_is_the_targets(
     slims: Slims, sampling: SamplingParams
 ) -> None:
-    wanted = slims.texts(("target",), LOCK_STEP, sampling)
+    wanted = slims.texts(("target",), PATIENT, sampling)
     least = LossyParams(max_unverified_share=0.001)
     way = plan("draft", "slim", "target")
     requests = [slims.submit(way, sampling, number, least) for number in range(4)]
@@ -83,7 +64,7 @@ def test_with_next_to_no_budget_the_text_is_the_targets(
 def test_requests_that_did_not_ask_get_the_targets_text_beside_those_that_did(
     slims: Slims,
 ) -> None:
-    wanted = slims.texts(("target",), LOCK_STEP, PENALISED)
+    wanted = slims.texts(("target",), PATIENT, PENALISED)
     ways = itertools.cycle([plan("draft", "slim", "target"), plan("target")])
     requests = [
         slims.submit(next(ways), PENALISED, number // 2, None if number % 2 else LOSSY)

@@ -13,9 +13,10 @@ from specrouter_dist.errors import ConfigError, InputError, RequestError
 from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.llama_sizes import read_sizes
 from specrouter_dist.pools.loading import available_pools, load_pool, resolve_directories
+from specrouter_dist.pools.lossy import check_lossy
 from specrouter_dist.pools.shapes import SHAPES_DIRECTORY, available_shapes
 from specrouter_dist.pools.synthetic import check_synthetic
-from tests.pools import write_synthetic_pool
+from tests.pools import write_slim_synthetic_pool, write_synthetic_pool
 
 NUM_PARAMETERS = {
     "llama-2-70b": 68_976_648_192,
@@ -90,14 +91,22 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], line: s
         check_pool(resolve_directories(load_pool(changed(tmp_path, **changes))))
 
 
-def test_layers_of_a_synthetic_target_are_not_skipped(tmp_path: Path) -> None:
-    file = changed(tmp_path)
-    content = yaml.safe_load(Path(file).read_text())
-    slim = {"name": "slim", "kind": "layer_skip", "of": "target", "mask": ["1.mlp"]}
-    content["members"].append(slim)
-    Path(file).write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match=r"'slim': of: .*engine='synthetic'"):
-        load_pool(file)
+def test_a_slim_member_agrees_as_stated_too(tmp_path: Path) -> None:
+    file = write_slim_synthetic_pool(tmp_path)
+    config = load_pool(str(file)).config
+    content = yaml.safe_load(file.read_text())
+    with pytest.raises(RequestError, match=r"lossy: .*engine 'synthetic' have picks alone"):
+        check_lossy(config, ("small", "slim", "target"), SamplingParams())
+    (stated,) = (a for a in content["synthetic"]["agreements"] if a["draft"] == "slim")
+    content["synthetic"]["agreements"].remove(stated)
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"synthetic\.agreements: member 'slim' has none"):
+        load_pool(str(file))
+    slims = [member for member in content["members"] if member["name"] == "slim"]
+    content["members"] += [{**slims[0], "name": f"slim-{number}"} for number in range(4)]
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"members: at most 7 .* or of kind 'layer_skip', got 8"):
+        load_pool(str(file))
 
 
 def test_a_shape_of_ones_own_is_a_directory_without_weights(tmp_path: Path) -> None:

@@ -342,3 +342,17 @@ def test_an_escalation_feeds_the_tail() -> None:
     assert list(stage.tokens.slice(4, 10)) == [9, 10, 11, 12]
     assert stage.up is not None
     assert list(stage.up.queue.tokens) == [13], "what was drafted behind it still counts"
+
+
+@pytest.mark.parametrize(("pick", "num_proposed"), [(12, 3 + 1), (5, 4)])
+def test_a_draft_behind_a_disputed_one_is_counted_once(pick: int, num_proposed: int) -> None:
+    """Proposed again behind a token that stands, and dropped behind one that does not."""
+    stage = with_block(10, 11, 12, 13, ending=StopIds(()))
+    forced(stage, picks=[10, 11, 5, 5, 5], ratios=[1.0, 1.0, 0.2, 1.0])
+    assert stage.next_step() is not None
+    stage.take(array(TOKEN_TYPECODE, [10, 11, pick]), [weight_of(1.0)] * 2)
+    if pick == 12:
+        stage.on_deadline()
+        assert list(forced(stage, picks=[13, 5], ratios=[1.0])) == [13]
+    counts = stage.slim_counts
+    assert (counts.proposed, counts.accepted) == (num_proposed, 3 if pick == 12 else 2)
