@@ -28,7 +28,7 @@ from specrouter_dist.text.tokenizer import Tokenizer
 
 LAYERS = ("local", "actors", "http", "serve")
 """The pool in this process; its Ray actors over our links; OpenAI's routes over the same actors, in
-a process with an HTTP server; the same behind Ray Serve's proxy: ``specrouter serve``."""
+a process with an HTTP server; the same in a replica of Ray Serve's: ``specrouter serve``."""
 _UP_WITHIN_S = 60.0
 _TIMEOUT_S = 120.0
 

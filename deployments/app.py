@@ -8,13 +8,15 @@ import asyncio
 import logging
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from starlette.types import ASGIApp
 
 from deployments.grpc import GrpcMethods
+from deployments.listener import Address, Listener
 from deployments.page import add_router_page
 from deployments.replicas import Replicas
+from deployments.request_id import IdOnce
 from specrouter_dist.actors.pool import connect_pool
 from specrouter_dist.config import DEFAULT_LOG_FORMAT, Dtype, LogFormat, UserModel
 from specrouter_dist.errors import UnavailableError
@@ -61,15 +63,27 @@ def build_app(args: ServeArgs) -> Application:
 
 
 def bind(
-    pool: Pool, report: PoolReport, settings: ServiceSettings, log_format: LogFormat
+    pool: Pool,
+    report: PoolReport,
+    settings: ServiceSettings,
+    log_format: LogFormat,
+    address: Address | None = None,
 ) -> Application:
     """The application over a checked pool.
+
+    Args:
+        pool: with all directories resolved.
+        report: of its check.
+        settings: of the service.
+        log_format: of the ingress and of actors that are started.
+        address: where the ingress listens by itself, of which there is one then; None: Serve's
+            proxies listen.
 
     Raises:
         InputError: of the API keys, which are read here: replicas may run elsewhere.
     """
     keys = load_keys(settings)
-    application: Application = _DEPLOYMENT.bind(pool, report, settings, keys, log_format)
+    application: Application = _DEPLOYMENT.bind(pool, report, settings, keys, log_format, address)
     return application
 
 
@@ -86,6 +100,7 @@ class Ingress(GrpcMethods):
         settings: ServiceSettings,
         keys: ApiKeys,
         log_format: LogFormat,
+        address: Address | None,
     ) -> None:
         configure_logs(log_format, "ingress")
         configure_spans("ingress")
@@ -99,14 +114,17 @@ class Ingress(GrpcMethods):
         )
         self.grpc = GrpcService(self._service, running.explain)
         self._replicas = Replicas()
+        self._listener = Listener(address) if address else None
 
-    async def __serve_build_asgi_app__(self) -> FastAPI:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         # Ready means that real tokens have come through the chain.
         await self._service.health()
         app = build_http(self._service, self._settings, self._scrape)
         add_router_route(app, self._running.explain)
         add_router_page(app)
-        return app
+        if self._listener is not None:
+            await self._listener.start(app)
+        return IdOnce(app)
 
     async def metrics_share(self) -> tuple[str, Families]:
         """This replica's name and what it has counted, for the one that is asked for all."""
@@ -124,6 +142,8 @@ class Ingress(GrpcMethods):
         return [*families, *target_families(self._service.model, status)]
 
     async def __del__(self) -> None:
+        if self._listener is not None:
+            await self._listener.stop()
         await asyncio.to_thread(self._running.close)
         await asyncio.to_thread(close_spans)
 

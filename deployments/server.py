@@ -5,12 +5,12 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 from ray import serve
 
 from deployments.app import LOGGING, bind
 from deployments.grpc import SERVICER_FUNCTIONS
+from deployments.listener import Address
 from specrouter_dist.actors.placing import check_placeable
 from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
 from specrouter_dist.config import LogFormat
@@ -52,23 +52,20 @@ def run_server(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     configure_logs(log_format, "serve")
     report = check_pool(pool)
-    application = bind(pool, report, settings, log_format)
     with ExitStack() as stack:
+        # Of a cluster that runs already any node may get the ingress: Serve's proxies listen then.
+        address = None
         if start_ray():
             stack.callback(stop_ray)
             check_placeable(pool)
+            address = Address(host, port)
+        application = bind(pool, report, settings, log_format, address)
         # Ray takes SIGTERM for itself, and a script's background jobs inherit an ignored SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with ThreadPoolExecutor(1) as executor:
             # Serve's controller and proxy come up while the members load ...
-            starting = executor.submit(
-                serve.start,
-                proxy_location="HeadOnly",
-                http_options={"host": host, "port": port},
-                grpc_options=_grpc_options(grpc_port),
-                logging_config=LOGGING,
-            )
+            starting = executor.submit(_start_serve, host, port, grpc_port, address)
             running = connect_pool(pool, report, detached=False, log_format=log_format)
             stack.callback(running.close)
             starting.result()
@@ -95,10 +92,20 @@ def _tell_ready(name: str, host: str, port: int, grpc_port: int | None) -> None:
     print(f"serving {name!r} at http://{host}:{port}/v1{also}", flush=True)
 
 
-def _grpc_options(port: int | None) -> dict[str, Any] | None:
-    if port is None:
-        return None
-    return {"port": port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)}
+def _start_serve(host: str, port: int, grpc_port: int | None, address: Address | None) -> None:
+    """With a proxy where one has to listen; that of gRPC brings one of HTTP, too."""
+    grpc_options = None
+    if grpc_port is not None:
+        grpc_options = {"port": grpc_port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)}
+    needs_proxy = address is None or grpc_port is not None
+    # At port 0 it takes a free one.
+    http_options = {"host": host, "port": port} if address is None else {"port": 0}
+    serve.start(
+        proxy_location="HeadOnly" if needs_proxy else "Disabled",
+        http_options=http_options,
+        grpc_options=grpc_options,
+        logging_config=LOGGING,
+    )
 
 
 def _check_listening(host: str, port: int) -> None:

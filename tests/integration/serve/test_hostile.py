@@ -1,4 +1,4 @@
-"""Wrong, slow and gone clients behind Serve's own proxy: it answers them, and the next one.
+"""Wrong, slow and gone clients of ``specrouter serve``: it answers them, and the next one.
 
 All of it at the routes is in tests/integration/test_http_hostile.py.
 """
