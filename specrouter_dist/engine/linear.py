@@ -5,6 +5,7 @@ few rows (bfloat16, 4 rows, one thread: 1.3 to 2.5 times faster than ``F.linear`
 rounding is the same at any number of rows from 4 on, at any number of threads.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -129,28 +130,41 @@ class Int8Linear:
         return weight.shape[0] % 16 == 0 and weight.shape[1] % 32 == 0
 
 
-class FixedRowsLinear:
-    """Another linear layer, always over the same number of rows.
+class GroupedLinear:
+    """Another linear layer, over groups of rows.
 
-    For devices on which a row's rounding depends on how many there are: groups of one size go
+    For devices on which a row's rounding depends on how many there are: groups of some sizes go
     through one kernel.
+
+    Args:
+        inner: the layer.
+        most_rows: of a group.
+        unit: groups have a multiple of so many rows; what is missing is padded.
     """
 
-    def __init__(self, inner: Linear, num_rows: int) -> None:
+    def __init__(self, inner: Linear, most_rows: int, unit: int) -> None:
         self._inner = inner
-        self._num_rows = num_rows
+        self._most_rows = most_rows
+        self._unit = unit
         self.weight_bytes = inner.weight_bytes
 
     def __call__(self, rows: Tensor) -> Tensor:
+        if self._is_group(rows):
+            return self._inner(rows)
         return torch.cat([self._inner(group) for group in self._groups(rows)])[: len(rows)]
 
     def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        if self._is_group(rows):
+            return self._inner.add_to(residual, rows)
         groups = zip(self._groups(residual), self._groups(rows), strict=True)
         return torch.cat([self._inner.add_to(some, group) for some, group in groups])[: len(rows)]
 
+    def _is_group(self, rows: Tensor) -> bool:
+        return len(rows) <= self._most_rows and len(rows) % self._unit == 0
+
     def _groups(self, rows: Tensor) -> tuple[Tensor, ...]:
-        missing = -len(rows) % self._num_rows
-        return torch.split(F.pad(rows, (0, 0, 0, missing)), self._num_rows)
+        missing = -len(rows) % self._unit
+        return torch.split(F.pad(rows, (0, 0, 0, missing)), self._most_rows)
 
 
 _PROBED_ROWS = 64
@@ -158,9 +172,13 @@ _PROBED_RESULTS = 1 << 18
 """So many results are compared, in at most ``_MOST_PROBED_ROWS`` rows: a kernel (bfloat16, 768 to
 288, a CPU with AMX) was seen to round one in 6,000 in another way from 40 rows on."""
 _MOST_PROBED_ROWS = 1024
+_GROUP_ROWS = 32
+"""The same kernel rounded all numbers of rows up to here alike."""
 
 
-def rounds_rows_alike(linear: Linear, in_features: int, like: Tensor) -> bool:
+def rounds_rows_alike(
+    linear: Linear, in_features: int, like: Tensor, *, most_rows: int | None = None
+) -> bool:
     """Whether a row's result is the same among 4, 8, 64 and more rows, with a residual and without,
     tried on random rows.
 
@@ -168,6 +186,7 @@ def rounds_rows_alike(linear: Linear, in_features: int, like: Tensor) -> bool:
         linear: the layer.
         in_features: its number of inputs.
         like: a tensor of the dtype and on the device of its inputs.
+        most_rows: only among so many rows at most, all multiples of 4.
     """
     generator = torch.Generator().manual_seed(0)
     out_features = linear(torch.zeros(LEAST_ROWS, in_features).to(like)).shape[1]
@@ -181,7 +200,10 @@ def rounds_rows_alike(linear: Linear, in_features: int, like: Tensor) -> bool:
         return plain, torch.cat([linear.add_to(before, some) for before, some in groups])
 
     plain, added = results(LEAST_ROWS)
-    for size in (2 * LEAST_ROWS, _PROBED_ROWS, num_rows):
+    sizes: Iterable[int] = (2 * LEAST_ROWS, _PROBED_ROWS, num_rows)
+    if most_rows is not None:
+        sizes = range(2 * LEAST_ROWS, most_rows + 1, LEAST_ROWS)
+    for size in sizes:
         more_plain, more_added = results(size)
         if not torch.equal(plain, more_plain) or not torch.equal(added, more_added):
             return False
@@ -205,9 +227,17 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool, int8: bool 
             return SmallLinear(weight, bias)
         return PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
     linear: Linear = PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
-    if rounds_rows_alike(linear, weight.shape[1], weight):
-        return linear
-    return FixedRowsLinear(linear, LEAST_ROWS if weight.device.type == "cpu" else _PROBED_ROWS)
+    return (
+        linear if rounds_rows_alike(linear, weight.shape[1], weight) else _grouped(linear, weight)
+    )
+
+
+def _grouped(linear: Linear, weight: Tensor) -> Linear:
+    """A layer that does not round all rows alike, in the largest groups in which it does."""
+    if weight.device.type != "cpu":
+        return GroupedLinear(linear, _PROBED_ROWS, _PROBED_ROWS)
+    is_alike = rounds_rows_alike(linear, weight.shape[1], weight, most_rows=_GROUP_ROWS)
+    return GroupedLinear(linear, _GROUP_ROWS if is_alike else LEAST_ROWS, LEAST_ROWS)
 
 
 def is_packable(dtype: torch.dtype) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 from specrouter_dist.engine import linear as linear_module
 from specrouter_dist.engine.linear import (
     SMALL_WEIGHTS,
-    FixedRowsLinear,
+    GroupedLinear,
     Int8Linear,
     Linear,
     PackedLinear,
@@ -40,7 +40,7 @@ class DependsOnRows(PlainLinear):
 
 def kinds(weight: Tensor, bias: Tensor | None) -> list[Linear]:
     made: list[Linear] = [kind(weight, bias) for kind in (PlainLinear, PackedLinear, SmallLinear)]
-    return [*made, FixedRowsLinear(made[0], 4)]
+    return [*made, GroupedLinear(made[0], 4, 4), GroupedLinear(made[0], 8, 4)]
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -94,15 +94,44 @@ def test_the_probe_sees_what_happens_to_few_results() -> None:
     assert all(rounds_rows_alike(RarelyDepends(w, 1 << 62), 96, w) for w in weights)
 
 
-def test_fixed_rows_tame_such_a_kernel() -> None:
+def test_groups_tame_such_a_kernel() -> None:
     weight, rows = torch.randn(30, 20), torch.randn(64, 20)
     untamed = DependsOnRows(weight)
-    tamed = FixedRowsLinear(untamed, 4)
+    tamed = GroupedLinear(untamed, 4, 4)
     assert rounds_rows_alike(tamed, 20, weight)
     untamed.calls.clear()
     assert torch.equal(tamed(rows[:7]), tamed(rows)[:7])
     assert set(untamed.calls) == {4}
     assert torch.equal(tamed.add_to(rows[:7, :1], rows[:7]), rows[:7, :1] + tamed(rows[:7]))
+
+
+class Counted:
+    """Another kernel, and with how many rows it is called."""
+
+    def __init__(self, inner: Linear | RarelyDepends) -> None:
+        self._inner = inner
+        self.weight_bytes = 0
+        self.calls: list[int] = []
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self.calls.append(len(rows))
+        return self._inner(rows)
+
+    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
+        self.calls.append(len(rows))
+        return self._inner.add_to(residual, rows)
+
+
+def test_groups_are_as_large_as_the_kernel_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(288, 96)
+    for inner, most_rows in ((RarelyDepends(weight, 6000), 32), (DependsOnRows(weight), 4)):
+        kernel = Counted(inner)
+        monkeypatch.setattr(linear_module, "PackedLinear", lambda *_, made=kernel: made)
+        linear = make_linear(weight, None, exact=True)
+        assert rounds_rows_alike(linear, 96, weight)
+        kernel.calls.clear()
+        linear(torch.randn(72, 96))
+        assert max(kernel.calls) == most_rows and sum(kernel.calls) == 72
 
 
 @pytest.mark.parametrize("num_rows", [8, 40, 64, 160])
