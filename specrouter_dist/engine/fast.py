@@ -18,7 +18,7 @@ from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.llama_shape import read_shape, refusal
 from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
 from specrouter_dist.engine.lora import AdaptedRows, Adapter
-from specrouter_dist.engine.ragged import Part, RaggedBatch
+from specrouter_dist.engine.ragged import Part, RaggedBatch, reading_order
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
 from specrouter_dist.speculation.messages import TokenArray
@@ -201,11 +201,18 @@ class FastEngine:
             self._check(extension)
         for extension in batch:
             self._sessions.own_pages(extension.slot, extension.start, _stop(extension))
+        order = sorted(range(len(batch)), key=lambda i: self._reading_order(batch[i]))
+        batch = [batch[i] for i in order]
         picks = self._step(batch)
         drafting = [i for i, extension in enumerate(batch) if extension.num_drafts > 0]
         while drafting:
             drafting = self._draft(batch, picks, drafting)
-        return picks
+        found = dict(zip(order, picks, strict=True))
+        return [found[i] for i in range(len(batch))]
+
+    def _reading_order(self, extension: Extension) -> tuple[int, int, int]:
+        table = self._sessions[extension.slot].table
+        return reading_order(table, extension.start, len(extension.tokens))
 
     def _draft(
         self, batch: Sequence[Extension], picks: list[Picks], drafting: Sequence[int]

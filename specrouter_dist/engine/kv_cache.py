@@ -7,6 +7,7 @@ so the same bits.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ PAGE_TOKENS = 64
 
 KvViews = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer."""
+_KEPT_VIEWS = 256
 
 
 def pages_for(num_tokens: int) -> int:
@@ -85,7 +87,7 @@ class PageAllocator:
 class PageTable:
     """One session's pages, in order of position."""
 
-    __slots__ = ("first_row", "index", "pages", "views")
+    __slots__ = ("first_row", "index", "pages")
 
     def __init__(self, pages: list[int], device: torch.device) -> None:
         self.pages = pages
@@ -93,8 +95,6 @@ class PageTable:
         self.first_row = pages[0] * PAGE_TOKENS if contiguous else None
         """Row of position 0 when the pages form one run, else None."""
         self.index = None if contiguous else torch.tensor(pages, device=device)
-        self.views: tuple[int, KvViews] = (0, [])
-        """The views last made of the run, by their length (see :meth:`KvCache.run_views`)."""
 
     def row(self, position: int) -> int:
         """Row of the cache that holds ``position``."""
@@ -133,6 +133,7 @@ class KvCache:
         """Per layer ``[num_rows, 2 * num_kv_heads * head_dim]``: keys, then values."""
         self.allocator = PageAllocator(num_pages)
         self.device = device
+        self._views = lru_cache(_KEPT_VIEWS)(self._make_views)
 
     @property
     def num_bytes(self) -> int:
@@ -142,26 +143,31 @@ class KvCache:
         """Consecutive rows of each layer, as views."""
         return self._rows[:, first : first + count].unbind(0)
 
-    def run_views(self, table: PageTable, num_tokens: int) -> KvViews:
-        """Keys and values of a contiguous run, per layer, without copying.
+    def run_views(self, first_row: int, distance: int, num_runs: int, num_tokens: int) -> KvViews:
+        """Keys and values of contiguous runs at equal distances, per layer, without copying.
 
-        The length changes once a page: the views are kept with the table.
+        Making them costs as much as some of the reads that they are for, and their length changes
+        once a page: those last used are kept.
+
+        Args:
+            first_row: of the first run.
+            distance: from the beginning of a run to that of the next, in rows, at least 0.
+            num_runs: how many.
+            num_tokens: of each.
 
         Returns:
-            pairs ``[1, num_kv_heads, num_tokens, head_dim]``.
+            pairs ``[num_runs, num_kv_heads, num_tokens, head_dim]``.
         """
-        length, views = table.views
-        if length != num_tokens:
-            views = self._make_views(table, num_tokens)
-            table.views = (num_tokens, views)
-        return views
+        return self._views(first_row, distance, num_runs, num_tokens)
 
-    def _make_views(self, table: PageTable, num_tokens: int) -> KvViews:
-        first_row = table.first_row
-        assert first_row is not None
-        run = self._rows[:, first_row : first_row + num_tokens]
-        # [layers, tokens, 2 * heads * dim] to [2, layers, 1, heads, tokens, dim]
-        run = run.view(*run.shape[:2], *self._heads).permute(2, 0, 3, 1, 4).unsqueeze(2)
+    def _make_views(self, first_row: int, distance: int, num_runs: int, num_tokens: int) -> KvViews:
+        num_layers, num_rows, width = self._rows.shape
+        _, num_heads, head_dim = self._heads
+        run = self._rows.as_strided(
+            (2, num_layers, num_runs, num_heads, num_tokens, head_dim),
+            (width // 2, num_rows * width, distance * width, head_dim, width, 1),
+            first_row * width,
+        )
         keys, values = run.unbind(0)
         return list(zip(keys.unbind(0), values.unbind(0), strict=True))
 

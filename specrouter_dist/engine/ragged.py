@@ -1,7 +1,7 @@
 """One forward over parts of several sessions: where each row goes and what it may see."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specrouter_dist.engine.exactness import LEAST_ROWS, CausalMasks, Span, padded_rows, split_spans
-from specrouter_dist.engine.kv_cache import KvCache, KvViews, PageTable, pages_for
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, KvViews, PageTable, pages_for
 from specrouter_dist.engine.workspace import Workspace, Workspaces
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
@@ -24,17 +24,32 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class _Planned:
+    """One span."""
+
+    span: Span
+    num_rows: int
+    """That it is computed with."""
+    table: PageTable
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Spans of which this is equal can be read at once."""
+        return self.span.count, self.num_rows, self.span.keys
+
+
+@dataclass(frozen=True, slots=True)
 class _Read:
-    """One span's attention."""
+    """The attention of spans of one shape, at equal distances in the forward and in the cache."""
 
     queries: Tensor
-    """``[1, num_heads, padded rows, head_dim]``."""
+    """``[num_spans, num_heads, padded rows, head_dim]``. Padding lies on rows of the next span, or
+    behind the last."""
     mask: Tensor
     keys_values: KvViews | Tensor
-    """Views of a run of pages, or the numbers of scattered ones, gathered layer by layer."""
+    """Views of runs of pages, or the numbers of scattered ones, gathered layer by layer."""
     result: Tensor
-    """Where the result goes, of the same shape. Its padding lies on rows of the next span, which
-    is read after it, or behind the last."""
+    """Where the result goes, without the padding."""
 
 
 class RaggedBatch:
@@ -60,19 +75,19 @@ class RaggedBatch:
         exact: bool,
     ) -> None:
         self._cache = cache
-        planned: list[tuple[Span, int, PageTable]] = []
+        planned: list[_Planned] = []
         num_rows = 0
         row = 0
         for part in parts:
             for span in split_spans(row, part.start, len(part.tokens)):
                 rows = padded_rows(span.count) if exact else span.count
-                planned.append((span, rows, part.table))
+                planned.append(_Planned(span, rows, part.table))
                 num_rows = max(num_rows, span.row + rows)
             row += len(part.tokens)
         self._count = row
         self.num_rows = num_rows if num_rows < LEAST_ROWS else padded_rows(num_rows)
         self.work = workspaces.of(self.num_rows)
-        self._reads = [_plan_read(self.work, cache, masks, *plan) for plan in planned]
+        self._reads = [_plan_read(self.work, cache, masks, spans) for spans in _at_once(planned)]
         self._fresh = self.work.fresh[:row]
         self.ids = self._token_ids(parts)
         self._runs: tuple[Tensor, ...] | None = None
@@ -119,21 +134,73 @@ class RaggedBatch:
             mixed = F.scaled_dot_product_attention(
                 read.queries, keys, values, attn_mask=read.mask, enable_gqa=True
             )
-            read.result.copy_(mixed)
+            read.result.copy_(mixed[:, :, : read.result.shape[2]])
+
+
+def reading_order(table: PageTable, start: int, num_tokens: int) -> tuple[int, int, int]:
+    """Sorted by it, parts that can be read at once are neighbours."""
+    first_row = -1 if table.first_row is None else table.first_row
+    return start // PAGE_TOKENS, num_tokens, first_row
+
+
+def _at_once(planned: Sequence[_Planned]) -> Iterator[list[_Planned]]:
+    """Neighbours that one call of the attention can read: a call costs as much as reading a short
+    context does. What each row gets does not depend on it."""
+    group: list[_Planned] = []
+    for plan in planned:
+        if group and not _continues(group, plan):
+            yield group
+            group = []
+        group.append(plan)
+    if group:
+        yield group
+
+
+def _continues(group: Sequence[_Planned], plan: _Planned) -> bool:
+    last = group[-1]
+    if last.shape != plan.shape or last.table.first_row is None or plan.table.first_row is None:
+        return False
+    distance = _distance(last, plan)
+    if len(group) > 1:
+        return distance == _distance(group[0], group[1])
+    return min(distance) >= 0
+
+
+def _distance(one: _Planned, other: _Planned) -> tuple[int, int]:
+    """In rows of the forward and of the cache, both in runs of pages."""
+    assert one.table.first_row is not None and other.table.first_row is not None
+    return other.span.row - one.span.row, other.table.first_row - one.table.first_row
 
 
 def _plan_read(
-    work: Workspace, cache: KvCache, masks: CausalMasks, span: Span, rows: int, table: PageTable
+    work: Workspace, cache: KvCache, masks: CausalMasks, spans: Sequence[_Planned]
 ) -> _Read:
+    first = spans[0]
+    count, num_rows, num_keys = first.shape
+    between = _distance(*spans[:2]) if len(spans) > 1 else (0, 0)
     views: KvViews | Tensor
-    if table.first_row is not None:
-        views = cache.run_views(table, span.keys)
+    if first.table.first_row is not None:
+        views = cache.run_views(first.table.first_row, between[1], len(spans), num_keys)
     else:
-        assert table.index is not None
-        views = table.index[: pages_for(span.keys)]
+        assert first.table.index is not None
+        views = first.table.index[: pages_for(num_keys)]
+    seen = [masks.view(plan.span, num_rows) for plan in spans]
     return _Read(
-        queries=work.queries[:, :, span.row : span.row + rows],
-        mask=masks.view(span, rows),
+        queries=_rows_of(work.queries, first.span.row, between[0], len(spans), num_rows),
+        mask=seen[0] if len(spans) == 1 else torch.stack(seen).unsqueeze(1),
         keys_values=views,
-        result=work.mixed_heads[:, :, span.row : span.row + rows],
+        result=_rows_of(work.mixed_heads, first.span.row, between[0], len(spans), count),
+    )
+
+
+def _rows_of(heads: Tensor, row: int, distance: int, num_spans: int, num_rows: int) -> Tensor:
+    """``[num_spans, num_heads, num_rows, head_dim]`` of ``[1, num_heads, rows, head_dim]``."""
+    if num_spans == 1:
+        return heads[:, :, row : row + num_rows]
+    _, num_heads, _, head_dim = heads.shape
+    _, of_head, of_row, of_element = heads.stride()
+    return heads.as_strided(
+        (num_spans, num_heads, num_rows, head_dim),
+        (distance * of_row, of_head, of_row, of_element),
+        heads.storage_offset() + row * of_row,
     )

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.engine import ragged
 from specrouter_dist.engine.exactness import Span, padded_rows, rows_at_once, split_spans
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
@@ -113,6 +114,34 @@ def test_the_number_of_threads_changes_nothing(engine: FastEngine, one_by_one: T
     with threads(2):
         for size in (70, 150):
             assert torch.equal(logits_in_blocks(engine, size), one_by_one), f"blocks of {size}"
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_reading_sessions_at_once_changes_nothing(
+    engine: FastEngine, one_by_one: Tensor, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokens_of(engine)
+    batches: list[int] = []
+    attention = ragged.F.scaled_dot_product_attention
+
+    def counted(queries: Tensor, *rest: Tensor, **options: Any) -> Tensor:
+        batches.append(len(queries))
+        return attention(queries, *rest, **options)
+
+    monkeypatch.setattr(ragged.F, "scaled_dot_product_attention", counted)
+    with logged_logits() as log:
+        # Four runs of pages at equal distances, in two of which another session is a block ahead.
+        slots = [engine.open(GREEDY, 1, NUM_TOKENS) for _ in range(4)]
+        engine.extend([Extension(slots[3], 0, tokens[:size], size)])
+        for start in range(0, NUM_TOKENS - 2 * size, size):
+            parts = [(slot, start + size * (slot == slots[3])) for slot in reversed(slots)]
+            engine.extend([Extension(slot, at, tokens[at : at + size], size) for slot, at in parts])
+        for slot in slots:
+            engine.close(slot)
+        for slot in slots:
+            rows = log.of(slot, NUM_TOKENS - 2 * size)
+            assert torch.equal(rows, one_by_one[: len(rows)])
+    assert max(batches) == 4 and batches.count(4) > batches.count(1)
 
 
 def scatter_free_pages(engine: FastEngine) -> list[int]:

@@ -77,20 +77,29 @@ def test_a_run_is_read_without_copying() -> None:
     cache = filled_cache()
     table = PageTable([2, 3], CPU)
     assert table.first_row == 128
-    views = cache.run_views(table, 128)
+    views = cache.run_views(128, 0, 1, 128)
     for layer, (keys, values) in enumerate(views):
         rows = cache.layers[layer]
         assert keys.shape == values.shape == (1, 2, 128, 4)
         assert keys.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
         assert torch.equal(keys[0, 1, 5], rows[133, 4:8])
         assert torch.equal(values[0, 0, 127], rows[255, 8:12])
-    assert cache.run_views(table, 128) is views
-    assert cache.run_views(table, 64)[0][0].shape == (1, 2, 64, 4)
+    assert cache.run_views(128, 0, 1, 128) is views
+    assert cache.run_views(128, 0, 1, 64)[0][0].shape == (1, 2, 64, 4)
+
+
+def test_runs_at_equal_distances_are_read_at_once() -> None:
+    cache = filled_cache()
+    together = cache.run_views(64, 128, 3, 64)
+    for i, first_row in enumerate((64, 192, 320)):
+        alone = cache.run_views(first_row, 0, 1, 64)
+        for both, one in zip(together, alone, strict=True):
+            assert all(torch.equal(a[i], b[0]) for a, b in zip(both, one, strict=True))
 
 
 def test_scattered_pages_are_gathered_into_the_same_layout() -> None:
     cache = filled_cache()
-    run = cache.run_views(PageTable([2, 3], CPU), 128)
+    run = cache.run_views(128, 0, 1, 128)
     table = PageTable([5, 0], CPU)
     assert table.first_row is None
     assert table.index is not None
@@ -99,6 +108,6 @@ def test_scattered_pages_are_gathered_into_the_same_layout() -> None:
     for layer in range(3):
         for gathered, viewed in zip(cache.gather(layer, table.index), run[layer], strict=True):
             assert torch.equal(gathered, viewed)
-            assert gathered.stride() == viewed.stride()
+            assert gathered.stride()[1:] == viewed.stride()[1:]
     assert table.row(3) == 5 * 64 + 3
     assert table.row(70) == 6
