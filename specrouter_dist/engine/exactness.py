@@ -11,6 +11,7 @@ bfloat16, this is what it takes:
 - **Attention** rounds a row alike at every multiple of 4 query rows, but not at another length of
   keys, masked or not. So the key length is a function of the row's own position,
   ``PAGE_TOKENS * (position // PAGE_TOKENS + 1)``; a block that straddles a boundary is split.
+  How many sessions are read at once makes no difference.
 - **Elementwise** kernels have a vector body and a scalar tail that differ for exponentials and
   complex products. Where the tail falls depends on the length of the innermost dimension, the
   same for every row, unless the work is split among threads, which happens from
