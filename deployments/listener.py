@@ -44,7 +44,7 @@ class Listener:
             OSError: the port stays taken, or the address is none of this machine's.
         """
         taken = await self._bind()
-        # The first argument of a log record may be a prompt; requests are logged by their calls.
+        # Requests are logged by their calls.
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[taken]))
