@@ -93,6 +93,7 @@ NOT_RUN = {
         "takes minutes; test_tasks_report.py runs the short form"
     ),
     "python -m benchmarks.slim": _MINUTES,
+    "python -m benchmarks.slim_break_even": _MINUTES,
     "python -m benchmarks.tiers --plot tiers.svg": _MINUTES,
     "python -m benchmarks.synthetic --plot synthetic.png": _MINUTES,
     "python -m benchmarks.synthetic --device cuda --plot synthetic.png": "needs a GPU",
