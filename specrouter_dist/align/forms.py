@@ -68,17 +68,9 @@ class FullCopy:
 
 
 @dataclass(frozen=True)
-class Layers:
-    """A model whose embedding and head are the base drafter's, and stay where they are.
+class Layers(FullCopy):
+    """A model whose embedding and head are the base drafter's, and stay where they are."""
 
-    Attributes:
-        base: directory of the drafter to begin with.
-        tokenizer_from: directory whose tokenizer lies beside the weights.
-    """
-
-    directory: Path
-    base: Path
-    tokenizer_from: Path
     name: str = "layers"
 
     def begin(self) -> LlamaForCausalLM:
@@ -88,17 +80,13 @@ class Layers:
             ConfigError: the base's weights are not in safetensors, so that no index can name them.
         """
         read_tensors(self.base)
-        model = load_model(self.base)
+        model = super().begin()
         freeze_ends(model)
         return model
 
     def save(self, student: LlamaForCausalLM) -> None:
         """What is trained, in bfloat16, and an index that names the base's files for the rest."""
         save_layers(student, self.base, self.tokenizer_from, self.directory)
-
-    def load(self) -> LlamaForCausalLM:
-        """The checkpoint with what is the base's."""
-        return load_model(self.directory)
 
 
 @dataclass(frozen=True)
