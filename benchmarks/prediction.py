@@ -46,11 +46,11 @@ Notes = dict[str, list[dict[str, Any]]]
 
 def collect(backend: PoolBackend, arguments: argparse.Namespace) -> Notes:
     """All notes of the run, by kind; those of the calibration are not among them."""
-    pool, _ = open_pool(arguments.pool, dtype=None)
+    pool, report = open_pool(arguments.pool, dtype=None)
     tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
     texts = read_prompts(arguments.data, arguments.split, arguments.per_task)
     prompts = [tokenizer.encode(prompt.text) for prompt in texts]
-    chains = [None, *pair_chains(pool)]
+    chains = [None, *pair_chains(pool, report)]
     notes: Notes = {kind: [] for kind in _LABELS}
     for temperature in _TEMPERATURES:
         sampling = SamplingParams(temperature=temperature, max_tokens=arguments.max_tokens)

@@ -158,7 +158,7 @@ def run(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, object
     """A row per task, and one for the mixture."""
     pool, report = open_pool(arguments.pool, dtype=None)
     target = pool.config.target.name
-    chains = sorted({*pair_chains(pool)}, key=len)
+    chains = sorted({*pair_chains(pool, report)}, key=len)
     plans = list(static_plans(chains, ahead=arguments.backend == "ray"))
     alone = next(plan for plan in plans if plan.chain == (target,))
     sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)

@@ -107,7 +107,7 @@ class Ingress(GrpcMethods):
         self._settings = settings
         self._running = running = connect_pool(pool, report, detached=True, log_format=log_format)
         if running.is_new:
-            calibrate(pool, PoolBackend(pool, report, running))
+            calibrate(pool, report, PoolBackend(pool, report, running))
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self._service = OpenAIService(
             running.client, tokenizer, report, pool, running, Admission(settings, keys)

@@ -73,7 +73,7 @@ def run_server(
             # ... and the ingress while the pool is calibrated.
             deploying = executor.submit(serve.run, application, name=APP_NAME, route_prefix="/")
             if running.is_new:
-                calibrate(pool, PoolBackend(pool, report, running))
+                calibrate(pool, report, PoolBackend(pool, report, running))
             deploying.result()
         _tell_ready(pool.config.name, host, port, grpc_port)
         signal.pause()

@@ -51,7 +51,7 @@ def short_start() -> Iterator[None]:
     (one, *_) = profiling._GRIDS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profiling, "_GRIDS", (replace(one, warm_up=1, repeats=1),))
-        patch.setattr(calibration, "_PROMPTS_PER_CHAIN", 1)
+        patch.setattr(calibration, "_NUM_PROMPTS", 1)
         patch.setattr(calibration, "_MAX_TOKENS", 16)
         yield
 

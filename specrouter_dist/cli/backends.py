@@ -15,7 +15,7 @@ def open_backend(pool: Pool, report: PoolReport, backend: BackendName) -> PoolBa
     opened = _open_local(pool, report) if backend is BackendName.LOCAL else _open_ray(pool, report)
     try:
         if opened.running.is_new:
-            calibrate(pool, opened)
+            calibrate(pool, report, opened)
     except BaseException:
         opened.close()
         raise

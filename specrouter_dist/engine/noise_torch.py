@@ -6,6 +6,7 @@ whose operations cost half of torch's; elsewhere by torch, whose int64 arithmeti
 uint64's. Its shifts are arithmetic, hence the masks.
 """
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -84,12 +85,19 @@ class NoiseSource:
             else TorchGumbelRows(num_ids, self.block_rows, device)
         )
         self._device = device
+        self._free: list[list[Any]] = []
+        """Blocks of sessions that are over: memory that comes and goes with every session would
+        be taken from the allocator in ever other pieces."""
 
     def session(self, seed: int) -> "SessionNoise":
         """The noise of one request."""
-        return SessionNoise(self, seed)
+        blocks = self._free.pop() if self._free else [self._block() for _ in range(self.num_blocks)]
+        noise = SessionNoise(self, seed, blocks)
+        # Forks and other members' sessions share it: it is over when nobody has it.
+        weakref.finalize(noise, self._free.append, blocks).atexit = False
+        return noise
 
-    def new_block(self) -> Any:
+    def _block(self) -> Any:
         """Room for ``[block_rows, num_ids]``: an array on the CPU, else a tensor."""
         shape = (self.block_rows, self.num_ids)
         if self._device.type == "cpu":
@@ -104,13 +112,13 @@ class SessionNoise:
     shape, whoever asks for it.
     """
 
-    __slots__ = ("_blocks", "_numbers", "_seed", "_source")
+    __slots__ = ("__weakref__", "_blocks", "_numbers", "_seed", "_source")
 
-    def __init__(self, source: NoiseSource, seed: int) -> None:
+    def __init__(self, source: NoiseSource, seed: int, blocks: list[Any]) -> None:
         self._source = source
         self._seed = seed
-        self._blocks = [source.new_block() for _ in range(source.num_blocks)]
-        self._numbers = [-1] * source.num_blocks
+        self._blocks = blocks
+        self._numbers = [-1] * len(blocks)
 
     def add_to(self, scores: Any, first_position: int) -> None:
         """Adds ``g`` of positions ``first_position + row`` to float32 ``scores[rows, num_ids]``.

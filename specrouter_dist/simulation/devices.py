@@ -21,7 +21,7 @@ from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.odds import Odds
 from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.preparing import Preparations
-from specrouter_dist.speculation.steps import Step
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, Step
 
 MAX_DRAFTS = 16
 """Most tokens that a drafter draws in one step before it looks at its mail, as in a worker."""
@@ -171,10 +171,16 @@ class Device:
 
     def _take_steps(self, replica: Replica) -> Batch:
         batch: list[tuple[Session, Step, TokenArray]] = []
+        num_tokens = 0
         for session in list(replica.ready):
+            if num_tokens >= MOST_BATCH_TOKENS:
+                for taken, *_ in batch:
+                    replica.ready[taken] = replica.ready.pop(taken)
+                break
             stage = session.stage
             step = stage.next_step()
             if step is not None:
+                num_tokens += len(step.tokens)
                 session.deadline_us = None
                 verdict = replica.preparations.finish(session)
                 observe_outcome(replica.name, session, verdict, self.observations)

@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 
 from specrouter_dist.speculation.messages import TokenArray
 
+MOST_BATCH_TOKENS = 1024
+"""A batch that feeds so many takes no further session: it would keep those who wait for a token
+waiting for the prompts of others, and need memory without a bound."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from specrouter_dist.speculation.odds import Odds
 from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.speculation.stage import Stage
-from specrouter_dist.speculation.steps import Step
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, Step
 from specrouter_dist.worker.forks import EngineForks, draws_of
 from specrouter_dist.worker.session import Session
 
@@ -134,11 +134,17 @@ class ModelHost:
         return session is not None
 
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
-        """Starts a step of every session that has one; the others wait or rest."""
-        batch = []
+        """Starts a step of every session that has one, as far as a batch goes; the others wait or
+        rest."""
+        batch: list[tuple[Session, Step]] = []
+        num_tokens = 0
         for session in list(self.ready):
+            if num_tokens >= MOST_BATCH_TOKENS:
+                self._put_last(taken for taken, _ in batch)
+                break
             step = session.model_stage.next_step()
             if step is not None:
+                num_tokens += len(step.tokens)
                 session.deadline = None
                 verdict = self.preparations.finish(session)
                 observe_outcome(self.name, session, verdict, observations)
@@ -154,6 +160,11 @@ class ModelHost:
                 session.deadline = now + wait_ms / 1e3
                 session.waits_since = now
         return batch
+
+    def _put_last(self, sessions: Iterable[Session]) -> None:
+        """Those that this batch has no room for are the first of the next."""
+        for session in sessions:
+            self.ready[session] = self.ready.pop(session)
 
     def forward(
         self, batch: Sequence[tuple[Session, Step]], observations: Observations

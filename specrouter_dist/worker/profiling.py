@@ -17,9 +17,11 @@ from specrouter_dist.routing.observations import (
     Observations,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker.member import ModelHost
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
+_SAMPLED = SamplingParams(temperature=0.8, logprobs=1, max_tokens=64, seed=0)
 
 
 class _Kind(NamedTuple):
@@ -120,7 +122,21 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
                 # hiccup would stay.
                 observations.forwards[key] = ForwardTimes(1, min(times_us))
                 step_s = step_s or min(times_us) / 1e6
+    else:
+        _take_memory(engine, short)
     return observations
+
+
+def _take_memory(engine: Engine, context_tokens: int) -> None:
+    """What the largest batches need is taken at the start, or found wanting there: under load the
+    process would grow whenever a batch is the largest so far."""
+    most = engine.info.max_sessions
+    prompt = array(TOKEN_TYPECODE, [0] * context_tokens)
+    block = array(TOKEN_TYPECODE, [0] * min(_ROOM, MOST_BATCH_TOKENS // most + 1))
+    with _sessions(engine, most, context_tokens, _SAMPLED) as slots:
+        prompts = slots[: MOST_BATCH_TOKENS // context_tokens + 1]
+        engine.extend([Extension(slot, 0, prompt, 1) for slot in prompts])
+        engine.extend([Extension(slot, context_tokens, block, len(block)) for slot in slots])
 
 
 def profile_all(hosts: Sequence[ModelHost]) -> Observations:
@@ -146,12 +162,14 @@ def _long_context(engine: Engine, short: int) -> int:
 
 
 @contextmanager
-def _sessions(engine: Engine, count: int, context_tokens: int) -> Iterator[list[int]]:
+def _sessions(
+    engine: Engine, count: int, context_tokens: int, sampling: SamplingParams = _GREEDY
+) -> Iterator[list[int]]:
     """Slots of up to ``count`` sessions that have been fed a context."""
     slots: list[int] = []
     try:
         for _ in range(min(count, engine.info.max_sessions)):
-            slots.append(engine.open(_GREEDY, context_tokens, context_tokens + _ROOM))
+            slots.append(engine.open(sampling, context_tokens, context_tokens + _ROOM))
             _feed(engine, slots[-1], context_tokens)
     except NoRoomError:
         pass

@@ -60,6 +60,23 @@ def test_sessions_of_one_source_do_not_share_rows() -> None:
             assert torch.equal(scores, expected(seed, 6, 3, 50))
 
 
+def test_blocks_of_a_session_that_is_over_are_another_ones() -> None:
+    source = NoiseSource(50, 2, CPU)
+    first = source.session(1)
+    first.add_to(np.zeros((20, 50), np.float32), 0)
+    shared = first
+    blocks = {id(block) for block in first._blocks}
+    del first
+    assert not {id(block) for block in source.session(2)._blocks} & blocks
+    del shared
+    ours = [source.session(seed) for seed in (3, 4)]
+    assert blocks in [{id(block) for block in noise._blocks} for noise in ours]
+    for noise, seed in zip(ours, (3, 4), strict=True):
+        scores = torch.zeros(3, 50)
+        noise.add_to(scores.numpy(), 6)
+        assert torch.equal(scores, expected(seed, 6, 3, 50))
+
+
 @pytest.mark.parametrize(
     ("num_ids", "max_sessions"), [(16, 64), (4096, 64), (32_000, 64), (152_000, 64), (256_000, 512)]
 )

@@ -8,6 +8,7 @@ import pytest
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker import profiling
 from specrouter_dist.worker.profiling import profile
 
@@ -33,13 +34,18 @@ class TimedEngine(ToyEngine):
         self._clock = clock
         self.has_hiccups = False
         self.prefill_us = 5.0
+        self.row_us = 5.0
         self._num_long: Counter[tuple[int, int]] = Counter()
+        self.most_fed = 0
+        self.most_picked = 0
 
     def extend(self, batch: Sequence[Extension]) -> list[Picks]:
         context = sum(extension.start for extension in batch)
         rows = sum(len(extension.tokens) for extension in batch)
+        self.most_fed = max(self.most_fed, rows)
+        self.most_picked = max(self.most_picked, sum(extension.num_picks for extension in batch))
         elapsed_us = (100.0 + 0.1 * context) * (1 + batch[0].num_drafts)
-        elapsed_us += rows * (5.0 if context else self.prefill_us)
+        elapsed_us += rows * (self.row_us if context else self.prefill_us)
         kind = rows, batch[0].num_drafts
         self._num_long[kind] += context >= 2048
         if self.has_hiccups and context >= 2048 and self._num_long[kind] % 3:
@@ -104,6 +110,16 @@ def test_it_is_shorter_where_prompts_are_slow(clock: Clock) -> None:
     assert 900 < max(contexts(engine)[1]) < 1000
     engine.prefill_us = 10_000.0
     assert contexts(engine)[1] == {64}
+
+
+def test_the_largest_batches_have_been_run_when_it_ends(clock: Clock) -> None:
+    engine = TimedEngine(clock)
+    learned(engine)
+    assert engine.most_fed >= MOST_BATCH_TOKENS and engine.most_picked >= MOST_BATCH_TOKENS
+    slow = TimedEngine(clock)
+    slow.row_us = 100_000.0
+    learned(slow)
+    assert slow.most_picked < MOST_BATCH_TOKENS
 
 
 def test_without_room_for_both_contexts_there_is_one(clock: Clock) -> None:

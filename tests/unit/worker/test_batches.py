@@ -1,0 +1,52 @@
+"""How much one forward takes: prompts do not keep everybody else waiting."""
+
+import pytest
+
+from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.toy import ToyEngine
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.routing.traffic import GREEDY
+from specrouter_dist.speculation.ending import StopIds
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
+from specrouter_dist.worker.member import ModelHost, Opening
+from specrouter_dist.worker.session import Session
+
+SAMPLING = SamplingParams(temperature=0.0, max_tokens=20)
+
+
+def opened(host: ModelHost, request: int, prompt_tokens: int) -> Session:
+    prompt = [1 + i % 20 for i in range(prompt_tokens)]
+    end = prompt_tokens + SAMPLING.max_tokens
+    stage, slot = host.open(Opening(prompt, prompt_tokens, end, SAMPLING), StopIds(()))
+    session = Session(request, host, stage, slot, SAMPLING, prompt_tokens, end, traffic=GREEDY)
+    host.ready[session] = None
+    return session
+
+
+def turn(host: ModelHost) -> list[int]:
+    """The requests that one forward takes."""
+    batch = host.take_steps(0.0, Observations())
+    fed = [len(step.tokens) for _, step in batch]
+    assert sum(fed[:-1]) < MOST_BATCH_TOKENS
+    host.forward(batch, Observations())
+    return [session.id for session, _ in batch]
+
+
+@pytest.fixture
+def host() -> ModelHost:
+    return ModelHost("target", ToyEngine(model_seed=0, max_sessions=64), is_target=True)
+
+
+def test_those_that_find_no_room_are_the_first_of_the_next_batch(host: ModelHost) -> None:
+    per_batch = MOST_BATCH_TOKENS // 128
+    count = 2 * per_batch + 1
+    for request in range(count):
+        opened(host, request, prompt_tokens=4 * 128)
+    taken = [request for _ in range(4) for request in turn(host)]
+    assert taken == [i % count for i in range(4 * per_batch)]
+
+
+def test_everybody_is_in_one_batch_where_that_is_small(host: ModelHost) -> None:
+    for request in range(40):
+        opened(host, request, prompt_tokens=8)
+    assert turn(host) == turn(host) == list(range(40))
