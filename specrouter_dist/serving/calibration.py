@@ -36,7 +36,9 @@ def pair_chains(pool: Pool, report: PoolReport) -> Iterator[tuple[str, ...]]:
     for draft, verifier in combinations([*lookups, *models], 2):
         if verifier == target:
             yield (draft, target)
-        elif verifier in models and weight_bytes.get(draft, 0) < weight_bytes.get(verifier, math.inf):
+        elif verifier in models and weight_bytes.get(draft, 0) < weight_bytes.get(
+            verifier, math.inf
+        ):
             yield (draft, verifier, target)
 
 
