@@ -126,6 +126,11 @@ class Ingress(GrpcMethods):
             await self._listener.start(app)
         return IdOnce(app)
 
+    def check_health(self) -> None:
+        """Serve asks; it starts another replica in the place of one that raises."""
+        if self._listener is not None:
+            self._listener.check()
+
     async def metrics_share(self) -> tuple[str, Families]:
         """This replica's name and what it has counted, for the one that is asked for all."""
         return self._replicas.own_name, self._service.metrics()

@@ -49,6 +49,14 @@ class Listener:
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[taken]))
 
+    def check(self) -> None:
+        """
+        Raises:
+            RuntimeError: nobody listens any more, though nobody has stopped it.
+        """
+        if self._task is not None and self._task.done():
+            raise RuntimeError(f"nothing listens at {self._address.host}:{self._address.port}")
+
     async def stop(self) -> None:
         """Lets the requests that run end, and ends."""
         if self._server is not None and self._task is not None:

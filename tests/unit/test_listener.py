@@ -52,6 +52,22 @@ def test_who_connects_is_answered_from_the_start_on_and_to_the_end(address: Addr
     assert asyncio.run(run()) == "one"
 
 
+def test_one_whose_server_has_ended_by_itself_says_so(address: Address) -> None:
+    async def run() -> None:
+        server = Listener(address)
+        server.check()
+        await server.start(app_saying("one"))
+        assert await ask(address) == "one"
+        server.check()
+        assert server._server is not None and server._task is not None
+        server._server.should_exit = True
+        await server._task
+        with pytest.raises(RuntimeError, match=f"nothing listens at 127.0.0.1:{address.port}"):
+            server.check()
+
+    asyncio.run(run())
+
+
 def test_the_next_waits_for_the_port_of_one_that_ends(address: Address) -> None:
     async def run() -> tuple[str, str]:
         first, second = Listener(address), Listener(address)
