@@ -69,9 +69,9 @@ def all_plans(lookups: Sequence[str]) -> list[Plan]:
         most_ahead = len(lengths) - (chain[0] in lookups)
         for num_ahead in range(most_ahead + 1):
             aheads = (0,) * (len(lengths) - num_ahead) + (1,) * num_ahead
-            plans.append(to_plan(Candidate(chain, lengths, _UNKNOWN_US, aheads), 0, 1))
+            plans.append(to_plan(Candidate(chain, lengths, _UNKNOWN_US, aheads), 0))
         if chain[0] not in lookups:
-            plans.append(_prepared(to_plan(Candidate(chain, lengths, _UNKNOWN_US), 0, 1)))
+            plans.append(_prepared(to_plan(Candidate(chain, lengths, _UNKNOWN_US), 0)))
     return plans
 
 

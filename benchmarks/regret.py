@@ -60,7 +60,7 @@ def static_plans(chains: Sequence[tuple[str, ...]], *, ahead: bool) -> Iterator[
         ways = [(num, most) for num, most in _AHEADS if num <= num_edges and (ahead or not num)]
         for choice, (num_ahead, most) in product(lengths, ways):
             aheads = (0,) * (num_edges - num_ahead) + (most,) * num_ahead
-            yield to_plan(Candidate(chain, tuple(choice), _UNKNOWN_US, aheads), 0, 1)
+            yield to_plan(Candidate(chain, tuple(choice), _UNKNOWN_US, aheads), 0)
 
 
 def describe(plan: Plan | None) -> str:

@@ -147,13 +147,13 @@ def compare(
 ) -> Iterator[dict[str, object]]:
     """A row for each way; the second is the one without a slim member, the first the target."""
     for way, of_way in zip(ways, results, strict=True):
-        prediction = planner.predict(to_plan(way, 0, 1), Regime(GREEDY))
+        prediction = planner.predict(to_plan(way, 0), Regime(GREEDY))
         assert prediction is not None, "all members have been timed"
         pairs = list(zip(map(token_us, results[1]), map(token_us, of_way), strict=True))
         num_rounds = sum(result.metrics.num_rounds for result in of_way)
         num_tokens = sum(len(result.token_ids) for result in of_way)
         yield {
-            "arm": describe(to_plan(way, 0, 1)),
+            "arm": describe(to_plan(way, 0)),
             "predicted_us": way.predicted_us,
             "measured_us": statistics.median(us for _, us in pairs),
             "predicted_tokens_per_round": prediction.round_us / prediction.predicted_us,
@@ -181,7 +181,7 @@ def sweep(arguments: argparse.Namespace, setting: Setting, skip: float) -> dict[
         ways += [best_of(planner, [(s, _TARGET), (_DRAFTER, s, _TARGET)]) for s in slims]
         prompts = make_prompts(arguments.pairs + 1, arguments.prompt_tokens, report.num_ids)
         backend = open_backend(pool, report, BackendName(arguments.backend))
-        arms = [Arm(to_plan(way, 0, 1)) for way in ways]
+        arms = [Arm(to_plan(way, 0)) for way in ways]
         results = run(backend, arms, prompts, arguments.max_tokens)
     rows: list[dict[str, Any]] = list(compare(planner, ways, results))
     drafter_us, slim_us, target_us = (

@@ -78,7 +78,7 @@ def compare(profile: Profile, num_tokens: int) -> dict[str, object]:
         return min((way for way in ways if way), key=lambda way: way.predicted_us)
 
     without, through = best(_WITHOUT), best(_THROUGH)
-    without_ms, through_ms = run(to_plan(without, 0, 1)), run(to_plan(through, 0, 1))
+    without_ms, through_ms = run(to_plan(without, 0)), run(to_plan(through, 0))
     return {
         "alone_ms": run(Plan(chain=("target",))),
         "without": {"chain": describe(without), "ms": without_ms},

@@ -73,7 +73,7 @@ def all_arms(pool: Pool, planner: Planner) -> list[Arm]:
     if len(drafters) > 1:
         chains.append((*drafters, target))
     found = (planner.evaluate(chain, _ALONE) for chain in chains)
-    return [*(Arm(to_plan(each, 0, 1)) for each in found if each is not None), Arm(None)]
+    return [*(Arm(to_plan(each, 0)) for each in found if each is not None), Arm(None)]
 
 
 def make_prompts(count: int, num_tokens: int, num_ids: int) -> list[TokenArray]:
@@ -122,7 +122,7 @@ def compare(
         "arm": describe(arm.plan),
         "speedup": asdict(median_interval([base / us for us, base in pairs])),
         "speedup_in_theory": alone_us / best.predicted_us,
-        "best_in_theory": describe(to_plan(best, 0, 1)),
+        "best_in_theory": describe(to_plan(best, 0)),
         "token_us": statistics.median(us for us, _ in pairs),
         "bound_us": best.predicted_us,
         "time_over_bound": asdict(median_interval([us / best.predicted_us for us, _ in pairs])),

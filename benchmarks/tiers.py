@@ -89,7 +89,7 @@ def plan_of(backend: PoolBackend, arm: Arm, request: GenerateRequest) -> Plan:
     if not arm.draft_tokens:
         return backend.running.plan_of(arm.chain, request.traffic)
     lengths = (arm.draft_tokens,) * (len(arm.chain) - 1)
-    return to_plan(Candidate(arm.chain, lengths, _UNKNOWN_US), 0, 1)
+    return to_plan(Candidate(arm.chain, lengths, _UNKNOWN_US), 0)
 
 
 def run_passes(

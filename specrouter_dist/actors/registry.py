@@ -10,10 +10,9 @@ from ray.util import list_named_actors
 
 from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
 from specrouter_dist.config import LogFormat, LookupMember
+from specrouter_dist.worker.openmp import ENVIRONMENT
 
 NAMESPACE = "specrouter"
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""A chain's processes must not starve each other while their OpenMP threads have no work."""
 
 
 class MemberState(StrEnum):
@@ -71,7 +70,7 @@ def start_worker(spec: PoolSpec, member: str, *, lifetime: str | None) -> Any:
         "num_gpus": config.num_gpus,
         "resources": dict(config.resources),
         "max_restarts": -1,
-        "runtime_env": {"env_vars": _ENVIRONMENT},
+        "runtime_env": {"env_vars": ENVIRONMENT},
     }
     if config.labels:
         options["label_selector"] = dict(config.labels)

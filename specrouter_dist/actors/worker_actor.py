@@ -39,7 +39,8 @@ from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.lookup import LookupHost
 from specrouter_dist.worker.lora import hosts_of
-from specrouter_dist.worker.member import Member
+from specrouter_dist.worker.member import Member, ModelHost
+from specrouter_dist.worker.openmp import call_apart
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
@@ -99,27 +100,15 @@ class WorkerActor:
     """Complete when ``__init__`` returns: model loaded, profile taken, links listening."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        # Imported here: torch is for workers, not for everybody who holds a handle of one.
-        from specrouter_dist.engine.factory import load_engine
-
         member = spec.member
         configure_logs(spec.log_format, member.name)
         configure_spans(member.name)
         directory = _directory_here(spec)
-        engine = load_engine(
-            member,
-            directory,
-            num_ids=spec.num_ids,
-            exact=spec.exact,
-            synthetic=spec.synthetic,
-        )
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))
         self._status = Status()
         self._metrics = WorkerMetrics(spec.pool, member.name)
-        host, *adapted = hosts_of(member, engine, directory, spec.adapters)
-        hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
-        self._profile = profile_all(hosts)
+        hosts, self._profile = call_apart(lambda: _load_and_profile(spec, directory))
         members: list[Member] = [*hosts, *(LookupHost(lookup) for lookup in spec.lookups)]
         tokenizer = Tokenizer.load(directory)
         hub = Hub(
@@ -127,7 +116,7 @@ class WorkerActor:
             secrets.randbits(63),
             ray.get_runtime_context().get_node_id(),
             spec.secret,
-            vocab_size=engine.info.vocab_size,
+            vocab_size=hosts[0].engine.info.vocab_size,
             grpc_host=ray.util.get_node_ip_address(),
         )
         self._worker = Worker(
@@ -199,6 +188,25 @@ class WorkerActor:
         """Ends the engine thread and removes its sockets."""
         self._worker.stop()
         close_spans()
+
+
+def _load_and_profile(spec: WorkerSpec, directory: Path) -> tuple[list[ModelHost], Observations]:
+    # Imported here: torch is for workers, not for everybody who holds a handle of one.
+    import torch
+
+    from specrouter_dist.engine.factory import load_engine
+
+    engine = load_engine(
+        spec.member,
+        directory,
+        num_ids=spec.num_ids,
+        exact=spec.exact,
+        synthetic=spec.synthetic,
+    )
+    host, *adapted = hosts_of(spec.member, engine, directory, spec.adapters)
+    hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
+    # Ray lets an actor on the CPU have as many as it has asked for CPUs, at least one.
+    return hosts, profile_all(hosts, torch.get_num_threads())
 
 
 def _directory_here(spec: WorkerSpec) -> Path:

@@ -1,10 +1,13 @@
 """The ways to a pool: started in this process or as Ray actors, or found running."""
 
+import os
+
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.worker.openmp import ENVIRONMENT
 
 
 def open_backend(pool: Pool, report: PoolReport, backend: BackendName) -> PoolBackend:
@@ -34,6 +37,8 @@ def find_backend(pool: Pool, report: PoolReport) -> PoolBackend:
 
 
 def _open_local(pool: Pool, report: PoolReport) -> PoolBackend:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from specrouter_dist.worker.local import LocalPool
 
     return PoolBackend(pool, report, LocalPool(pool, report))

@@ -38,7 +38,7 @@ class ModelMember(UserModel):
     num_gpus: Finite = Field(default=0.0, ge=0.0)
     """Share of GPUs that Ray reserves; fractions let members share one."""
     num_cpus: Finite = Field(default=0.0, ge=0.0)
-    """CPUs that Ray reserves."""
+    """CPUs that Ray reserves; as many threads at most has a forward on the CPU, at least one."""
     resources: dict[str, Finite] = Field(default_factory=dict)
     """Further Ray resources, e.g. ``{"accelerator_type:L4": 0.001}``."""
     labels: dict[str, str] = Field(default_factory=dict)

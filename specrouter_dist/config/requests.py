@@ -127,8 +127,6 @@ class Plan(UserModel):
     chain: tuple[str, ...] = Field(min_length=1)
     edges: tuple[EdgeKnobs, ...] = ()
     """``edges[i]`` joins ``chain[i]`` to ``chain[i + 1]``."""
-    threads: int = Field(default=1, ge=1)
-    """CPU threads of each of the chain's forwards."""
 
     @model_validator(mode="after")
     def _one_edge_between_neighbours(self) -> Self:

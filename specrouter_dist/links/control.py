@@ -27,8 +27,6 @@ class Attach:
     """Members from the drafter up to and including the receiver."""
     edges: tuple[EdgeKnobs, ...]
     """Knobs above the receiver: ``edges[i]`` joins ``chain[i]`` to ``chain[i + 1]``."""
-    threads: int
-    """CPU threads of each of the chain's forwards."""
     prompt_tokens: int
     """The first ``prompt_tokens`` of ``tokens`` are the prompt."""
     tokens: TokenArray
@@ -216,7 +214,7 @@ TAGS: dict[type[WireMessage], int] = {
 }
 """What a message's array begins with. A number is never used again for something else."""
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """Raised whenever a frame's meaning changes; peers of another version are not talked to."""
 
 MAX_ARRAY_LEN = 8192

@@ -152,7 +152,6 @@ def _attach(raw: _Raw, vocab_size: int | None) -> Attach:
         plan_number=plan.number,
         chain=plan.chain,
         edges=plan.edges,
-        threads=plan.threads,
         prompt_tokens=prompt_tokens,
         tokens=tokens,
         sampling=_model(SamplingParams, sampling),

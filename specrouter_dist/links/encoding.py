@@ -85,7 +85,6 @@ def _attach(m: Attach) -> tuple[object, ...]:
         "number": m.plan_number,
         "chain": m.chain,
         "edges": tuple(edge.model_dump() for edge in m.edges),
-        "threads": m.threads,
     }
     stream = (m.prompt_tokens, m.tokens.tobytes())
     bounds = (m.end, m.limit, m.block_tokens, m.outcomes)

@@ -31,15 +31,10 @@ _SCALED_CHAINS = 5
 
 
 class Chooser:
-    """Weighs the planner's candidates against what is in force.
+    """Weighs the planner's candidates against what is in force."""
 
-    Args:
-        threads: CPU threads of a forward.
-    """
-
-    def __init__(self, planner: Planner, threads: int) -> None:
+    def __init__(self, planner: Planner) -> None:
         self._planner = planner
-        self._threads = threads
         self._challengers: dict[tuple[Traffic, int], tuple[str, ...]] = {}
         """The best chain as last weighed, by kind of request and load."""
         self.waiting: set[tuple[Traffic, int]] = set()
@@ -94,7 +89,7 @@ class Chooser:
 
     def _rung(self, way: Candidate, ways: Sequence[Candidate], regime: Regime, number: int) -> Rung:
         """``ways``: chains that requests of this scale may come from."""
-        plan = to_plan(way, number, self._threads)
+        plan = to_plan(way, number)
         prices_us = {each.chain: _price_us(each, regime) for each in ways}
         switching = Switching.to(plan.chain, prices_us, regime, self._planner.latency)
         if len(plan.chain) == 1:

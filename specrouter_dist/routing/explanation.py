@@ -111,7 +111,7 @@ def _weighed(router: Router, kind: Traffic, load: int) -> dict[str, Any]:
 def as_plain(way: Candidate) -> dict[str, Any]:
     """A chain that may be chosen."""
     return {
-        **Outline.of(to_plan(way, number=0, threads=1)).to_json(),
+        **Outline.of(to_plan(way, number=0)).to_json(),
         "predicted_ms_per_token": way.predicted_us / 1e3,
         "device_ms_per_token": way.devices_us / 1e3,
     }

@@ -226,7 +226,7 @@ def manner_of(plan: Plan) -> Manner:
     return Manner(plan.chain, bool(plan.edges) and plan.edges[-1].drafts_ahead)
 
 
-def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
+def to_plan(candidate: Candidate, number: int) -> Plan:
     """Knobs: a stage waits for its block, and takes what its upstream overshoots."""
     matches = candidate.match_tokens or (0,) * len(candidate.num_draft_tokens)
     edges = tuple(
@@ -239,4 +239,4 @@ def to_plan(candidate: Candidate, number: int, threads: int) -> Plan:
         )
         for (length, burst, window), match_tokens in zip(candidate.takings(), matches, strict=True)
     )
-    return Plan(number=number, chain=candidate.chain, edges=edges, threads=threads)
+    return Plan(number=number, chain=candidate.chain, edges=edges)

@@ -51,7 +51,6 @@ class Router:
         devices: where each model runs; members of one device do not work at the same time.
         hop_us: what a round pays for crossing between two members, there and back, until it has
             been observed.
-        threads: CPU threads of a forward.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class Router:
         devices: Mapping[str, str],
         *,
         hop_us: float,
-        threads: int = 1,
     ) -> None:
         self.latency = LatencyTable(hop_us)
         self.agreement = AgreementTable()
@@ -77,8 +75,7 @@ class Router:
         self._away: set[str] = set()
         tables = self.latency, self.agreement, self.paces
         self._planner = Planner(tuple(models), tuple(lookups), devices, *tables, self._away)
-        self._chooser = Chooser(self._planner, threads)
-        self._threads = threads
+        self._chooser = Chooser(self._planner)
         self.number = 0
         """Of the newest table."""
         self._turn = 0
@@ -89,7 +86,7 @@ class Router:
         """The best candidates of each kind and load, as last weighed."""
         self.members = (*lookups, *models)
         """All names; the last is the target's."""
-        self.table = PlanTable.only(Plan(chain=(models[-1],), threads=threads))
+        self.table = PlanTable.only(Plan(chain=(models[-1],)))
 
     # -- measuring -----------------------------------------------------------------------------
 
@@ -222,7 +219,7 @@ class Router:
         candidate = self._planner.evaluate(chain, Regime(traffic))
         if candidate is None:
             candidate = Candidate(tuple(chain), (4,) * (len(chain) - 1), float("inf"))
-        return to_plan(candidate, self.number, self._threads)
+        return to_plan(candidate, self.number)
 
     def is_due(self, now_s: float) -> bool:
         """Whether to decide now: not often while all is as it was."""

@@ -137,7 +137,6 @@ def describe_plan(router: RouterView, sampling: SamplingParams) -> dict[str, Any
         "traffic": traffic._asdict(),
         "chain": list(chosen.chain),
         "edges": [edge.model_dump() for edge in chosen.edges],
-        "threads": chosen.threads,
         "candidates": [as_plain(candidate) for candidate in router.candidates(traffic)],
         "router": router.explain(),
     }

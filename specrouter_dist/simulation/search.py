@@ -110,7 +110,7 @@ def find_regret(profile: Profile) -> Regret:
     """Searches all chains of ``profile`` and compares the planner's choice."""
     oracle = Oracle(profile)
     candidate = taught_planner(profile, oracle).candidates(Regime(GREEDY))[0]
-    chosen = to_plan(candidate, 0, 1)
+    chosen = to_plan(candidate, 0)
     alone = Plan(chain=(profile.target.name,))
     plans = list(all_plans([member.name for member in profile.members]))
     for num_tokens, num_kept in _ROUNDS:
@@ -154,7 +154,7 @@ def all_plans(names: Sequence[str]) -> Iterator[Plan]:
 
 def plan_of(chain: Sequence[str], lengths: Sequence[int], aheads: Sequence[int]) -> Plan:
     """Blocks of ``lengths``, so many of which are drafted ahead."""
-    plan = to_plan(Candidate(tuple(chain), tuple(lengths), _UNKNOWN_US, tuple(aheads)), 0, 1)
+    plan = to_plan(Candidate(tuple(chain), tuple(lengths), _UNKNOWN_US, tuple(aheads)), 0)
     edges = (edge.model_copy(update={"patience_ms": _PATIENCE_MS}) for edge in plan.edges)
     return plan.model_copy(update={"edges": tuple(edges)})
 

@@ -60,15 +60,15 @@ class Chains:
         if plan.number < session.plan_number:
             return
         wanted = plan.chain[: plan.chain.index(session.member.name)]
-        asked = wanted, plan.edges[: len(wanted)], plan.threads
-        present = session.wanted, session.edges, session.threads
+        asked = wanted, plan.edges[: len(wanted)]
+        present = session.wanted, session.edges
         session.plan_number = plan.number
         if asked == present:
             return
         keeps_upstream = wanted[-1:] == (session.upstream,)
         if not keeps_upstream:
             self.release_upstream(session, close=False)
-        session.wanted, session.edges, session.threads = asked
+        session.wanted, session.edges = asked
         session.refused.clear()
         if keeps_upstream:
             self._replan_upstream(session, plan)
@@ -159,7 +159,6 @@ class Chains:
             plan_number=session.plan_number,
             chain=session.wanted[:count],
             edges=session.edges[: count - 1],
-            threads=session.threads,
             prompt_tokens=session.prompt_tokens,
             tokens=truth.tokens,
             sampling=session.sampling.model_copy(update=_NOT_FOR_DRAFTERS),
@@ -207,7 +206,6 @@ class Chains:
             number=message.plan_number,
             chain=message.chain,
             edges=message.edges,
-            threads=message.threads,
         )
         self.want(session, plan)
         self._touch(session)

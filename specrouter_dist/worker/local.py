@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from specrouter_dist.config import Plan
 from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.links.control import Cancel, Failed, Output, Submit
@@ -31,6 +33,7 @@ from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.lookup import LookupHost
 from specrouter_dist.worker.lora import hosts_of
 from specrouter_dist.worker.member import Member, ModelHost
+from specrouter_dist.worker.openmp import call_apart
 from specrouter_dist.worker.posts import Call, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
@@ -84,7 +87,7 @@ class LocalPool:
     is_new = True
 
     def __init__(self, pool: Pool, report: PoolReport) -> None:
-        hosts = _load_hosts(pool, report)
+        hosts, profiled = call_apart(lambda: _load_and_profile(pool, report))
         lookups = [LookupHost(member) for member in lookup_members(pool)]
         members: list[Member] = [*hosts, *lookups]
         self._router = Router(
@@ -94,7 +97,7 @@ class LocalPool:
             devices=dict.fromkeys((host.name for host in hosts), "local"),
             hop_us=0.0,
         )
-        self._router.observe(profile_all(hosts), time.monotonic())
+        self._router.observe(profiled, time.monotonic())
         self._lock = threading.Lock()
         self._router.decide(time.monotonic())
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
@@ -169,6 +172,11 @@ class LocalPool:
                 table = self._router.decide(now_s) if self._router.is_due(now_s) else None
             if table is not None:
                 self.worker.hub.post(SetPlans(table))
+
+
+def _load_and_profile(pool: Pool, report: PoolReport) -> tuple[list[ModelHost], Observations]:
+    hosts = _load_hosts(pool, report)
+    return hosts, profile_all(hosts, torch.get_num_threads())
 
 
 def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:

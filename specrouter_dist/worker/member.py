@@ -88,7 +88,8 @@ class ModelHost:
         self.preparations = Preparations(self._begin_preparing)
         self._odds: dict[str, Odds] = {}
         """By sampling regime."""
-        self._threads = 0
+        self.num_threads = 1
+        """CPU threads of its forwards."""
         self._num_open = 0
         self.num_prefix_queries = 0
         """Tokens of sessions that were looked for in the engine's prefix cache."""
@@ -212,10 +213,7 @@ class ModelHost:
         self, engine: Engine, sessions: Sequence[Session], extensions: Sequence[Extension]
     ) -> list[Picks]:
         """One forward, whose time is shared by its sessions."""
-        threads = max(session.threads for session in sessions)
-        if threads != self._threads:
-            engine.set_threads(threads)
-            self._threads = threads
+        engine.set_threads(self.num_threads)
         started = time.perf_counter()
         all_picks = engine.extend(extensions)
         elapsed_us = (time.perf_counter() - started) * 1e6

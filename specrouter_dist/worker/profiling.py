@@ -76,6 +76,11 @@ _GRIDS = (
     _Grid(4, (1, 3, 5, 9), (1, 3, 7), warm_up=1, repeats=3, long_drafts=(0, 7)),
     _Grid(16, (1, 3, 5, 9), (1, 3, 7), warm_up=1, repeats=3),
 )
+_THREADS_GRID = _Grid(1, (), (), warm_up=1, repeats=3)
+_THREADS_TURNS = 3
+_TRIED_BLOCK, _TRIED_DRAFTS = (5, 0), (1, 7)
+"""Rows and drafts of the steps that decide on a number of threads."""
+_ENOUGH_GAIN = 1.1
 _ROOM = 18
 """Positions behind the context that the largest kinds need."""
 _BATCHES_BUDGET_S = 10.0
@@ -127,6 +132,24 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
     return observations
 
 
+def fastest_threads(engine: Engine, most: int, *, drafts: bool) -> int:
+    """How many CPU threads make a step of one session fastest, or hardly slower than more would;
+    small models have little to share."""
+    counts = sorted({most, *(1 << i for i in range(most.bit_length()))})
+    context_tokens = min(SHORTEST_CONTEXT, engine.info.context_tokens - _ROOM)
+    kind = _Kind(context_tokens, *(_TRIED_DRAFTS if drafts else _TRIED_BLOCK))
+    times_us: dict[int, list[float]] = {count: [] for count in counts}
+    with _sessions(engine, 1, context_tokens) as slots:
+        if most == 1 or not slots:
+            return 1
+        for _ in range(_THREADS_TURNS):
+            for count in counts:
+                engine.set_threads(count)
+                times_us[count] += _time(engine, {kind: slots}, _THREADS_GRID)[kind]
+    enough_us = _ENOUGH_GAIN * min(map(min, times_us.values()))
+    return next(count for count in counts if min(times_us[count]) <= enough_us)
+
+
 def _take_memory(engine: Engine, context_tokens: int) -> None:
     """What the largest batches need is taken at the start, or found wanting there: under load the
     process would grow whenever a batch is the largest so far."""
@@ -139,11 +162,13 @@ def _take_memory(engine: Engine, context_tokens: int) -> None:
         engine.extend([Extension(slot, context_tokens, block, len(block)) for slot in slots])
 
 
-def profile_all(hosts: Sequence[ModelHost]) -> Observations:
-    """Of all models of a worker, one after the other."""
+def profile_all(hosts: Sequence[ModelHost], most_threads: int) -> Observations:
+    """Of all models of a worker, one after the other; each has its number of CPU threads then."""
     observations = Observations(is_profile=True)
     for host in hosts:
-        measured = profile(host.name, host.engine, drafts=not host.is_target)
+        drafts = not host.is_target
+        host.num_threads = fastest_threads(host.engine, most_threads, drafts=drafts)
+        measured = profile(host.name, host.engine, drafts=drafts, threads=host.num_threads)
         observations.forwards |= measured.forwards
     return observations
 

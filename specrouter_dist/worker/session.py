@@ -61,7 +61,6 @@ class Session:
     """How long the request waited for room."""
     prefill_us: int = 0
     """From there until its first token was there."""
-    threads: int = 1
 
     up_edge: EdgeId | None = None
     up_peer: Peer | None = None

@@ -27,7 +27,7 @@ from tests.unit.simulation.profiles import profile
 
 ALONE = Plan(chain=("target",))
 PREPARED = Plan(chain=("small", "target"), edges=(EdgeKnobs(outcomes=4),))
-AHEAD = to_plan(Candidate(("small", "target"), (4,), 1e4, (True,)), 0, 1)
+AHEAD = to_plan(Candidate(("small", "target"), (4,), 1e4, (True,)), 0)
 
 
 def recordings(agreement: float, burstiness: float, count: int = 40) -> list[Recording]:

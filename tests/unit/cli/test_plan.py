@@ -74,7 +74,7 @@ def test_json_has_the_choice_the_candidates_and_the_whole_explanation(
     view = json.loads(out)
     traffic = Traffic.of(SamplingParams(temperature=temperature))
     assert code == 0
-    assert list(view) == ["traffic", "chain", "edges", "threads", "candidates", "router"]
+    assert list(view) == ["traffic", "chain", "edges", "candidates", "router"]
     assert view["router"] == looked.explain()
     assert view["traffic"] == traffic._asdict()
     assert view["chain"] == list(looked.table().plan(traffic).chain)

@@ -45,8 +45,7 @@ def knobs(draw: st.DrawFn) -> EdgeKnobs:
 def plans(draw: st.DrawFn) -> Plan:
     chain = draw(st.lists(text, min_size=1, max_size=4, unique=True))
     edges = [draw(knobs()) for _ in chain[1:]]
-    numbers = {"number": draw(uint64), "threads": draw(st.integers(1, 64))}
-    return Plan(chain=tuple(chain), edges=tuple(edges), **numbers)
+    return Plan(number=draw(uint64), chain=tuple(chain), edges=tuple(edges))
 
 
 @st.composite
@@ -78,7 +77,6 @@ def attaches(draw: st.DrawFn) -> Attach:
         plan_number=plan.number,
         chain=plan.chain,
         edges=plan.edges,
-        threads=plan.threads,
         prompt_tokens=draw(st.integers(0, len(stream))),
         tokens=stream,
         sampling=draw(sampling_params()),

@@ -37,7 +37,6 @@ ATTACH = Attach(
     plan_number=1,
     chain=("drafter", "middle"),
     edges=(EdgeKnobs(),),
-    threads=2,
     prompt_tokens=1,
     tokens=array("I", [5, 6]),
     sampling=SamplingParams(),

@@ -81,7 +81,7 @@ def test_plans_are_listed_by_kind_and_load_with_the_candidates_that_were_weighed
 def test_where_a_stage_continues_its_own_text_is_told_by_edge() -> None:
     router = learned_router(now_s=100.0)
     way = Candidate(("small", "medium", "target"), (2, 4), 1000.0, (0, 1), (0, 3))
-    ladder = Ladder.only(to_plan(way, 1, 1))
+    ladder = Ladder.only(to_plan(way, 1))
     router.table = PlanTable({GREEDY: (ladder,) * len(LOADS)})
     (kind,) = explain(router, 100.0)["plans"]
     (rung,) = kind["loads"][0]["by_agreement"]

@@ -62,7 +62,7 @@ def router(
 
 def cost_us(made: Router, chain: tuple[str, ...], lengths: tuple[int, ...]) -> float:
     """What a chain costs in lock-step with these lengths."""
-    plan = to_plan(Candidate(chain, lengths, 1.0), 1, 1)
+    plan = to_plan(Candidate(chain, lengths, 1.0), 1)
     prediction = made._planner.predict(plan, Regime(GREEDY))
     assert prediction is not None
     return prediction.predicted_us
@@ -121,7 +121,7 @@ class TestOwnText:
         self.tell(made, share=0.5, matched=0.95, drafted=0.68)
         best = made.candidates(GREEDY)[0]
         assert best.match_tokens == (3,)
-        assert to_plan(best, 1, 1).edges[-1].match_tokens == 3
+        assert to_plan(best, 1).edges[-1].match_tokens == 3
 
     def test_and_not_where_matches_mislead(self) -> None:
         made = router(TWO_US, {("small", "target"): 0.7})
@@ -157,7 +157,7 @@ class TestOwnText:
         made.observe(told, 0.0)
         best = made.candidates(GREEDY)[0]
         assert best.chain == ("small", "medium", "target")
-        matches = [edge.match_tokens for edge in to_plan(best, 1, 1).edges]
+        matches = [edge.match_tokens for edge in to_plan(best, 1).edges]
         assert matches == ([3, 0] if verifier == "medium" else [0, 3])
 
     def test_what_is_handed_down_comes_sooner(self) -> None:

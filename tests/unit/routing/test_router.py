@@ -250,7 +250,7 @@ class TestPlanner:
         chain = ("small", "medium", "target")
         best = math.inf
         for lengths in product(range(1, 17), repeat=2):
-            plan = to_plan(Candidate(chain, lengths, 1.0), 1, 1)
+            plan = to_plan(Candidate(chain, lengths, 1.0), 1)
             prediction = made._planner.predict(plan, Regime(GREEDY))
             assert prediction is not None
             best = min(best, prediction.predicted_us)
@@ -276,7 +276,7 @@ class TestPlanner:
         made = router(GOOD)
         found = next(c for c in made.candidates(GREEDY) if len(c.chain) == 3)
         first, second = found.num_draft_tokens
-        plan = to_plan(found, 1, 1)
+        plan = to_plan(found, 1)
         assert [edge.patience for edge in plan.edges] == [first, second]
         assert plan.edges[1].window == first + second
 

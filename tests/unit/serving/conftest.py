@@ -40,7 +40,7 @@ class ScriptedRouter:
         num_edges = len(chain) - 1
         aheads = (0,) * (num_edges - 1) + (2,) * min(1, num_edges)
         candidate = Candidate(tuple(chain), (4,) * num_edges, float("inf"), aheads)
-        return to_plan(candidate, 7, 1)
+        return to_plan(candidate, 7)
 
     def candidates(self, traffic: Traffic) -> list[Candidate]:
         return [Candidate(chain, (4,) * (len(chain) - 1), 1.0) for chain in self.chains]

@@ -125,8 +125,8 @@ def test_blocks_are_taken_as_the_router_takes_its_own(
 ) -> None:
     chain = tuple("abcd"[-len(edges) - 1 :])
     lengths, aheads = zip(*edges, strict=True)
-    plan = to_plan(Candidate(chain, lengths, 100.0, aheads), 3, 2)
-    wanted = to_plan(Candidate(chain, (num_tokens,) * len(edges), 100.0, aheads), 3, 2)
+    plan = to_plan(Candidate(chain, lengths, 100.0, aheads), 3)
+    wanted = to_plan(Candidate(chain, (num_tokens,) * len(edges), 100.0, aheads), 3)
     changed = with_blocks(plan, num_tokens)
     # Validated: a copy is not.
     changed = Plan(**changed.model_dump())

@@ -79,7 +79,7 @@ def small_pools() -> list[Profile]:
 def test_the_planner_loses_little(index: int) -> None:
     pool = small_pools()[index]
     oracle = Oracle(pool)
-    chosen = to_plan(taught_planner(pool, oracle).candidates(Regime(GREEDY))[0], 0, 1)
+    chosen = to_plan(taught_planner(pool, oracle).candidates(Regime(GREEDY))[0], 0)
     names = [member.name for member in pool.members]
     grid = [plan for plan in all_plans(names) if len(plan.edges) == 1][::2]
     grid += [plan_of(NAMES, lengths, (0, 1)) for lengths in ((2, 4), (4, 4))][

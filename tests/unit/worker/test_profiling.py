@@ -8,9 +8,11 @@ import pytest
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.routing.latency import LatencyTable
+from specrouter_dist.routing.observations import ForwardKey
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker import profiling
-from specrouter_dist.worker.profiling import profile
+from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.profiling import fastest_threads, profile, profile_all
 
 US = 1e-6
 
@@ -35,6 +37,8 @@ class TimedEngine(ToyEngine):
         self.has_hiccups = False
         self.prefill_us = 5.0
         self.row_us = 5.0
+        self.most_useful_threads = 1
+        self._num_threads = 1
         self._num_long: Counter[tuple[int, int]] = Counter()
         self.most_fed = 0
         self.most_picked = 0
@@ -50,8 +54,13 @@ class TimedEngine(ToyEngine):
         self._num_long[kind] += context >= 2048
         if self.has_hiccups and context >= 2048 and self._num_long[kind] % 3:
             elapsed_us *= 20
+        elapsed_us /= min(self._num_threads, self.most_useful_threads)
         self._clock.now_s += elapsed_us * US
         return []
+
+    def set_threads(self, num_threads: int) -> None:
+        super().set_threads(num_threads)
+        self._num_threads = num_threads
 
 
 @pytest.fixture
@@ -120,6 +129,29 @@ def test_the_largest_batches_have_been_run_when_it_ends(clock: Clock) -> None:
     slow.row_us = 100_000.0
     learned(slow)
     assert slow.most_picked < MOST_BATCH_TOKENS
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+@pytest.mark.parametrize(
+    ("most", "useful", "chosen"),
+    [(1, 8, 1), (2, 1, 1), (2, 2, 2), (6, 6, 6), (6, 3, 4), (16, 2, 2)],
+)
+def test_as_many_threads_are_used_as_make_steps_faster(
+    clock: Clock, drafts: bool, most: int, useful: int, chosen: int
+) -> None:
+    engine = TimedEngine(clock)
+    engine.most_useful_threads = useful
+    assert fastest_threads(engine, most, drafts=drafts) == chosen
+    assert engine.num_open == 0
+
+
+def test_profile_and_forwards_run_on_them(clock: Clock) -> None:
+    engine = TimedEngine(clock)
+    engine.most_useful_threads = 2
+    host = ModelHost("m", engine, is_target=True)
+    forwards = profile_all([host], most_threads=4).forwards
+    assert host.num_threads == 2
+    assert forwards[ForwardKey("m", 1, 1, context_tokens=64)].total_us == pytest.approx(55.7)
 
 
 def test_without_room_for_both_contexts_there_is_one(clock: Clock) -> None:

@@ -66,7 +66,6 @@ class ByHand:
                 plan_number=1,
                 chain=("slim",),
                 edges=(),
-                threads=1,
                 prompt_tokens=len(PROMPT),
                 tokens=tokens,
                 sampling=SAMPLING,

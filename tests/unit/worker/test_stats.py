@@ -14,7 +14,7 @@ ALONE = Plan(chain=("target",))
 
 
 def chained(length: int, number: int = 0, us: float = 1e4) -> Plan:
-    return to_plan(Candidate(("small", "target"), (length,), us, (2,), (6,)), number, 1)
+    return to_plan(Candidate(("small", "target"), (length,), us, (2,), (6,)), number)
 
 
 def test_a_plan_is_noted_with_its_round_and_again_only_when_it_is_another() -> None:
