@@ -5,7 +5,6 @@ from specrouter_dist.config.logs import (
     LogFormat,
 )
 from specrouter_dist.config.members import (
-    INT8_WEIGHT_BYTES,
     Dtype,
     LayerSkipMember,
     LookupMember,
@@ -13,6 +12,7 @@ from specrouter_dist.config.members import (
     Member,
     ModelMember,
     QuantisedMember,
+    Quantization,
 )
 from specrouter_dist.config.pool import (
     PoolConfig,
@@ -41,7 +41,6 @@ from specrouter_dist.config.values import (
 
 __all__ = [
     "DEFAULT_LOG_FORMAT",
-    "INT8_WEIGHT_BYTES",
     "MAX_AGREEING_MEMBERS",
     "MAX_COUNT",
     "MAX_SEED",
@@ -60,6 +59,7 @@ __all__ = [
     "Plan",
     "PoolConfig",
     "QuantisedMember",
+    "Quantization",
     "SamplingParams",
     "Share",
     "SyntheticTexts",

@@ -15,8 +15,15 @@ class Dtype(StrEnum):
     BF16 = "bf16"
 
 
-INT8_WEIGHT_BYTES = 3
-"""Of a weight with ``quantization: int8``: held in int8, and in bf16 for forwards of many rows."""
+class Quantization(StrEnum):
+    """Number format of a drafter's weights in 8 bits; a scale per output goes with them."""
+
+    INT8 = "int8"
+    FP8 = "fp8"
+
+    def bytes_per_weight(self, device: str) -> int:
+        """On the CPU ``int8`` is held in bf16 as well, for forwards of many rows."""
+        return 3 if self is Quantization.INT8 and device == "cpu" else 1
 
 
 class ModelMember(UserModel):
@@ -44,9 +51,9 @@ class ModelMember(UserModel):
     labels: dict[str, str] = Field(default_factory=dict)
     """Ray node labels that the member's node must carry."""
     dtype: Dtype = Dtype.BF16
-    quantization: Literal["int8"] | None = None
-    """``int8``: weights rounded to 8 bits per output, activations bf16. For drafters on the CPU,
-    whose text nobody reads: half the bytes of bf16, so about twice the speed."""
+    quantization: Quantization | None = None
+    """Weights rounded to 8 bits, for drafters, whose text nobody reads: half the bytes of bf16. On
+    GPUs activations are rounded, too; ``fp8`` needs one from Ada on, and is slow on the CPU."""
     context_tokens: int | None = Field(default=None, ge=32)
     """Longest sequence; None: what the model allows."""
     kv_tokens: int = Field(default=32768, ge=64)
@@ -58,10 +65,10 @@ class ModelMember(UserModel):
 
     @model_validator(mode="after")
     def _quantization_fits(self) -> Self:
-        if self.quantization and (self.role, self.device) != ("drafter", "cpu"):
+        if self.quantization and self.role != "drafter":
             raise ValueError(
-                f"member {self.name!r}: quantization is for members with role 'drafter' and "
-                f"device 'cpu', got role={self.role!r}, device={self.device!r}"
+                f"member {self.name!r}: quantization is for members with role 'drafter', got "
+                f"{self.quantization.value!r} with role={self.role!r}"
             )
         return self
 
@@ -103,29 +110,29 @@ class LookupMember(UserModel):
 
 
 class QuantisedMember(UserModel):
-    """A copy of another member with weights in 8 bits and a KV cache of its own (CPU)."""
+    """A copy of another member with weights in 8 bits and a KV cache of its own."""
 
     kind: Literal["quantised"]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     role: Literal["drafter"] = "drafter"
     of: str
     """A member of kind ``model``, whose settings it has but for those that follow."""
+    quantization: Quantization = Quantization.INT8
     kv_tokens: int | None = Field(default=None, ge=64)
     max_sessions: int | None = Field(default=None, ge=1)
 
     def as_model(self, of: ModelMember) -> ModelMember:
         """The member in full; ``ValueError``: ``of`` cannot be copied so."""
-        if of.device != "cpu" or of.quantization:
+        if of.quantization is not None:
             raise ValueError(
-                f"member {self.name!r}: of: a copy in 8 bits is made of a member with device "
-                f"'cpu' and no quantization, got {of.name!r} with device={of.device!r}, "
-                f"quantization={of.quantization!r}"
+                f"member {self.name!r}: of: a copy in 8 bits is made of a member without "
+                f"quantization, got {of.name!r} with quantization={of.quantization.value!r}"
             )
         return of.model_copy(
             update={
                 "name": self.name,
                 "role": self.role,
-                "quantization": "int8",
+                "quantization": self.quantization,
                 "kv_tokens": self.kv_tokens or of.kv_tokens,
                 "max_sessions": self.max_sessions or of.max_sessions,
             }

@@ -51,7 +51,7 @@ def load_engine(
         )
     load_fast = partial(
         FastEngine.load,
-        int8=member.quantization == "int8",
+        quantization=member.quantization,
         prefix_cache=member.prefix_cache,
     )
     load = load_fast if fast else GeneralEngine.load

@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.config import Dtype, Quantization, SamplingParams
+from specrouter_dist.engine.eight_bits import check_quantization
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
 from specrouter_dist.engine.fast_loading import load_decoder, position_tables
 from specrouter_dist.engine.fast_sessions import SessionTable
@@ -65,7 +66,7 @@ class FastEngine:
         max_sessions: int,
         num_ids: int | None,
         exact: bool,
-        int8: bool = False,
+        quantization: Quantization | None = None,
         prefix_cache: bool = True,
         weights: Weights | None = None,
         make_sampler: Callable[[int, int, torch.device], Sampler] = Sampler,
@@ -82,7 +83,7 @@ class FastEngine:
             num_ids: only the first so many ids may be drawn; None: all.
             exact: whether picks must not depend on batch and block sizes
                 (:mod:`~specrouter_dist.engine.exactness`).
-            int8: whether weights are rounded to 8 bits (CPU, not with ``exact``).
+            quantization: of the weights, to 8 bits (not with ``exact``).
             prefix_cache: whether pages are kept for later sessions.
             weights: in place of those in the directory.
             make_sampler: of a width of the logits, a number of sessions and a device.
@@ -90,12 +91,13 @@ class FastEngine:
         Raises:
             ConfigError: a file or tensor is missing or broken, a size does not fit the model, or
                 there is not enough memory.
-            EngineError: the model is not one that this engine runs.
+            EngineError: the model is not one that this engine runs, or the device does not run the
+                quantization.
         """
-        if exact and int8:
-            raise EngineError("int8: its kernels' rounding depends on the rows; not in exact mode")
-        shape = read_shape(directory)
         where = torch.device(device)
+        if quantization is not None:
+            check_quantization(quantization, where, exact=exact)
+        shape = read_shape(directory)
         context = checked_context(shape, context_tokens, kv_tokens)
         ids = checked_num_ids(shape, num_ids)
         with torch.inference_mode():
@@ -108,7 +110,7 @@ class FastEngine:
                 num_pages=pages_for(kv_tokens),
                 num_ids=ids,
                 exact=exact,
-                int8=int8,
+                quantization=quantization,
             )
             info = ModelInfo(
                 vocab_size=ids,

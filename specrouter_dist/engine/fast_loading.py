@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from specrouter_dist.config import Dtype
+from specrouter_dist.config import Dtype, Quantization
 from specrouter_dist.engine.exactness import CausalMasks
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
 from specrouter_dist.engine.llama import LlamaDecoder
@@ -32,7 +32,7 @@ def load_decoder(
     num_pages: int,
     num_ids: int,
     exact: bool,
-    int8: bool,
+    quantization: Quantization | None,
 ) -> tuple[LlamaDecoder, KvCache]:
     """Reads ``weights`` (None: those in ``directory``) and allocates a cache of ``num_pages``, if
     there is memory for both.
@@ -43,7 +43,7 @@ def load_decoder(
     plan = memory_plan(
         shape,
         dtype=dtype,
-        int8=int8,
+        quantization=quantization,
         device=device,
         kv_tokens=num_pages * PAGE_TOKENS,
         num_ids=num_ids,
@@ -62,7 +62,7 @@ def load_decoder(
             device=device,
             num_ids=num_ids,
             exact=exact,
-            int8=int8,
+            quantization=quantization,
         )
     cache = KvCache(
         shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, device

@@ -93,43 +93,6 @@ class SmallLinear:
         return torch.addmm(residual, rows, self._weight)
 
 
-class Int8Linear:
-    """Weights rounded to 8 bits per output, for drafters (CPU).
-
-    A drafter's few rows are bound by the reading of weights that the verifier's forward has pushed
-    out of the caches: half the bytes, and no lookup per call, make them twice as fast as bfloat16.
-    More rows go through oneDNN over the same rounded weights.
-    """
-
-    _MOST_ROWS = 4
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        scales = (weight.float().abs().amax(dim=1) / 127).clamp_min(1e-12).to(torch.bfloat16)
-        rounded = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
-        self._weight = rounded.to(torch.int8)
-        self._scales = scales
-        self._bias = bias
-        many = PackedLinear if is_packable(torch.bfloat16) else PlainLinear
-        self._many = many((rounded * scales.float()[:, None]).to(torch.bfloat16), bias)
-        self.weight_bytes = self._weight.nbytes + self._many.weight_bytes
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        if rows.shape[0] > self._MOST_ROWS:
-            return self._many(rows)
-        result = torch._weight_int8pack_mm(rows, self._weight, self._scales)
-        return result if self._bias is None else result.add_(self._bias)
-
-    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
-        if rows.shape[0] > self._MOST_ROWS:
-            return self._many.add_to(residual, rows)
-        return self(rows).add_(residual)
-
-    @classmethod
-    def fits(cls, weight: Tensor) -> bool:
-        """Whether the kernel takes a weight of this shape; it does not check, but reads past it."""
-        return weight.shape[0] % 16 == 0 and weight.shape[1] % 32 == 0
-
-
 class GroupedLinear:
     """Another linear layer, over groups of rows.
 
@@ -210,17 +173,14 @@ def rounds_rows_alike(
     return True
 
 
-def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool, int8: bool = False) -> Linear:
+def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool) -> Linear:
     """The fastest linear layer for the weight's device, dtype and size.
 
     Args:
         weight: ``[out_features, in_features]``.
         bias: ``[out_features]`` or None.
         exact: whether a row's rounding must not depend on the number of rows.
-        int8: round the weights to 8 bits, where the kernel takes their shape.
     """
-    if int8 and Int8Linear.fits(weight):
-        return Int8Linear(weight, bias)
     packable = weight.device.type == "cpu" and is_packable(weight.dtype)
     if not exact:
         if packable and weight.dtype == torch.float32 and weight.numel() <= SMALL_WEIGHTS:

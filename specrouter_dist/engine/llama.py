@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specrouter_dist.config import Quantization
+from specrouter_dist.engine.eight_bits import make_quantised
 from specrouter_dist.engine.exactness import rows_at_once
 from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
 from specrouter_dist.engine.llama_shape import LlamaShape, paired_head, paired_order
@@ -57,13 +59,13 @@ class _Reader:
         device: torch.device,
         *,
         exact: bool,
-        int8: bool,
+        quantization: Quantization | None,
     ) -> None:
         self._weights = weights
         self._dtype = dtype
         self._device = device
         self._exact = exact
-        self._int8 = int8
+        self._quantization = quantization
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self._weights.read(name, *shape).to(self._device, self._dtype).contiguous()
@@ -86,7 +88,12 @@ class _Reader:
             order = order.to(weight.device)
             weight = weight[order]
             fused = None if fused is None else fused[order]
-        return make_linear(weight, fused, exact=self._exact, int8=self._int8)
+        return self.layer(weight, fused)
+
+    def layer(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        if self._quantization is not None:
+            return make_quantised(weight, bias, self._quantization)
+        return make_linear(weight, bias, exact=self._exact)
 
 
 class LlamaDecoder:
@@ -107,7 +114,7 @@ class LlamaDecoder:
         device: torch.device,
         num_ids: int,
         exact: bool,
-        int8: bool,
+        quantization: Quantization | None,
     ) -> None:
         """Reads the weights.
 
@@ -120,20 +127,20 @@ class LlamaDecoder:
             device: where the weights go.
             num_ids: rows of embedding and head that are kept.
             exact: whether a row's rounding must not depend on the number of rows.
-            int8: whether weights are rounded to 8 bits; activations are bfloat16 then.
+            quantization: of the weights, to 8 bits; activations are bfloat16 then.
 
         Raises:
             ConfigError: a tensor is missing, unreadable or of another shape than the config says.
         """
         self.shape = shape
-        dtype = torch.bfloat16 if int8 else dtype
-        self._head_dtype = dtype
-        self.layer_dtype = dtype if int8 else _layer_dtype(shape, dtype, device, exact=exact)
+        dtype = torch.bfloat16 if quantization else dtype
+        fixed = exact or quantization is not None
+        self.layer_dtype = _layer_dtype(shape, dtype, device, fixed=fixed)
         """Of the layers' weights and activations."""
         self.workspaces = Workspaces(
             shape, layer_dtype=self.layer_dtype, attention_dtype=attention_dtype, device=device
         )
-        reader = _Reader(weights, self.layer_dtype, device, exact=exact, int8=int8)
+        reader = _Reader(weights, self.layer_dtype, device, exact=exact, quantization=quantization)
         hidden = shape.hidden_size
         self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
         self._embedding = self._embedding[:num_ids].clone()
@@ -143,7 +150,8 @@ class LlamaDecoder:
         head = self._embedding
         if not shape.tied:
             head = reader.tensor("lm_head.weight", shape.vocab_size, hidden)[:num_ids].clone()
-        self._head = make_linear(head.to(dtype), None, exact=exact, int8=int8)
+        self._head_dtype = dtype
+        self._head = reader.layer(head.to(dtype), None)
         self._rotary_rows = rows_at_once(shape.query_size + shape.kv_size // 2, device)
         self._gate_rows = rows_at_once(shape.intermediate_size, device)
 
@@ -275,12 +283,12 @@ def _read_layer(shape: LlamaShape, reader: _Reader, number: int, norm: RmsNorm) 
 
 
 def _layer_dtype(
-    shape: LlamaShape, dtype: torch.dtype, device: torch.device, *, exact: bool
+    shape: LlamaShape, dtype: torch.dtype, device: torch.device, *, fixed: bool
 ) -> torch.dtype:
     qkv = shape.query_size + shape.kv_size
     widest = shape.hidden_size * max(qkv, 2 * shape.intermediate_size)
     small = device.type == "cpu" and widest <= SMALL_WEIGHTS
-    return torch.float32 if small and not exact else dtype
+    return torch.float32 if small and not fixed else dtype
 
 
 def _read_qk_norm(shape: LlamaShape, reader: _Reader, attention: str) -> Tensor:

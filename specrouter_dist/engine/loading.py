@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype
+from specrouter_dist.config import Dtype, Quantization
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, pages_for
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.errors import ConfigError, EngineError
@@ -125,22 +125,23 @@ def memory_plan(
     shape: LlamaShape,
     *,
     dtype: Dtype,
-    int8: bool,
+    quantization: Quantization | None,
     device: torch.device,
     kv_tokens: int,
     num_ids: int | None,
 ) -> MemoryPlan:
     """What loading a model of ``shape`` will take.
 
-    Embedding and head are kept apart even when tied: the head is packed for its kernel. Weights in
-    int8 are held in bf16 as well, for forwards of many rows.
+    Embedding and head are kept apart even when tied: the head is packed for its kernel.
     """
-    width = INT8_WEIGHT_BYTES if int8 else TORCH_DTYPES[dtype].itemsize
-    num_weights = shape.num_parameters + shape.tied * (num_ids or shape.vocab_size) * (
-        shape.hidden_size
-    )
+    ids = num_ids or shape.vocab_size
+    if quantization is None:
+        num_weights = shape.num_parameters + shape.tied * ids * shape.hidden_size
+        weight_bytes = num_weights * TORCH_DTYPES[dtype].itemsize
+    else:
+        weight_bytes = shape.quantised_bytes(quantization, device.type, ids)
     row = shape.num_layers * shape.kv_size * attention_dtype(dtype, device).itemsize
-    return MemoryPlan(weight_bytes=num_weights * width, kv_bytes=kv_tokens * row)
+    return MemoryPlan(weight_bytes=weight_bytes, kv_bytes=kv_tokens * row)
 
 
 def available_bytes(device: torch.device) -> int:

@@ -249,7 +249,7 @@ def load_synthetic(
         max_sessions=member.max_sessions,
         num_ids=None,
         exact=exact,
-        int8=member.quantization == "int8",
+        quantization=member.quantization,
         prefix_cache=member.prefix_cache,
         weights=RandomWeights(TORCH_DTYPES[member.dtype], torch.device(member.device)),
         make_sampler=partial(SyntheticSampler, agreed),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as RawTokenizer
 
-from specrouter_dist.config import INT8_WEIGHT_BYTES, Dtype, LoraMember, ModelMember
+from specrouter_dist.config import Dtype, LoraMember, ModelMember
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.adapter_files import read_adapter
 from specrouter_dist.pools.llama_sizes import read_sizes
@@ -172,11 +172,14 @@ def _check_member(member: ModelMember, directory: Path) -> MemberReport:
         else count_parameters(directory)
     )
     element_bytes = _ELEMENT_BYTES[member.dtype]
-    weight_bytes = (
-        sum(path.stat().st_size for path in weight_files(directory))
-        if num_parameters is None
-        else num_parameters * (INT8_WEIGHT_BYTES if member.quantization else element_bytes)
-    )
+    if member.quantization is not None:
+        weight_bytes = read_sizes(directory).quantised_bytes(
+            member.quantization, member.device, shape.vocab_size
+        )
+    elif num_parameters is None:
+        weight_bytes = sum(path.stat().st_size for path in weight_files(directory))
+    else:
+        weight_bytes = num_parameters * element_bytes
     limit = member.context_tokens or shape.context_tokens
     if limit > shape.context_tokens:
         raise ConfigError(

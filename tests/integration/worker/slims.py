@@ -14,6 +14,7 @@ from specrouter_dist.config import (
     LookupMember,
     LossyParams,
     Plan,
+    Quantization,
     SamplingParams,
 )
 from specrouter_dist.engine.interface import Extension, Picks
@@ -112,7 +113,7 @@ class Slims:
     def __init__(self, directory: Path) -> None:
         self.storage = Storage()
         self.target = load(directory, kv_tokens=4096)
-        draft = load(directory, exact=False, int8=True)
+        draft = load(directory, exact=False, quantization=Quantization.INT8)
         medium = load(directory, exact=False, dtype=Dtype.BF16)
         host = ModelHost("target", self.target, is_target=True)
         slims = slim_hosts(MEMBERS, host)

@@ -8,7 +8,6 @@ from specrouter_dist.engine import linear as linear_module
 from specrouter_dist.engine.linear import (
     SMALL_WEIGHTS,
     GroupedLinear,
-    Int8Linear,
     Linear,
     PackedLinear,
     PlainLinear,
@@ -159,39 +158,6 @@ def test_exact_layers_round_rows_alike(dtype: torch.dtype) -> None:
         weight = torch.randn(*sizes, dtype=dtype)
         linear = make_linear(weight, None, exact=True)
         assert rounds_rows_alike(linear, sizes[1], weight)
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("num_rows", [1, 4, 5, 9])
-def test_int8_is_the_layer_within_its_rounding(with_bias: bool, num_rows: int) -> None:
-    weight, rows = torch.randn(48, 96), torch.randn(num_rows, 96, dtype=torch.bfloat16)
-    bias = torch.randn(48, dtype=torch.bfloat16) if with_bias else None
-    residual = torch.randn(num_rows, 48, dtype=torch.bfloat16)
-    expected = rows.float() @ weight.t() + (0.0 if bias is None else bias.float())
-    linear = Int8Linear(weight.bfloat16(), bias)
-    with torch.inference_mode():
-        for result, wanted in (
-            (linear(rows), expected),
-            (linear.add_to(residual, rows), residual.float() + expected),
-        ):
-            # Half a step of 127 per weight, over 96 inputs: far below 3 % of the largest output.
-            assert (result.float() - wanted).abs().max() < 0.03 * expected.abs().max()
-
-
-def test_int8_needs_no_packed_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_module, "is_packable", lambda dtype: False)
-    weight, rows = torch.randn(48, 96), torch.randn(9, 96, dtype=torch.bfloat16)
-    expected = rows.float() @ weight.t()
-    with torch.inference_mode():
-        result = Int8Linear(weight.bfloat16(), None)(rows)
-    assert (result.float() - expected).abs().max() < 0.03 * expected.abs().max()
-
-
-def test_int8_is_made_only_of_shapes_that_its_kernel_takes() -> None:
-    assert isinstance(make_linear(torch.randn(48, 96), None, exact=False, int8=True), Int8Linear)
-    for shape in ((47, 96), (48, 90)):
-        made = make_linear(torch.randn(*shape), None, exact=False, int8=True)
-        assert not isinstance(made, Int8Linear)
 
 
 def test_small_float32_layers_are_the_fastest_only_without_exactness() -> None:

@@ -3,14 +3,14 @@
 import json
 from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, MistralConfig, PretrainedConfig, Qwen2Config
 
-from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.config import Dtype, Quantization, SamplingParams
 from specrouter_dist.engine.fast import supports
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.llama_shape import read_shape
@@ -156,7 +156,7 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         plan = memory_plan(
             read_shape(directory),
             dtype=Dtype.FP32,
-            int8=False,
+            quantization=None,
             device=CPU,
             kv_tokens=640,
             num_ids=None,
@@ -166,20 +166,64 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         assert plan.weight_bytes - norms == info.weight_bytes
 
 
-def test_the_plan_of_int8_is_enough_and_not_far_too_much(tmp_path: Path) -> None:
-    save(small(hidden_size=64, intermediate_size=96), tmp_path)
-    info = load(tmp_path, exact=False, int8=True, dtype=Dtype.BF16).info
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("quantization", Quantization)
+def test_the_plan_of_8_bits_is_what_loading_takes(
+    quantization: Quantization, tied: bool, tmp_path: Path
+) -> None:
+    save(small(hidden_size=64, intermediate_size=96, tie_word_embeddings=tied), tmp_path)
+    shape = read_shape(tmp_path)
+    info = load(tmp_path, exact=False, quantization=quantization, num_ids=110).info
     plan = memory_plan(
-        read_shape(tmp_path), dtype=Dtype.BF16, int8=True, device=CPU, kv_tokens=640, num_ids=None
+        shape, dtype=Dtype.FP32, quantization=quantization, device=CPU, kv_tokens=640, num_ids=110
     )
-    assert info.weight_bytes <= plan.weight_bytes < 1.3 * info.weight_bytes
-    assert info.weight_bytes > 2.2 * info.num_parameters
+    norms = 5 * 64 * quantization.bytes_per_weight("cpu")
+    # The rows that pad the head to 112 are not in the plan, and scales of int8 are in bf16.
+    difference = plan.weight_bytes - norms - info.weight_bytes
+    assert abs(difference) < 0.02 * info.weight_bytes
+    assert quantization.bytes_per_weight("cpu") == (3 if quantization == "int8" else 1)
 
 
-def test_int8_is_not_exact(tmp_path: Path) -> None:
+def test_a_weight_on_a_gpu_takes_one_byte_and_the_embedding_two(tmp_path: Path) -> None:
+    save(small(hidden_size=64, intermediate_size=96), tmp_path)
+    shape = read_shape(tmp_path)
+    plans = {
+        quantization: memory_plan(
+            shape,
+            dtype=Dtype.BF16,
+            quantization=quantization,
+            device=torch.device("cuda"),
+            kv_tokens=640,
+            num_ids=None,
+        ).weight_bytes
+        for quantization in Quantization
+    }
+    embedding, outputs = 120 * 64, 2 * (64 + 2 * 32 + 64 + 2 * 96 + 64) + 120
+    expected = shape.num_parameters + embedding + 4 * outputs
+    assert set(plans.values()) == {expected}
+
+
+@pytest.mark.parametrize("quantization", Quantization)
+def test_8_bits_are_not_exact(quantization: Quantization, tmp_path: Path) -> None:
     save(small(), tmp_path)
-    with pytest.raises(EngineError, match="int8"):
-        load(tmp_path, exact=True, int8=True)
+    expected = f"^quantization: must be none in exact mode.*, got '{quantization.value}'$"
+    with pytest.raises(EngineError, match=expected):
+        load(tmp_path, exact=True, quantization=quantization)
+
+
+def test_a_device_without_the_kernel_is_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("only supported with compute capability >= 9.0\nException raised from")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    with pytest.raises(EngineError) as caught:
+        load(tmp_path / "none", exact=False, quantization=Quantization.FP8)
+    assert str(caught.value) == (
+        "quantization: 'fp8' does not run on cpu (only supported with compute capability >= 9.0); "
+        "accepted there: int8"
+    )
 
 
 def test_memory_is_compared_with_what_is_free() -> None:

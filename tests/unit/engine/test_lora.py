@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen3Config
 
-from specrouter_dist.config import LoraMember, SamplingParams
+from specrouter_dist.config import LoraMember, Quantization, SamplingParams
 from specrouter_dist.engine.adapted import AdaptedEngine
 from specrouter_dist.engine.factory import load_adapted
 from specrouter_dist.engine.fast import FastEngine
@@ -122,7 +122,9 @@ def test_drafts_and_forks_stay_with_their_adapter(saved: Saved) -> None:
         assert list(again.tokens) == wanted[21:22]
 
 
-@pytest.mark.parametrize("changes", [{"int8": True}, {"exact": True}], ids=["bf16", "exact"])
+@pytest.mark.parametrize(
+    "changes", [{"quantization": Quantization.INT8}, {"exact": True}], ids=["bf16", "exact"]
+)
 def test_it_adds_to_layers_of_other_dtypes(saved: Saved, changes: dict[str, Any]) -> None:
     """Layers of a quantised drafter are in bfloat16, adapters in float32."""
     _, adapted = engines(saved, **changes)
@@ -132,7 +134,7 @@ def test_it_adds_to_layers_of_other_dtypes(saved: Saved, changes: dict[str, Any]
         engine.extend([Extension(slot, 0, tokens, 12)])
     wanted = logits_of(merged(saved, "all"), tokens)
     error = (log.of(slot, 12) - wanted).abs().mean()
-    assert error < (0.06 if "int8" in changes else 1e-4) * wanted.abs().mean()
+    assert error < (0.06 if "quantization" in changes else 1e-4) * wanted.abs().mean()
 
 
 def test_one_forward_serves_all_and_an_unadapted_one_does_nothing_more(

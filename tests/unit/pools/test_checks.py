@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from specrouter_dist.config import Dtype, LayerSkipMember
+from specrouter_dist.config import Dtype, LayerSkipMember, Quantization
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.checks import check_pool, memory_available, shared_ids
 from specrouter_dist.pools.loading import Pool, load_pool
@@ -42,10 +42,27 @@ def test_fp32_takes_twice_the_memory_of_bf16() -> None:
     assert fp32.kv_bytes == 2 * bf16.kv_bytes
 
 
+def bytes_in_8_bits(num_parameters: int, per_weight: int, num_layers: int, width: int) -> int:
+    """Of a member of the embedded pool: a tied embedding of 4,096 ids by 288 is held in bf16
+    beside the head; queries, keys and values, their output, gate and up, and down have scales."""
+    outputs = num_layers * (3 * 288 + 288 + 2 * width + 288) + 4096
+    return per_weight * num_parameters + 2 * 4096 * 288 + 4 * outputs
+
+
 def test_weights_in_int8_are_held_in_bf16_as_well() -> None:
     medium = check_pool(load_pool("tiny")).member("medium")
     assert medium.num_parameters is not None
-    assert medium.weight_bytes == 3 * medium.num_parameters
+    assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 3, 3, 768)
+
+
+@pytest.mark.parametrize("quantization", Quantization)
+def test_a_gpu_holds_weights_in_8_bits_once(tiny: Pool, quantization: Quantization) -> None:
+    text = tiny.file.read_text()
+    on_gpu = f"tiny/medium, device: cuda, num_gpus: 0.5, quantization: {quantization.value}"
+    tiny.file.write_text(text.replace("tiny/medium, quantization: int8", on_gpu))
+    medium = check_pool(load_pool(str(tiny.file))).member("medium")
+    assert medium.num_parameters is not None
+    assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 1, 3, 768)
 
 
 def test_a_cache_takes_keys_and_values_of_every_layer() -> None:
@@ -86,7 +103,8 @@ def test_a_quantised_copy_takes_memory_and_a_slim_member_none(tiny: Pool) -> Non
         file.write("  - {name: eight, kind: quantised, of: target, kv_tokens: 1024}\n")
     report = check_pool(load_pool(str(tiny.file)))
     eight = report.member("eight")
-    assert eight.weight_bytes == 3 * target.num_parameters
+    assert target.num_parameters is not None
+    assert eight.weight_bytes == bytes_in_8_bits(target.num_parameters, 3, 10, 768)
     assert eight.kv_bytes == target.kv_bytes // 32
     assert report.required_bytes == before.required_bytes + eight.weight_bytes + eight.kv_bytes
 

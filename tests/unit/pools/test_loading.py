@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrouter_dist.config import Dtype, ModelMember
+from specrouter_dist.config import Dtype, ModelMember, Quantization
 from specrouter_dist.errors import ConfigError, InputError, NotFoundError
 from specrouter_dist.pools.loading import (
     available_pools,
@@ -144,9 +144,19 @@ WRONG_FILES = [
         r"member 'q': of: no member 'u' of kind 'model'; accepted: t$",
     ),
     (
-        f"name: p\nmembers: [{MODEL}, device: cuda, num_gpus: 1}}, "
-        "{name: q, kind: quantised, of: t}]",
-        r"member 'q': of: a copy in 8 bits is made of a member with device 'cpu'.* got 't'",
+        f"name: p\nmembers: [{TARGET}, {DRAFT.replace('}', ', quantization: fp8}')}, "
+        "{name: q, kind: quantised, of: d}]",
+        r"member 'q': of: a copy in 8 bits is made of a member without quantization, got 'd' with "
+        "quantization='fp8'$",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{name: q, kind: quantised, of: t, quantization: fp4}}]",
+        r"members\[1\]\.quantization: input should be 'int8' or 'fp8', got 'fp4'$",
+    ),
+    (
+        f"name: p\nmembers: [{MODEL}, quantization: fp8}}]",
+        r"member 't': quantization is for members with role 'drafter', got 'fp8' with "
+        "role='target'$",
     ),
     (
         f"name: p\nmembers: [{TARGET}, {{{SKIP}: []}}]",
@@ -287,9 +297,31 @@ def test_a_wrong_chain_is_refused_with_what_is_right(chain: str, expected: str) 
         parse_chain(load_pool("tiny"), chain)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("quantization", Quantization)
+def test_a_quantised_copy_is_on_the_device_of_its_member(
+    tmp_path: Path, device: str, quantization: Quantization
+) -> None:
+    on = f"device: {device}, num_gpus: {0.5 if device == 'cuda' else 0}"
+    copy = f"{{name: q, kind: quantised, of: t, quantization: {quantization.value}}}"
+    pool = load_pool(
+        pool_file(
+            tmp_path,
+            f"name: p\nmembers: [{MODEL}, {on}}}, {copy}, {DRAFT[:-1]}, {on}, "
+            f"quantization: {quantization.value}}}]",
+        )
+    )
+    target, copied, drafter = pool.config.models
+    assert (copied.device, copied.num_gpus) == (target.device, target.num_gpus)
+    assert copied.quantization is drafter.quantization is quantization
+    default = copy.replace(f", quantization: {quantization.value}", "")
+    pool = load_pool(pool_file(tmp_path, f"name: p\nmembers: [{TARGET}, {default}]"))
+    assert pool.config.models[1].quantization is Quantization.INT8
+
+
 def test_members_written_for_elsewhere_are_the_same_pool(tmp_path: Path) -> None:
     kinds = (
-        "{name: q, kind: quantised, of: t}",
+        "{name: q, kind: quantised, of: t, quantization: fp8}",
         "{name: s, kind: layer_skip, of: t, mask: [1.mlp]}",
         "{name: l, kind: lookup}",
     )
