@@ -103,7 +103,7 @@ class DynamicInt8Linear:
 
 
 class Fp8Linear:
-    """Weights and rows in float8 (e4m3), for GPUs from Ada on; the CPU's kernel is slow."""
+    """Weights and rows in float8 (e4m3), for GPUs from Ada on; the CPU has the kernel as well."""
 
     in_unit = 16
 

@@ -144,10 +144,18 @@ WRONG_FILES = [
         r"member 'q': of: no member 'u' of kind 'model'; accepted: t$",
     ),
     (
-        f"name: p\nmembers: [{TARGET}, {DRAFT.replace('}', ', quantization: fp8}')}, "
+        f"name: p\nmembers: [{TARGET}, {DRAFT.replace('}', ', quantization: int8}')}, "
         "{name: q, kind: quantised, of: d}]",
         r"member 'q': of: a copy in 8 bits is made of a member without quantization, got 'd' with "
-        "quantization='fp8'$",
+        "quantization='int8'$",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {DRAFT.replace('}', ', quantization: fp8}')}]",
+        r"member 'd': quantization: 'fp8' is for GPUs, .*; accepted on the CPU: 'int8'$",
+    ),
+    (
+        f"name: p\nmembers: [{TARGET}, {{name: q, kind: quantised, of: t, quantization: fp8}}]",
+        r"member 'q': quantization: 'fp8' is for GPUs, .*; accepted on the CPU: 'int8'$",
     ),
     (
         f"name: p\nmembers: [{TARGET}, {{name: q, kind: quantised, of: t, quantization: fp4}}]",
@@ -297,8 +305,10 @@ def test_a_wrong_chain_is_refused_with_what_is_right(chain: str, expected: str) 
         parse_chain(load_pool("tiny"), chain)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("quantization", Quantization)
+@pytest.mark.parametrize(
+    ("device", "quantization"),
+    [("cpu", Quantization.INT8), ("cuda", Quantization.INT8), ("cuda", Quantization.FP8)],
+)
 def test_a_quantised_copy_is_on_the_device_of_its_member(
     tmp_path: Path, device: str, quantization: Quantization
 ) -> None:
@@ -321,7 +331,7 @@ def test_a_quantised_copy_is_on_the_device_of_its_member(
 
 def test_members_written_for_elsewhere_are_the_same_pool(tmp_path: Path) -> None:
     kinds = (
-        "{name: q, kind: quantised, of: t, quantization: fp8}",
+        "{name: q, kind: quantised, of: t, quantization: int8}",
         "{name: s, kind: layer_skip, of: t, mask: [1.mlp]}",
         "{name: l, kind: lookup}",
     )
