@@ -21,7 +21,7 @@ from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker.member import ModelHost
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
-_SAMPLED = SamplingParams(temperature=0.8, logprobs=1, max_tokens=64, seed=0)
+_SAMPLED = SamplingParams(temperature=0.8, max_tokens=64, seed=0)
 
 
 class _Kind(NamedTuple):
@@ -156,10 +156,10 @@ def _take_memory(engine: Engine, context_tokens: int) -> None:
     most = engine.info.max_sessions
     prompt = array(TOKEN_TYPECODE, [0] * context_tokens)
     block = array(TOKEN_TYPECODE, [0] * min(_ROOM, MOST_BATCH_TOKENS // most + 1))
-    with _sessions(engine, most, context_tokens, _SAMPLED) as slots:
+    with _slots(engine, most, context_tokens, _SAMPLED) as slots:
         prompts = slots[: MOST_BATCH_TOKENS // context_tokens + 1]
         engine.extend([Extension(slot, 0, prompt, 1) for slot in prompts])
-        engine.extend([Extension(slot, context_tokens, block, len(block)) for slot in slots])
+        engine.extend([Extension(slot, 0, block, len(block)) for slot in slots])
 
 
 def profile_all(hosts: Sequence[ModelHost], most_threads: int) -> Observations:
@@ -187,15 +187,23 @@ def _long_context(engine: Engine, short: int) -> int:
 
 
 @contextmanager
-def _sessions(
-    engine: Engine, count: int, context_tokens: int, sampling: SamplingParams = _GREEDY
+def _sessions(engine: Engine, count: int, context_tokens: int) -> Iterator[list[int]]:
+    """Slots of up to ``count`` greedy sessions that have been fed a context."""
+    with _slots(engine, count, context_tokens, _GREEDY) as slots:
+        for slot in slots:
+            _feed(engine, slot, context_tokens)
+        yield slots
+
+
+@contextmanager
+def _slots(
+    engine: Engine, count: int, context_tokens: int, sampling: SamplingParams
 ) -> Iterator[list[int]]:
-    """Slots of up to ``count`` sessions that have been fed a context."""
+    """Slots of up to ``count`` sessions with room for a context."""
     slots: list[int] = []
     try:
         for _ in range(min(count, engine.info.max_sessions)):
             slots.append(engine.open(sampling, context_tokens, context_tokens + _ROOM))
-            _feed(engine, slots[-1], context_tokens)
     except NoRoomError:
         pass
     try:
