@@ -6,8 +6,7 @@ python -m benchmarks.peers.specrouter_worker --pool tiny --backend ray
 import argparse
 import time
 from array import array
-
-import torch
+from importlib.metadata import version
 
 from benchmarks.peers.lines import Answer, Request, claim_stdout, serve
 from benchmarks.pools import without_prefix_cache
@@ -53,7 +52,7 @@ def main() -> None:
     pool, report = open_pool(arguments.pool, dtype=None)
     pool = without_prefix_cache(pool)
     with open_backend(pool, report, BackendName(arguments.backend)) as backend:
-        versions = {"torch": torch.__version__}
+        versions = {"torch": version("torch")}
         serve(answers, versions, lambda request: generate(backend, request))
 
 
