@@ -1,0 +1,90 @@
+"""How long ``specrouter serve`` takes to start, until the target and until a chain answers.
+
+    python -m benchmarks.started --pool tiny --times 5 --json
+
+Each start is a cluster of its own, from the command on; one start before is not counted, which
+brings the files into the page cache. The chain is that of all drafters of kind ``model`` and the
+target, asked for by name.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.clients.service import ROOT, wait_until
+from benchmarks.ports import free_port
+from benchmarks.report import add_json_argument, print_report
+from specrouter_dist.cli.session import open_pool
+from specrouter_dist.pools.loading import model_members
+
+_WITHIN_S = 300.0
+_ENDED_WITHIN_S = 60.0
+
+
+def answers(url: str, speculative: object) -> bool:
+    """Whether one token comes."""
+    body = {"prompt": "def add(a, b):", "max_tokens": 1, "speculative": speculative}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_WITHIN_S) as response:
+            return bool(json.loads(response.read())["choices"])
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def wait_for_answer(url: str, speculative: object) -> None:
+    """
+    Raises:
+        SystemExit: none comes in time.
+    """
+    if wait_until(lambda: answers(url, speculative), _WITHIN_S) is None:
+        raise SystemExit(f"{url} does not answer")
+
+
+def start(pool: str, chain: list[str]) -> dict[str, float]:
+    """One start, and its end; seconds from the command on."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "specrouter_dist.cli", "serve"]
+    began_s = time.monotonic()
+    with subprocess.Popen(
+        [*command, "--pool", pool, "--port", str(port)], stdout=subprocess.DEVNULL, cwd=ROOT
+    ) as process:
+        try:
+            wait_for_answer(url, False)
+            target_s = time.monotonic() - began_s
+            wait_for_answer(url, {"chain": chain})
+            return {"target_s": target_s, "chain_s": time.monotonic() - began_s}
+        finally:
+            process.terminate()
+            process.wait(_ENDED_WITHIN_S)
+
+
+def main() -> None:
+    """Parses the arguments, starts, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pool", default="tiny")
+    parser.add_argument("--times", type=int, default=5)
+    add_json_argument(parser)
+    arguments = parser.parse_args()
+    pool, _ = open_pool(arguments.pool, dtype=None)
+    chain = [member.name for member in model_members(pool)]
+    starts = [start(arguments.pool, chain) for _ in tqdm(range(1 + arguments.times))][1:]
+    results: dict[str, Any] = {"starts": starts, "chain": chain}
+    for name in starts[0]:
+        results[name] = statistics.median(one[name] for one in starts)
+    print_report("started", arguments, results)
+
+
+if __name__ == "__main__":
+    main()
