@@ -8,8 +8,9 @@ target). So what comes before the engine thread is done by threads that end, and
 them.
 """
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
@@ -20,6 +21,18 @@ Result = TypeVar("Result")
 
 
 def call_apart(function: Callable[[], Result]) -> Result:
-    """What it returns, called on a thread that ends with it."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as executor:
-        return executor.submit(function).result()
+    """What it returns, called on a thread that ends with it; whoever interrupts the caller does not
+    wait for it."""
+    called: Future[Result] = Future()
+
+    def call() -> None:
+        try:
+            called.set_result(function())
+        except BaseException as error:  # noqa: BLE001: the caller raises it
+            called.set_exception(error)
+
+    thread = threading.Thread(target=call, name="load", daemon=True)
+    thread.start()
+    result = called.result()
+    thread.join()
+    return result
