@@ -28,7 +28,7 @@ def call_apart(function: Callable[[], Result]) -> Result:
     def call() -> None:
         try:
             called.set_result(function())
-        except BaseException as error:  # noqa: BLE001: the caller raises it
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             called.set_exception(error)
 
     thread = threading.Thread(target=call, name="load", daemon=True)
