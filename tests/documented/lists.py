@@ -85,6 +85,8 @@ NOT_RUN = {
     "python -m benchmarks.clients.evaluation": _MINUTES,
     "python -m benchmarks.clients.acceptance": _MINUTES,
     "python -m benchmarks.clients.users": _MINUTES,
+    "python -m benchmarks.started": _MINUTES,
+    "python -m benchmarks.opened": _MINUTES,
     "python -m benchmarks.service_price": _MINUTES,
     "python -m benchmarks.batch_throughput": _MINUTES,
     "python -m benchmarks.killed_jobs --rows 500": _MINUTES,
