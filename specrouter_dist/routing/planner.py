@@ -10,7 +10,7 @@ cost of a stage i that is fed ``g`` proposals a round by an upstream which needs
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 
@@ -30,6 +30,10 @@ _RANKED_CHAINS = 6
 """Most chains whose full cost is computed, the best by the dynamic programme,"""
 _MOST_UNDERRATED = 1.4
 """and by it no slower than the best of them by more than this."""
+_DEAREST_DRAFT = 0.8
+"""Of a drafter's own step: what the step of one that drafts for it costs at most. Members of about
+one size do not save each other anything; where there are many, what little is known of some pair
+would always make it look as if."""
 _LEAST_PATIENCE_MS = 50.0
 _PATIENCE_ROUNDS = 4.0
 _UNKNOWN_PATIENCE_MS = 1000.0
@@ -178,39 +182,46 @@ class _Ways:
         most = len(drafts) * _KEPT_WAYS
         self._last = np.empty(most, dtype=np.intp)
         """Row of the member whose stream it is."""
+        self._steps_us = np.empty(most)
+        """Of that member."""
         self._blocks_us = np.empty((most, len(LENGTHS)))
         for lookup in costs.lookups:
-            self._append((lookup,), costs.drafting_us(lookup))
+            self._append((lookup,), costs.drafting_us(lookup), 0.0)
 
     def add(self, member: str) -> None:
         """The member by itself, and verifying the best of those already here."""
-        extended = self._extend(member, _KEPT_WAYS - 1)
-        self._append((member,), self._costs.drafting_us(member))
+        step_us = self._costs.alone_us(member)
+        extended = self._extend(member, _KEPT_WAYS - 1, _DEAREST_DRAFT * step_us)
+        self._append((member,), self._costs.drafting_us(member), step_us)
         for tau_us, chain in extended:
-            self._append(chain, tau_us * LENGTHS)
+            self._append(chain, tau_us * LENGTHS, step_us)
 
     def best(self, verifier: str, count: int) -> Iterator[tuple[str, ...]]:
         """The best chains that end in ``verifier``."""
-        return (chain for _, chain in self._extend(verifier, count))
+        return (chain for _, chain in self._extend(verifier, count, inf))
 
-    def _append(self, chain: tuple[str, ...], blocks_us: Floats) -> None:
+    def _append(self, chain: tuple[str, ...], blocks_us: Floats, step_us: float) -> None:
         at = len(self._chains)
         self._chains.append(chain)
         self._last[at] = self._drafts.rows[chain[-1]]
+        self._steps_us[at] = step_us
         self._blocks_us[at] = blocks_us
 
-    def _extend(self, verifier: str, count: int) -> list[tuple[float, tuple[str, ...]]]:
-        """The best ways of this verifier at their best length: time per token and chain."""
-        num_ways = len(self._chains)
-        if not num_ways:
+    def _extend(
+        self, verifier: str, count: int, most_step_us: float
+    ) -> list[tuple[float, tuple[str, ...]]]:
+        """The best ways of this verifier at their best length, by members whose step takes so
+        long at most: time per token and chain."""
+        (ways,) = np.nonzero(self._steps_us[: len(self._chains)] <= most_step_us)
+        if not len(ways):
             return []
-        last = self._last[:num_ways]
+        last = self._last[ways]
         hops_us = self._costs.hops_us(self._drafts, verifier)[last, None]
-        rounds_us = self._blocks_us[:num_ways] + (hops_us + self._costs.verifying_us(verifier))
+        rounds_us = self._blocks_us[ways] + (hops_us + self._costs.verifying_us(verifier))
         taus_us = (rounds_us / self._costs.tokens(self._drafts, verifier)[last]).min(axis=1)
         order = np.argsort(taus_us, kind="stable")[:count]
         order = order[taus_us[order] <= _MOST_UNDERRATED * taus_us[order[0]]]
-        return [(float(taus_us[way]), (*self._chains[way], verifier)) for way in order]
+        return [(float(taus_us[at]), (*self._chains[ways[at]], verifier)) for at in order]
 
 
 def _patience_ms(candidate: Candidate, length: int) -> float:

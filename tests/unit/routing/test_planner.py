@@ -105,6 +105,18 @@ def test_of_many_members_few_ways_are_kept_and_the_best_is_among_them(seed: int)
     assert made.candidates(GREEDY)[0].predicted_us <= 1.01 * min(all_us)
 
 
+def test_drafters_of_one_size_do_not_draft_for_each_other_however_well_they_might_agree() -> None:
+    times_us = {"one": 210.0, "two": 200.0, "three": 190.0, "medium": 700.0, "target": 3000.0}
+    alphas = {pair: 0.99 for pair in combinations(("three", "two", "one"), 2)}
+    alphas |= {(name, "medium"): 0.7 for name in ("one", "two", "three")}
+    alphas |= {(name, "target"): 0.5 for name in ("one", "two", "three")}
+    alphas["medium", "target"] = 0.9
+    made = router(times_us, alphas, lookup=True)
+    chains = [way.chain for way in made.candidates(GREEDY)]
+    assert any({"one", "two", "three"} & {*chain} for chain in chains)
+    assert all(len({"one", "two", "three"} & {*chain}) <= 1 for chain in chains)
+
+
 TWO_US = {"small": 200.0, "target": 3000.0}
 
 
