@@ -60,13 +60,14 @@ class Setting:
     """What is swept, and what is not."""
 
     device: str
+    drafter: str
+    target: str
     drafter_agreement: float
     agreements: Sequence[float]
 
     def write_pool(self, file: Path, skip: float) -> str:
         """The file of the pool whose slim members leave out this share of the layers."""
-        drafter, target = _SHAPES[self.device]
-        sizes = read_sizes(SHAPES_DIRECTORY / target)
+        sizes = read_sizes(SHAPES_DIRECTORY / self.target)
         space = MaskSpace(sizes.num_layers)
         mask = space.parts[: space.num_parts(skip)]
         of_all: dict[str, object] = {"kind": "model", "engine": "synthetic", "device": self.device}
@@ -76,12 +77,12 @@ class Setting:
         stated = {_DRAFTER: self.drafter_agreement}
         stated |= {f"slim-{agreement:g}": agreement for agreement in self.agreements}
         members = [
-            {"name": _DRAFTER, "role": "drafter", "model": drafter, **of_all, **rounded},
+            {"name": _DRAFTER, "role": "drafter", "model": self.drafter, **of_all, **rounded},
             *(
                 {"name": name, "kind": "layer_skip", "of": _TARGET, "mask": list(mask)}
                 for name in list(stated)[1:]
             ),
-            {"name": _TARGET, "role": "target", "model": target, "kv_tokens": 8192, **of_all},
+            {"name": _TARGET, "role": "target", "model": self.target, "kv_tokens": 8192, **of_all},
         ]
         pairs = [
             {"draft": name, "verifier": _TARGET, "agreement": agreement}
@@ -206,6 +207,8 @@ def main() -> None:
     """Parses the arguments, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=list(_SHAPES), default="cpu")
+    parser.add_argument("--drafter", help="a shape; by default that of the device")
+    parser.add_argument("--target", help="likewise")
     parser.add_argument("--backend", choices=[b.value for b in BackendName], default="local")
     parser.add_argument("--skips", type=float, nargs="+", default=(0.45, 0.6, 0.75))
     parser.add_argument(
@@ -219,7 +222,9 @@ def main() -> None:
     add_json_argument(parser)
     arguments = parser.parse_args()
     agreements = sorted(arguments.agreements)
-    setting = Setting(arguments.device, arguments.drafter_agreement, agreements)
+    drafter, target = _SHAPES[arguments.device]
+    shapes = arguments.drafter or drafter, arguments.target or target
+    setting = Setting(arguments.device, *shapes, arguments.drafter_agreement, agreements)
     skips = [sweep(arguments, setting, skip) for skip in arguments.skips]
     print_report("slim_break_even", arguments, {"skips": skips})
 

@@ -6,6 +6,7 @@ compared on equal texts. After it, every member has decoded real tokens: the poo
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -21,6 +22,9 @@ _NUM_PROMPTS = 8
 _MAX_TOKENS = 32
 _SEED = 20250512
 _TEMPERATURES = (0.0, 0.8)
+_BUDGET_S = 60.0
+"""Behind it no further prompt is begun: where models are slow or many, the router has to learn the
+rest from requests."""
 _CONCURRENCY = 1
 """Agreement does not depend on it, but the times that are observed do."""
 
@@ -43,16 +47,22 @@ def pair_chains(pool: Pool, report: PoolReport) -> Iterator[tuple[str, ...]]:
 
 
 def calibrate(pool: Pool, report: PoolReport, backend: PoolBackend) -> None:
-    """Runs the calibration prompts; the router observes."""
-    list(backend.generate(list(_requests(pool, report)), concurrency=_CONCURRENCY))
+    """Runs the calibration prompts, as many as there is time for; the router observes."""
+    end_s = time.monotonic() + _BUDGET_S
+    for requests in _rounds(pool, report):
+        list(backend.generate(requests, concurrency=_CONCURRENCY))
+        if time.monotonic() > end_s:
+            return
 
 
-def _requests(pool: Pool, report: PoolReport) -> Iterator[GenerateRequest]:
+def _rounds(pool: Pool, report: PoolReport) -> Iterator[list[GenerateRequest]]:
+    """One prompt after the other, each through every chain."""
     tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
     lines = _PROMPTS.read_text(encoding="utf-8").splitlines()[:_NUM_PROMPTS]
     prompts = [tokenizer.encode(json.loads(line)["prompt"]) for line in lines]
-    for temperature in _TEMPERATURES:
-        sampling = SamplingParams(temperature=temperature, max_tokens=_MAX_TOKENS, seed=_SEED)
-        for chain in pair_chains(pool, report):
-            for prompt in prompts:
-                yield GenerateRequest(prompt, sampling, chain)
+    laws = [
+        SamplingParams(temperature=t, max_tokens=_MAX_TOKENS, seed=_SEED) for t in _TEMPERATURES
+    ]
+    chains = list(pair_chains(pool, report))
+    for prompt in prompts:
+        yield [GenerateRequest(prompt, law, chain) for law in laws for chain in chains]
