@@ -36,13 +36,11 @@ def pair_chains(pool: Pool, report: PoolReport) -> Iterator[tuple[str, ...]]:
     target = models[-1]
     yield (target,)
     lookups = [member.name for member in lookup_members(pool)]
-    weight_bytes = {member.name: member.weight_bytes for member in report.members}
+    sizes = {member.name: member.weight_bytes for member in report.members}
     for draft, verifier in combinations([*lookups, *models], 2):
         if verifier == target:
             yield (draft, target)
-        elif verifier in models and weight_bytes.get(draft, 0) < weight_bytes.get(
-            verifier, math.inf
-        ):
+        elif verifier in models and sizes.get(draft, 0) < sizes.get(verifier, math.inf):
             yield (draft, verifier, target)
 
 

@@ -135,12 +135,14 @@ def profile(name: str, engine: Engine, *, drafts: bool, threads: int = 1) -> Obs
 def fastest_threads(engine: Engine, most: int, *, drafts: bool) -> int:
     """How many CPU threads make a step of one session fastest, or hardly slower than more would;
     small models have little to share."""
+    if most == 1:
+        return 1
     counts = sorted({most, *(1 << i for i in range(most.bit_length()))})
     context_tokens = min(SHORTEST_CONTEXT, engine.info.context_tokens - _ROOM)
     kind = _Kind(context_tokens, *(_TRIED_DRAFTS if drafts else _TRIED_BLOCK))
     times_us: dict[int, list[float]] = {count: [] for count in counts}
     with _sessions(engine, 1, context_tokens) as slots:
-        if most == 1 or not slots:
+        if not slots:
             return 1
         for _ in range(_THREADS_TURNS):
             for count in counts:
