@@ -46,7 +46,7 @@ from specrouter_dist.slim.masks import MaskSpace
 from specrouter_dist.speculation.agreeing import JointLaw
 
 _DRAFTER, _TARGET = "drafter", "target"
-_SHAPES = {
+SHAPES = {
     "cpu": (str(POOLS_DIRECTORY / "tiny" / "small"), str(POOLS_DIRECTORY / "tiny" / "target")),
     "cuda": ("llama-68m", "llama-2-7b"),
 }
@@ -206,7 +206,7 @@ def sweep(arguments: argparse.Namespace, setting: Setting, skip: float) -> dict[
 def main() -> None:
     """Parses the arguments, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=list(_SHAPES), default="cpu")
+    parser.add_argument("--device", choices=list(SHAPES), default="cpu")
     parser.add_argument("--drafter", help="a shape; by default that of the device")
     parser.add_argument("--target", help="likewise")
     parser.add_argument("--backend", choices=[b.value for b in BackendName], default="local")
@@ -222,7 +222,7 @@ def main() -> None:
     add_json_argument(parser)
     arguments = parser.parse_args()
     agreements = sorted(arguments.agreements)
-    drafter, target = _SHAPES[arguments.device]
+    drafter, target = SHAPES[arguments.device]
     shapes = arguments.drafter or drafter, arguments.target or target
     setting = Setting(arguments.device, *shapes, arguments.drafter_agreement, agreements)
     skips = [sweep(arguments, setting, skip) for skip in arguments.skips]

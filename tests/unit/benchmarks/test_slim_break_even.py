@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.slim_break_even import Setting, closed_form, crossing
+from benchmarks.slim_break_even import SHAPES, Setting, closed_form, crossing
 from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import load_pool, resolve_directories, slim_members
 
@@ -33,7 +33,7 @@ def test_the_crossing_is_behind_the_last_loss() -> None:
 
 @pytest.mark.parametrize("skip", [0.45, 0.75])
 def test_the_pool_can_run(tmp_path: Path, skip: float) -> None:
-    setting = Setting("cpu", 0.6, (0.7, 0.8, 0.9, 0.95, 0.98))
+    setting = Setting("cpu", *SHAPES["cpu"], 0.6, (0.7, 0.8, 0.9, 0.95, 0.98))
     pool = resolve_directories(load_pool(setting.write_pool(tmp_path / "pool.yaml", skip)))
     check_pool(pool)
     assert {len(member.mask) for member in slim_members(pool)} == {round(20 * skip)}
