@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from typing import Any
 
 import openai
@@ -197,7 +198,7 @@ def test_a_stream_that_its_reader_leaves_frees_every_level(
     def leave() -> None:
         with client.completions.create(extra_body=body, **fields) as stream:
             assert next(stream).choices
-            assert all(num_sessions().values())
+            wait_for(num_sessions, lambda numbers: all(numbers.values()))
 
     async def leave_async() -> None:
         async with (
@@ -205,7 +206,8 @@ def test_a_stream_that_its_reader_leaves_frees_every_level(
             await other.completions.create(extra_body=body, **fields) as stream,
         ):
             assert (await anext(aiter(stream))).choices
-            assert all((await asyncio.to_thread(num_sessions)).values())
+            everywhere = partial(wait_for, num_sessions, lambda numbers: all(numbers.values()))
+            await asyncio.to_thread(everywhere)
 
     for leaving in (leave, lambda: asyncio.run(leave_async())):
         wait_for(num_sessions, lambda numbers: not any(numbers.values()))
