@@ -23,47 +23,58 @@ from benchmarks.clients.service import ROOT, wait_until
 from benchmarks.ports import free_port
 from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.session import open_pool
-from specrouter_dist.pools.loading import model_members
+from specrouter_dist.pools.loading import Pool, model_members
 
 _WITHIN_S = 300.0
 _ENDED_WITHIN_S = 60.0
+_SERVER_ERRORS = 500
 
 
-def answers(url: str, speculative: object) -> bool:
-    """Whether one token comes."""
-    body = {"prompt": "def add(a, b):", "max_tokens": 1, "speculative": speculative}
+def answers(url: str, model: str, speculative: object) -> bool:
+    """Whether one token comes.
+
+    Raises:
+        HTTPError: the request is wrong, so that none ever would.
+    """
+    body = {"model": model, "prompt": "def add(a, b):", "max_tokens": 1, "speculative": speculative}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=_WITHIN_S) as response:
             return bool(json.loads(response.read())["choices"])
+    except urllib.error.HTTPError as error:
+        if error.code < _SERVER_ERRORS:
+            raise
+        return False
     except (urllib.error.URLError, ConnectionError):
         return False
 
 
-def wait_for_answer(url: str, speculative: object) -> None:
+def wait_for_answer(url: str, model: str, speculative: object) -> None:
     """
     Raises:
         SystemExit: none comes in time.
     """
-    if wait_until(lambda: answers(url, speculative), _WITHIN_S) is None:
+    if wait_until(lambda: answers(url, model, speculative), _WITHIN_S) is None:
         raise SystemExit(f"{url} does not answer")
 
 
-def start(pool: str, chain: list[str]) -> dict[str, float]:
+def start(pool: Pool, chain: list[str]) -> dict[str, float]:
     """One start, and its end; seconds from the command on."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve"]
     began_s = time.monotonic()
     with subprocess.Popen(
-        [*command, "--pool", pool, "--port", str(port)], stdout=subprocess.DEVNULL, cwd=ROOT
+        [*command, "--pool", str(pool.file), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
     ) as process:
         try:
-            wait_for_answer(url, False)
+            wait_for_answer(url, pool.config.name, False)
             target_s = time.monotonic() - began_s
-            wait_for_answer(url, {"chain": chain})
+            wait_for_answer(url, pool.config.name, {"chain": chain})
             return {"target_s": target_s, "chain_s": time.monotonic() - began_s}
         finally:
             process.terminate()
@@ -79,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pool, _ = open_pool(arguments.pool, dtype=None)
     chain = [member.name for member in model_members(pool)]
-    starts = [start(arguments.pool, chain) for _ in tqdm(range(1 + arguments.times))][1:]
+    starts = [start(pool, chain) for _ in tqdm(range(1 + arguments.times))][1:]
     results: dict[str, Any] = {"starts": starts, "chain": chain}
     for name in starts[0]:
         results[name] = statistics.median(one[name] for one in starts)
