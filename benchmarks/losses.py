@@ -112,7 +112,8 @@ def compare(passes: Sequence[Pass], arms: Sequence[Arm]) -> dict[str, dict[str, 
     for arm in arms:
         if arm.lossy is not None:
             own = found[arm.name]
-            reduction = found[BLOCKS]["rejection_rate"] - own["rejection_rate"]
+            rates = found[BLOCKS]["rejection_rate"], own["rejection_rate"]
+            reduction = None if None in rates else rates[0] - rates[1]
             increase = own["mean_nll"] - found[ALONE]["mean_nll"]
             own |= {"rejection_reduction": reduction, "nll_increase": increase}
     return found
@@ -132,7 +133,7 @@ def nearness(
     found = {}
     for name in (arm.name for arm in arms if arm.lossy is not None):
         reductions = {task: of[name]["rejection_reduction"] for task, of in by_task.items()}
-        num_tasks = sum(reduction >= LEAST_REDUCTION for reduction in reductions.values())
+        num_tasks = sum((known or 0.0) >= LEAST_REDUCTION for known in reductions.values())
         differing, increase = whole[name]["share_differing"], whole[name]["nll_increase"]
         is_near = differing <= MOST_DIFFERING and increase <= MOST_NLL
         found[name] = {
@@ -169,7 +170,8 @@ def summarise(passes: Sequence[Pass], arm: Arm) -> dict[str, Any]:
         }
         num_checked = sum(one.num_checked for one in tiers)
         summary["share_checked"] = num_checked / num_tokens
-        summary["share_disagreeing"] = sum(one.num_disagreements for one in tiers) / num_checked
+        num_disagreements = sum(one.num_disagreements for one in tiers)
+        summary["share_disagreeing"] = num_disagreements / num_checked if num_checked else None
     return summary
 
 
@@ -197,4 +199,5 @@ def _rejection_rate(outputs: Sequence[Output], arm: Arm) -> float | None:
     # A token of tier C stands as drafted where the target has picked it.
     tiers = [output.result.tiers for output in outputs if output.result.tiers]
     num_standing = sum(lv.accepted for lv in levels) + sum(one.num_confirmed for one in tiers)
-    return 1 - num_standing / sum(lv.proposed for lv in levels)
+    num_proposed = sum(lv.proposed for lv in levels)
+    return 1 - num_standing / num_proposed if num_proposed else None

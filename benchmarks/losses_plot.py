@@ -1,6 +1,7 @@
 """Gain against loss of lossy outputs, a line per task."""
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -58,5 +59,7 @@ def _draw_task(
 
 
 def _value(measured: Any) -> float:
-    """The number, or the median where there is an interval."""
+    """The number, or the median where there is an interval; none where it is not known."""
+    if measured is None:
+        return nan
     return float(measured["median"] if isinstance(measured, Mapping) else measured)

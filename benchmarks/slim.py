@@ -29,7 +29,7 @@ from benchmarks.report import add_json_argument, print_report
 from benchmarks.slim_chains import chains_of, compare_chains
 from benchmarks.slim_masks import compare_masks
 from benchmarks.worker_memory import measure_apart
-from specrouter_dist.actors.pool import HOP_US
+from specrouter_dist.actors.starting import HOP_US
 from specrouter_dist.actors.state_file import state_directory
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName

@@ -1,10 +1,10 @@
-"""How long ``specrouter serve`` takes to start, until the target and until a chain answers.
+"""How long ``specrouter serve`` takes until the target answers, a chain does, and all is measured.
 
     python -m benchmarks.started --pool tiny --times 5 --json
 
 Each start is a cluster of its own, from the command on; one start before is not counted, which
 brings the files into the page cache. The chain is that of all drafters of kind ``model`` and the
-target, asked for by name.
+target, asked for by name. Then the pool is calibrated: its router has seen every pair.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.clients.service import ROOT, wait_until
+from benchmarks.clients.service import ROOT, wait_until, wait_until_calibrated
 from benchmarks.ports import free_port
 from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.cli.session import open_pool
@@ -30,34 +30,36 @@ _ENDED_WITHIN_S = 60.0
 _SERVER_ERRORS = 500
 
 
-def answers(url: str, model: str, speculative: object) -> bool:
-    """Whether one token comes.
+def chain_of_answer(url: str, model: str, speculative: object) -> list[str] | None:
+    """The members that made an answer of some tokens; None: none came.
 
     Raises:
         HTTPError: the request is wrong, so that none ever would.
     """
-    body = {"model": model, "prompt": "def add(a, b):", "max_tokens": 1, "speculative": speculative}
+    body = {"model": model, "prompt": "def add(a, b):", "max_tokens": 8, "speculative": speculative}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=_WITHIN_S) as response:
-            return bool(json.loads(response.read())["choices"])
+            chain: list[str] = json.loads(response.read())["metrics"]["chain"]
+            return chain
     except urllib.error.HTTPError as error:
         if error.code < _SERVER_ERRORS:
             raise
-        return False
+        return None
     except (urllib.error.URLError, ConnectionError):
-        return False
+        return None
 
 
-def wait_for_answer(url: str, model: str, speculative: object) -> None:
+def wait_for_chain(url: str, model: str, chain: list[str]) -> None:
     """
     Raises:
-        SystemExit: none comes in time.
+        SystemExit: it does not answer in time.
     """
-    if wait_until(lambda: answers(url, model, speculative), _WITHIN_S) is None:
-        raise SystemExit(f"{url} does not answer")
+    speculative: object = {"chain": chain} if len(chain) > 1 else False
+    if wait_until(lambda: chain_of_answer(url, model, speculative) == chain, _WITHIN_S) is None:
+        raise SystemExit(f"{url}: {' -> '.join(chain)} does not answer")
 
 
 def start(pool: Pool, chain: list[str]) -> dict[str, float]:
@@ -65,17 +67,18 @@ def start(pool: Pool, chain: list[str]) -> dict[str, float]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve"]
+    command += ["--pool", str(pool.file), "--port", str(port)]
     began_s = time.monotonic()
-    with subprocess.Popen(
-        [*command, "--pool", str(pool.file), "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        cwd=ROOT,
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT) as process:
         try:
-            wait_for_answer(url, pool.config.name, False)
+            wait_for_chain(url, pool.config.name, chain[-1:])
             target_s = time.monotonic() - began_s
-            wait_for_answer(url, pool.config.name, {"chain": chain})
-            return {"target_s": target_s, "chain_s": time.monotonic() - began_s}
+            wait_for_chain(url, pool.config.name, chain)
+            chain_s = time.monotonic() - began_s
+            assert process.stdout is not None
+            wait_until_calibrated(process.stdout)
+            calibrated_s = time.monotonic() - began_s
+            return {"target_s": target_s, "chain_s": chain_s, "calibrated_s": calibrated_s}
         finally:
             process.terminate()
             process.wait(_ENDED_WITHIN_S)
@@ -85,7 +88,7 @@ def main() -> None:
     """Parses the arguments, starts, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
-    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--times", type=int, default=5, choices=range(1, 101), metavar="N")
     add_json_argument(parser)
     arguments = parser.parse_args()
     pool, _ = open_pool(arguments.pool, dtype=None)

@@ -6,6 +6,7 @@ requests; tokens come over the ingress's own link to the target.
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 from ray import serve
@@ -17,7 +18,8 @@ from deployments.listener import Address, Listener
 from deployments.page import add_router_page
 from deployments.replicas import Replicas
 from deployments.request_id import IdOnce
-from specrouter_dist.actors.pool import connect_pool
+from specrouter_dist.actors.pool import RunningPool
+from specrouter_dist.actors.starting import start_or_find
 from specrouter_dist.config import DEFAULT_LOG_FORMAT, Dtype, LogFormat, UserModel
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.observability.logs import configure_logs
@@ -27,7 +29,7 @@ from specrouter_dist.pools.loading import Pool, load_pool, resolve_directories
 from specrouter_dist.serving.admission import Admission
 from specrouter_dist.serving.api_keys import ApiKeys, load_keys
 from specrouter_dist.serving.backend import PoolBackend
-from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.calibration import calibrate_beside
 from specrouter_dist.serving.exposition import Families, merged
 from specrouter_dist.serving.grpc_service import GrpcService
 from specrouter_dist.serving.http import build_http
@@ -105,9 +107,11 @@ class Ingress(GrpcMethods):
         configure_logs(log_format, "ingress")
         configure_spans("ingress")
         self._settings = settings
-        self._running = running = connect_pool(pool, report, detached=True, log_format=log_format)
+        actors = start_or_find(pool, report, detached=True, log_format=log_format)
+        self._running = running = RunningPool(actors)
         if running.is_new:
-            calibrate(pool, report, PoolBackend(pool, report, running))
+            running.wait_for_drafters()
+            _begin_calibrating(pool, report, running)
         tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
         self._service = OpenAIService(
             running.client, tokenizer, report, pool, running, Admission(settings, keys)
@@ -151,6 +155,15 @@ class Ingress(GrpcMethods):
             await self._listener.stop()
         await asyncio.to_thread(self._running.close)
         await asyncio.to_thread(close_spans)
+
+
+def _begin_calibrating(pool: Pool, report: PoolReport, running: RunningPool) -> None:
+    """On a thread, beside the first requests."""
+    backend = PoolBackend(pool, report, running)
+    arguments = (pool, report, backend)
+    threading.Thread(
+        target=calibrate_beside, args=arguments, name="calibration", daemon=True
+    ).start()
 
 
 _DEPLOYMENT: Any = serve.deployment(

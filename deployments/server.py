@@ -11,15 +11,17 @@ from ray import serve
 from deployments.app import LOGGING, bind
 from deployments.grpc import SERVICER_FUNCTIONS
 from deployments.listener import Address
+from specrouter_dist.actors.cluster import start_ray, stop_ray
 from specrouter_dist.actors.placing import check_placeable
-from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
+from specrouter_dist.actors.pool import RunningPool
+from specrouter_dist.actors.starting import start_or_find
 from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.observability.logs import configure_logs
-from specrouter_dist.pools.checks import check_pool
+from specrouter_dist.pools.checks import PoolReport, check_pool
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
-from specrouter_dist.serving.calibration import calibrate
+from specrouter_dist.serving.calibration import calibrate_beside
 from specrouter_dist.serving.settings import ServiceSettings
 
 APP_NAME = "specrouter"
@@ -63,20 +65,30 @@ def run_server(
         # Ray takes SIGTERM for itself, and a script's background jobs inherit an ignored SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        actors = start_or_find(pool, report, detached=False, log_format=log_format)
         with ThreadPoolExecutor(1) as executor:
-            # Serve's controller and proxy come up while the members load ...
+            # Serve and the ingress come up while the members load.
             starting = executor.submit(_start_serve, host, port, grpc_port, address)
-            running = connect_pool(pool, report, detached=False, log_format=log_format)
+            running = RunningPool(actors)
             stack.callback(running.close)
             starting.result()
-            stack.callback(serve.delete, APP_NAME)
-            # ... and the ingress while the pool is calibrated.
-            deploying = executor.submit(serve.run, application, name=APP_NAME, route_prefix="/")
-            if running.is_new:
-                calibrate(pool, report, PoolBackend(pool, report, running))
-            deploying.result()
+        stack.callback(serve.delete, APP_NAME)
+        serve.run(application, name=APP_NAME, route_prefix="/")
         _tell_ready(pool.config.name, host, port, grpc_port)
+        _complete(pool, report, running)
         signal.pause()
+
+
+def _complete(pool: Pool, report: PoolReport, running: RunningPool) -> None:
+    """What a pool does without at first: its drafters, and what the router is to know of them.
+
+    Raises:
+        UnavailableError: a drafter cannot start.
+    """
+    running.wait_for_drafters()
+    if running.is_new:
+        calibrate_beside(pool, report, PoolBackend(pool, report, running))
+    print(f"calibrated {pool.config.name!r}: its router knows all members", flush=True)
 
 
 def _tell_ready(name: str, host: str, port: int, grpc_port: int | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 import yaml
@@ -69,16 +70,30 @@ def serve(pool: str | Path) -> Iterator[Service]:
     port = free_port()
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve"]
     command += ["--pool", str(pool), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    # Unbuffered: what select says is then true of lines, too.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], _READY_WITHIN_S)
-            if not ready or not process.stdout.readline():
-                raise SystemExit(f"the service of {pool} is not up")
+            wait_until_calibrated(process.stdout)
             yield Service(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(_ENDED_WITHIN_S)
+
+
+def wait_until_calibrated(output: IO[bytes]) -> None:
+    """The second line of ``specrouter serve`` says so.
+
+    Args:
+        output: unbuffered.
+
+    Raises:
+        SystemExit: that takes too long, or it has ended.
+    """
+    for _ in ("serving", "calibrated"):
+        ready, _, _ = select.select([output], [], [], _READY_WITHIN_S)
+        if not ready or not output.readline():
+            raise SystemExit("the service is not up")
 
 
 def write_pool(

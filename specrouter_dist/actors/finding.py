@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from specrouter_dist.actors.pool import (
-    RunningPool,
-    ask_spec,
-    join_ray,
-    named_router,
-    stop_actors,
-)
+from specrouter_dist.actors.cluster import join_ray
+from specrouter_dist.actors.pool import RunningPool
 from specrouter_dist.actors.router_client import RouterClient
+from specrouter_dist.actors.starting import PoolActors, ask_spec, named_router
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.pools.loading import Pool
 
@@ -36,7 +32,7 @@ def find_pool(pool: Pool) -> RunningPool:
             f"a pool {pool.config.name!r} of other members, settings or model files runs; give "
             "the --pool and --dtype that it was started with"
         )
-    return RunningPool(router, spec)
+    return RunningPool(PoolActors(router, spec))
 
 
 def end_pool(pool: Pool) -> None:
@@ -46,7 +42,7 @@ def end_pool(pool: Pool) -> None:
         UnavailableError: as :func:`find_router`.
     """
     router = _running_router(pool)
-    stop_actors(router, ask_spec(router))
+    PoolActors(router, ask_spec(router)).stop()
 
 
 def _running_router(pool: Pool) -> Any:

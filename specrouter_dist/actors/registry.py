@@ -10,9 +10,10 @@ from ray.util import list_named_actors
 
 from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
 from specrouter_dist.config import LogFormat, LookupMember
-from specrouter_dist.worker.openmp import ENVIRONMENT
 
 NAMESPACE = "specrouter"
+START_TIMEOUT_S = 120.0
+"""For loading; a pool begins without the drafters that take longer."""
 
 
 class MemberState(StrEnum):
@@ -70,7 +71,6 @@ def start_worker(spec: PoolSpec, member: str, *, lifetime: str | None) -> Any:
         "num_gpus": config.num_gpus,
         "resources": dict(config.resources),
         "max_restarts": -1,
-        "runtime_env": {"env_vars": ENVIRONMENT},
     }
     if config.labels:
         options["label_selector"] = dict(config.labels)

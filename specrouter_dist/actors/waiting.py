@@ -9,48 +9,58 @@ import ray
 from ray.exceptions import RayActorError
 
 from specrouter_dist.actors.placing import describe_need, without_node
-from specrouter_dist.actors.registry import PoolSpec, find_workers
+from specrouter_dist.actors.registry import START_TIMEOUT_S, PoolSpec, find_workers
 from specrouter_dist.actors.router_client import RouterClient
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.address import Address
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 120.0
-"""For loading; a pool begins without the drafters that take longer."""
 NODE_TIMEOUT_S = 900.0
 """For the target's node, which an autoscaler may have to bring up first."""
 _LOOK_EVERY_S = 0.05
 _LOOK_FOR_NODE_EVERY_S = 0.5
 
 
-def wait_for_members(router: RouterClient, spec: PoolSpec) -> Address:
-    """The target's address, when all are up that can be. The others come when their nodes do.
+def wait_for_target(router: RouterClient, spec: PoolSpec) -> Address:
+    """The target's address, when it is up.
 
     Raises:
-        UnavailableError: the target is not up in time, or a member cannot start.
+        UnavailableError: it is not in time, or cannot start.
     """
     _wait_for_node(spec)
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while (address := router.directory(START_TIMEOUT_S).get(spec.target)) is None:
+        if time.monotonic() > end_s:
+            raise UnavailableError(
+                f"the target {spec.target!r} is not up after {START_TIMEOUT_S:.0f} s; are the "
+                "resources free that the pool file asks for?"
+            )
+        if (worker := find_workers(spec).get(spec.target)) is not None:
+            _raise_if_start_failed(spec.target, worker)
+        time.sleep(_LOOK_EVERY_S)
+    return address
+
+
+def wait_for_drafters(router: RouterClient, spec: PoolSpec) -> None:
+    """Until all are up that have a node to be on, or are late. The others come when they can.
+
+    Raises:
+        UnavailableError: one cannot start.
+    """
     end_s = time.monotonic() + START_TIMEOUT_S
     while True:
         directory = router.directory(START_TIMEOUT_S)
         missing = {n: worker for n, worker in find_workers(spec).items() if n not in directory}
         loading = missing.keys() - _stranded(spec)
-        is_late = time.monotonic() > end_s
-        if spec.target in directory and (is_late or not loading):
+        if not loading or time.monotonic() > end_s:
             break
-        if is_late:
-            raise UnavailableError(
-                f"the target {spec.target!r} is not up after {START_TIMEOUT_S:.0f} s; are the "
-                "resources free that the pool file asks for?"
-            )
         for name in loading:
             _raise_if_start_failed(name, missing[name])
         time.sleep(_LOOK_EVERY_S)
     for name in missing:
         need = describe_need(spec.workers[name].member)
         logger.warning("the pool begins without a drafter: %s", need)
-    return directory[spec.target]
 
 
 def _wait_for_node(spec: PoolSpec) -> None:

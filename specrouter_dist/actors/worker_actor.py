@@ -40,7 +40,7 @@ from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.lookup import LookupHost
 from specrouter_dist.worker.lora import hosts_of
 from specrouter_dist.worker.member import Member, ModelHost
-from specrouter_dist.worker.openmp import call_apart
+from specrouter_dist.worker.openmp import call_apart, set_spins
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
@@ -103,6 +103,7 @@ class WorkerActor:
         member = spec.member
         configure_logs(spec.log_format, member.name)
         configure_spans(member.name)
+        set_spins()
         directory = _directory_here(spec)
         self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
         self._taken.put((Status(), Observations()))

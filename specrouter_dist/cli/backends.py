@@ -1,13 +1,11 @@
 """The ways to a pool: started in this process or as Ray actors, or found running."""
 
-import os
-
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.calibration import calibrate
-from specrouter_dist.worker.openmp import ENVIRONMENT
+from specrouter_dist.worker.openmp import set_spins
 
 
 def open_backend(pool: Pool, report: PoolReport, backend: BackendName) -> PoolBackend:
@@ -37,22 +35,28 @@ def find_backend(pool: Pool, report: PoolReport) -> PoolBackend:
 
 
 def _open_local(pool: Pool, report: PoolReport) -> PoolBackend:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_spins()
     from specrouter_dist.worker.local import LocalPool
 
     return PoolBackend(pool, report, LocalPool(pool, report))
 
 
 def _open_ray(pool: Pool, report: PoolReport) -> PoolBackend:
+    from specrouter_dist.actors.cluster import start_ray, stop_ray
     from specrouter_dist.actors.placing import check_placeable
-    from specrouter_dist.actors.pool import connect_pool, start_ray, stop_ray
+    from specrouter_dist.actors.pool import RunningPool
+    from specrouter_dist.actors.starting import start_or_find
 
     started = start_ray()
     try:
         if started:
             check_placeable(pool)
-        running = connect_pool(pool, report, detached=False)
+        running = RunningPool(start_or_find(pool, report, detached=False))
+        try:
+            running.wait_for_drafters()
+        except BaseException:
+            running.close()
+            raise
     except BaseException:
         if started:
             stop_ray()

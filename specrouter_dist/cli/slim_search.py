@@ -130,7 +130,7 @@ def _prepare(
 def _hop_us(*, one_device: bool) -> float:
     if one_device:
         return 0.0
-    from specrouter_dist.actors.pool import HOP_US
+    from specrouter_dist.actors.starting import HOP_US
 
     return HOP_US
 

@@ -1,18 +1,22 @@
-"""From a member's lines in the pool file to a loaded engine."""
+"""From a member's lines in the pool file to a loaded engine.
+
+Engines are imported where one is loaded: this is imported by every process that holds a handle of a
+worker, and torch takes seconds of a core.
+"""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specrouter_dist.config import LayerSkipMember, LoraMember, ModelMember, SyntheticTexts
-from specrouter_dist.engine.adapted import AdaptedEngine
-from specrouter_dist.engine.fast import FastEngine, supports
-from specrouter_dist.engine.general import GeneralEngine
 from specrouter_dist.engine.interface import Engine
-from specrouter_dist.engine.slim import SlimEngine
-from specrouter_dist.engine.synthetic import load_synthetic
 from specrouter_dist.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from specrouter_dist.engine.adapted import AdaptedEngine
+    from specrouter_dist.engine.slim import SlimEngine
 
 
 def load_engine(
@@ -40,22 +44,10 @@ def load_engine(
     if member.engine == "synthetic":
         if synthetic is None:
             raise EngineError(f"member {member.name!r}: synthetic: not said what it writes")
+        from specrouter_dist.engine.synthetic import load_synthetic
+
         return load_synthetic(member, directory, synthetic, num_ids=num_ids, exact=exact)
-    fast = member.engine == "fast"
-    if member.engine == "auto":
-        fast = supports(_read_config(directory))
-    if not fast and member.quantization is not None:
-        raise EngineError(
-            f"member {member.name!r}: quantization: only the fast engine has it, and {directory} "
-            "is for the general one"
-        )
-    load_fast = partial(
-        FastEngine.load,
-        quantization=member.quantization,
-        prefix_cache=member.prefix_cache,
-    )
-    load = load_fast if fast else GeneralEngine.load
-    return load(
+    return _load_of(member, directory)(
         directory,
         dtype=member.dtype,
         device=member.device,
@@ -67,12 +59,36 @@ def load_engine(
     )
 
 
-def load_slim(member: LayerSkipMember, target: Engine) -> SlimEngine:
+def _load_of(member: ModelMember, directory: Path) -> Callable[..., Engine]:
+    """How the engine that runs the member's model is loaded."""
+    from specrouter_dist.engine.fast import FastEngine, supports
+
+    is_fast = member.engine == "fast"
+    if member.engine == "auto":
+        is_fast = supports(_read_config(directory))
+    if is_fast:
+        return partial(
+            FastEngine.load, quantization=member.quantization, prefix_cache=member.prefix_cache
+        )
+    if member.quantization is not None:
+        raise EngineError(
+            f"member {member.name!r}: quantization: only the fast engine has it, and {directory} "
+            "is for the general one"
+        )
+    from specrouter_dist.engine.general import GeneralEngine
+
+    return GeneralEngine.load
+
+
+def load_slim(member: LayerSkipMember, target: Engine) -> "SlimEngine":
     """The slim member of a loaded target.
 
     Raises:
         EngineError: the target runs in another engine than the fast one.
     """
+    from specrouter_dist.engine.fast import FastEngine
+    from specrouter_dist.engine.slim import SlimEngine
+
     if not isinstance(target, FastEngine):
         raise EngineError(
             f"member {member.name!r}: layers are skipped by the fast engine, and {member.of!r} "
@@ -81,7 +97,7 @@ def load_slim(member: LayerSkipMember, target: Engine) -> SlimEngine:
     return SlimEngine(target, frozenset(member.mask), member.name)
 
 
-def load_adapted(member: LoraMember, base: Engine, directory: Path) -> AdaptedEngine:
+def load_adapted(member: LoraMember, base: Engine, directory: Path) -> "AdaptedEngine":
     """The adapter of a member over a loaded drafter.
 
     Args:
@@ -93,6 +109,9 @@ def load_adapted(member: LoraMember, base: Engine, directory: Path) -> AdaptedEn
         ConfigError: a file is missing or broken, or the adapter does not fit.
         EngineError: the drafter runs in another engine than the fast one.
     """
+    from specrouter_dist.engine.adapted import AdaptedEngine
+    from specrouter_dist.engine.fast import FastEngine
+
     if not isinstance(base, FastEngine):
         raise EngineError(
             f"member {member.name!r}: adapters are for the fast engine, and {member.of!r} runs in "

@@ -5,17 +5,21 @@ compared on equal texts. After it, every member has decoded real tokens: the poo
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
 from itertools import combinations
 
 from specrouter_dist.config import SamplingParams
+from specrouter_dist.errors import SpecRouterError
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import POOLS_DIRECTORY, Pool, lookup_members, model_names
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 _PROMPTS = POOLS_DIRECTORY / "prompts" / "calibration.jsonl"
 _NUM_PROMPTS = 8
@@ -51,6 +55,14 @@ def calibrate(pool: Pool, report: PoolReport, backend: PoolBackend) -> None:
         list(backend.generate(requests, concurrency=_CONCURRENCY))
         if time.monotonic() > end_s:
             return
+
+
+def calibrate_beside(pool: Pool, report: PoolReport, backend: PoolBackend) -> None:
+    """The same of a pool that already has other requests, which go on if this does not."""
+    try:
+        calibrate(pool, report, backend)
+    except SpecRouterError as problem:
+        logger.warning("calibration has ended early, requests go on: %s", problem)
 
 
 def _rounds(pool: Pool, report: PoolReport) -> Iterator[list[GenerateRequest]]:

@@ -8,16 +8,22 @@ target). So what comes before the engine thread is done by threads that end, and
 them.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
-"""Before torch is imported. Tens of microseconds, as long as what lies between two operations: the
-default of milliseconds keeps others from the cores."""
+_SPIN_VARIABLE, _SPINS = "GOMP_SPINCOUNT", "10000"
+"""Tens of microseconds, as long as what lies between two operations: the default of milliseconds
+keeps others from the cores."""
 
 Result = TypeVar("Result")
+
+
+def set_spins() -> None:
+    """Unless the user has. libgomp reads it when torch is imported."""
+    os.environ.setdefault(_SPIN_VARIABLE, _SPINS)
 
 
 def call_apart(function: Callable[[], Result]) -> Result:

@@ -5,17 +5,20 @@ is in a forward while the other is asked.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from specrouter_dist.config import LayerSkipMember
 from specrouter_dist.engine.factory import load_slim
 from specrouter_dist.engine.interface import Picks
-from specrouter_dist.engine.slim import SlimEngine
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.member import ModelHost, Opening, slot_of
 from specrouter_dist.worker.session import Session
+
+if TYPE_CHECKING:
+    from specrouter_dist.engine.slim import SlimEngine
 
 
 class SlimHost(ModelHost):
@@ -24,7 +27,7 @@ class SlimHost(ModelHost):
     It prepares no outcomes: forks of its sessions would be forks of the target's.
     """
 
-    def __init__(self, name: str, engine: SlimEngine, target: ModelHost) -> None:
+    def __init__(self, name: str, engine: "SlimEngine", target: ModelHost) -> None:
         super().__init__(name, engine, is_target=False)
         self.lives_in = target.name
         self.target = target

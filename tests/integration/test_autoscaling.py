@@ -9,8 +9,9 @@ import ray
 import yaml
 
 from benchmarks.clusters import ray_head
+from specrouter_dist.actors.cluster import stop_ray
 from specrouter_dist.actors.placing import why_waiting
-from specrouter_dist.actors.pool import RunningPool, stop_ray
+from specrouter_dist.actors.pool import RunningPool
 from specrouter_dist.actors.registry import MemberState
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName

@@ -108,6 +108,9 @@ HEAVY = ("torch", "ray", "transformers")
         ("specrouter_dist.cli.main", (*HEAVY, "rich", "numpy", "tokenizers")),
         ("specrouter_dist.pools.checks", HEAVY),
         ("specrouter_dist.text.tokenizer", HEAVY),
+        ("deployments.app", ("torch", "transformers")),
+        ("specrouter_dist.actors.router_actor", ("torch", "transformers")),
+        ("specrouter_dist.actors.worker_actor", ("torch", "transformers")),
         ("specrouter_dist.tasks.classifier", (*HEAVY, "sklearn", "scipy")),
     ],
 )

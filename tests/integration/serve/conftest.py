@@ -52,6 +52,8 @@ def server(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
             line = process.stdout.readline()
             where = f"http://127.0.0.1:{port}/v1, gRPC at port {grpc_port}"
             assert line == f"serving 'tiny' at {where}\n"
+            # Which chains run is for the tests to say, not for what is not calibrated yet.
+            assert process.stdout.readline().startswith("calibrated 'tiny'")
             yield Server(process, port, grpc_port)
         finally:
             process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from specrouter_dist.cli.session import open_pool
+from specrouter_dist.errors import NoRoomError
 from specrouter_dist.serving import calibration
 from specrouter_dist.serving.calibration import pair_chains
 from specrouter_dist.serving.results import GenerateRequest
@@ -68,3 +69,18 @@ def test_all_chains_answer_the_same_prompts_as_many_as_there_is_time_for(
     asked = Counter(request.chain for request in slow.asked)
     assert asked == dict.fromkeys(pair_chains(*opened), 2 * num_prompts)
     assert len({bytes(request.prompt_ids) for request in slow.asked}) == num_prompts
+
+
+class Full:
+    """A backend whose pool has no room: others have taken it."""
+
+    def generate(self, requests: list[GenerateRequest], *, concurrency: int) -> None:
+        raise NoRoomError("full")
+
+
+def test_a_pool_that_serves_goes_on_without_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    opened = open_pool("tiny", dtype=None)
+    with pytest.raises(NoRoomError):
+        calibration.calibrate(*opened, Full())
+    calibration.calibrate_beside(*opened, Full())
+    assert "calibration has ended early, requests go on: full" in caplog.text
