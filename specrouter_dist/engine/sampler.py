@@ -31,6 +31,27 @@ from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 _LEAST_WORK_ROWS = 8
 
 
+class ScoreRows:
+    """Room for the scores of one draw, as many rows as the largest has needed so far."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._grow(_LEAST_WORK_ROWS)
+
+    def copy(self, logits: Tensor) -> Tensor:
+        """The logits as float32, until the next call."""
+        num_rows = logits.shape[0]
+        if num_rows > len(self._rows):
+            self._grow(num_rows)
+        return self._rows[:num_rows].copy_(logits)
+
+    def _grow(self, num_rows: int) -> None:
+        self._rows = torch.empty((num_rows, self._vocab_size), device=self._device)
+        self.noise_rows: Any = self._rows.numpy() if self._device.type == "cpu" else self._rows
+        """The same memory as :class:`SessionNoise` wants to have it."""
+
+
 class Sampler:
     """Draws the tokens of all sessions of one engine.
 
@@ -38,21 +59,27 @@ class Sampler:
         vocab_size: ids that may be drawn, the width of the logits.
         max_sessions: how many slots are open at once; bounds the noise kept for each.
         device: of the logits.
+        beside: a sampler that never draws while this one does; both use its memory.
     """
 
-    def __init__(self, vocab_size: int, max_sessions: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        max_sessions: int,
+        device: torch.device,
+        beside: "Sampler | None" = None,
+    ) -> None:
         self._vocab_size = vocab_size
         self._max_sessions = max_sessions
         self._device = device
-        self._noise = NoiseSource(vocab_size, max_sessions, device)
+        self._noise = beside._noise if beside else NoiseSource(vocab_size, max_sessions, device)
         self._sessions: dict[int, Shaping] = {}
-        self._work = torch.empty((0, vocab_size), device=device)
-        self._work_rows: Any = None
-        self._grow_work(_LEAST_WORK_ROWS)
+        self._work = beside._work if beside else ScoreRows(vocab_size, device)
 
     def of_member(self, name: str) -> "Sampler":
-        """One for the laws of another member, over the same ids and as many sessions."""
-        return Sampler(self._vocab_size, self._max_sessions, self._device)
+        """One for the laws of another member of the same worker, over the same ids and as many
+        sessions."""
+        return Sampler(self._vocab_size, self._max_sessions, self._device, self)
 
     def open(
         self,
@@ -171,26 +198,14 @@ class Sampler:
     def _score(
         self, logits: Tensor, batch: Sequence[Extension], sessions: Sequence[Shaping]
     ) -> Tensor:
-        scores = self._copy(logits)
+        scores = self._work.copy(logits)
         row = 0
         for extension, session in zip(batch, sessions, strict=True):
             stop = row + extension.num_picks
             part = scores if stop - row == len(scores) else scores[row:stop]
-            session.score(part, self._work_rows[row:stop], extension)
+            session.score(part, self._work.noise_rows[row:stop], extension)
             row = stop
         return scores
-
-    def _copy(self, logits: Tensor) -> Tensor:
-        """The logits as float32 in the work buffer."""
-        num_rows = logits.shape[0]
-        if num_rows > len(self._work):
-            self._grow_work(num_rows)
-        return self._work[:num_rows].copy_(logits)
-
-    def _grow_work(self, num_rows: int) -> None:
-        """Makes room; ``_work_rows`` is the same memory as SessionNoise wants to have it."""
-        self._work = torch.empty((num_rows, self._vocab_size), device=self._device)
-        self._work_rows = self._work.numpy() if self._device.type == "cpu" else self._work
 
     def _best(self, scores: Tensor) -> list[int]:
         if self._device.type != "cpu":
@@ -198,7 +213,7 @@ class Sampler:
             return ids
         # Nine times faster than torch's argmax on the CPU; both give the lowest id among equals.
         if scores.dtype != torch.float32:
-            scores = self._copy(scores)
+            scores = self._work.copy(scores)
         best: list[int] = scores.numpy().argmax(axis=1).tolist()
         return best
 

@@ -119,16 +119,21 @@ class SyntheticSampler(Sampler):
     """
 
     def __init__(
-        self, member: AgreedMember, vocab_size: int, max_sessions: int, device: torch.device
+        self,
+        member: AgreedMember,
+        vocab_size: int,
+        max_sessions: int,
+        device: torch.device,
+        beside: Sampler | None = None,
     ) -> None:
-        super().__init__(vocab_size, max_sessions, device)
+        super().__init__(vocab_size, max_sessions, device, beside)
         self._member = member
         self._written: dict[int, _Written] = {}
         self._num_words = member.num_ids // NUM_GROUPS
 
     def of_member(self, name: str) -> Sampler:
         agreed = AgreedMember.of(name, self._member.texts, self._member.num_ids)
-        return SyntheticSampler(agreed, self._vocab_size, self._max_sessions, self._device)
+        return SyntheticSampler(agreed, self._vocab_size, self._max_sessions, self._device, self)
 
     def open(
         self,
