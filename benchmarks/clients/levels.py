@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import ray
 
+from specrouter_dist.actors.cluster import stop_ray
 from specrouter_dist.actors.finding import find_pool
-from specrouter_dist.actors.pool import RunningPool, stop_ray
+from specrouter_dist.actors.pool import RunningPool
 from specrouter_dist.actors.router_client import CALL_TIMEOUT_S
 from specrouter_dist.pools.loading import Pool
 

@@ -72,9 +72,10 @@ class Sampler:
         self._vocab_size = vocab_size
         self._max_sessions = max_sessions
         self._device = device
-        self._noise = beside._noise if beside else NoiseSource(vocab_size, max_sessions, device)
+        noise = beside._noise if beside else NoiseSource(vocab_size, max_sessions, device)
+        self._noise: NoiseSource = noise
         self._sessions: dict[int, Shaping] = {}
-        self._work = beside._work if beside else ScoreRows(vocab_size, device)
+        self._work: ScoreRows = beside._work if beside else ScoreRows(vocab_size, device)
 
     def of_member(self, name: str) -> "Sampler":
         """One for the laws of another member of the same worker, over the same ids and as many
