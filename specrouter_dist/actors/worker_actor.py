@@ -3,8 +3,9 @@
 import os
 import queue
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,9 @@ from specrouter_dist.config import (
     Plan,
     SyntheticTexts,
 )
+from specrouter_dist.errors import UnavailableError
 from specrouter_dist.links.address import Address
+from specrouter_dist.links.control import Submit
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.logs import configure_logs
 from specrouter_dist.observability.spans import close_spans, configure_spans
@@ -34,6 +37,7 @@ from specrouter_dist.pools.loading import (
 )
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
+from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
@@ -111,7 +115,6 @@ class WorkerActor:
         self._metrics = WorkerMetrics(spec.pool, member.name)
         hosts, self._profile = call_apart(lambda: _load_and_profile(spec, directory))
         members: list[Member] = [*hosts, *(LookupHost(lookup) for lookup in spec.lookups)]
-        tokenizer = Tokenizer.load(directory)
         hub = Hub(
             member.name,
             secrets.randbits(63),
@@ -124,7 +127,7 @@ class WorkerActor:
             members,
             hub,
             PlanTable.only(Plan(chain=(member.name,))),
-            lambda submit: make_ending(tokenizer, submit),
+            _ending_maker(member, directory),
             _refuse_local,
             # Ray restarts the actor; an actor without its engine thread is of no use.
             on_failure=lambda error: os._exit(1),
@@ -218,6 +221,17 @@ def _directory_here(spec: WorkerSpec) -> Path:
     if spec.directory.is_dir():
         return spec.directory
     return named_directory(spec.member, expected_directory=spec.directory)
+
+
+def _ending_maker(member: ModelMember, directory: Path) -> Callable[[Submit], Ending]:
+    """A drafter loads no tokenizer, which takes a second to import: no request comes to it."""
+    if member.role == "target":
+        return partial(make_ending, Tokenizer.load(directory))
+
+    def refuse(submit: Submit) -> Ending:
+        raise UnavailableError(f"{member.name} is a drafter; requests go to the target")
+
+    return refuse
 
 
 def _refuse_local(message: object) -> None:

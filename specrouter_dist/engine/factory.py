@@ -4,15 +4,15 @@ Engines are imported where one is loaded: this is imported by every process that
 worker, and torch takes seconds of a core.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specrouter_dist.config import LayerSkipMember, LoraMember, ModelMember, SyntheticTexts
 from specrouter_dist.engine.interface import Engine
-from specrouter_dist.errors import ConfigError, EngineError
+from specrouter_dist.errors import EngineError
+from specrouter_dist.pools.model_files import read_json
 
 if TYPE_CHECKING:
     from specrouter_dist.engine.adapted import AdaptedEngine
@@ -65,7 +65,7 @@ def _load_of(member: ModelMember, directory: Path) -> Callable[..., Engine]:
 
     is_fast = member.engine == "fast"
     if member.engine == "auto":
-        is_fast = supports(_read_config(directory))
+        is_fast = supports(read_json(directory / "config.json"))
     if is_fast:
         return partial(
             FastEngine.load, quantization=member.quantization, prefix_cache=member.prefix_cache
@@ -118,14 +118,3 @@ def load_adapted(member: LoraMember, base: Engine, directory: Path) -> "AdaptedE
             "the general one"
         )
     return AdaptedEngine.read(base, member.name, Path(member.adapter), directory)
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ConfigError(f"{path}: cannot be read ({problem})", field="model") from problem
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: must hold a JSON object", field="model")
-    return config

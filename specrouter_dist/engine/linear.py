@@ -173,13 +173,21 @@ def rounds_rows_alike(
     return True
 
 
-def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool) -> Linear:
+Tried = dict[tuple[int, int, bool], int | None]
+"""By the size of a layer and whether it has a bias: rows of the largest groups in which its kernel
+rounds all rows alike; None: any number. A kernel rounds by its size, whatever the weights are."""
+
+
+def make_linear(
+    weight: Tensor, bias: Tensor | None, *, exact: bool, tried: Tried | None = None
+) -> Linear:
     """The fastest linear layer for the weight's device, dtype and size.
 
     Args:
         weight: ``[out_features, in_features]``.
         bias: ``[out_features]`` or None.
         exact: whether a row's rounding must not depend on the number of rows.
+        tried: what is known of layers of the same dtype on the same device; learns of this one.
     """
     packable = weight.device.type == "cpu" and is_packable(weight.dtype)
     if not exact:
@@ -187,17 +195,26 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, exact: bool) -> Linear:
             return SmallLinear(weight, bias)
         return PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
     linear: Linear = PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
-    return (
-        linear if rounds_rows_alike(linear, weight.shape[1], weight) else _grouped(linear, weight)
-    )
+    tried = {} if tried is None else tried
+    size = weight.shape[0], weight.shape[1], bias is not None
+    if size not in tried:
+        tried[size] = _rows_alike(linear, weight)
+    most_rows = tried[size]
+    if most_rows is None:
+        return linear
+    unit = LEAST_ROWS if weight.device.type == "cpu" else most_rows
+    return GroupedLinear(linear, most_rows, unit)
 
 
-def _grouped(linear: Linear, weight: Tensor) -> Linear:
-    """A layer that does not round all rows alike, in the largest groups in which it does."""
+def _rows_alike(linear: Linear, weight: Tensor) -> int | None:
+    """Rows of the largest groups in which it rounds all alike; None: it always does."""
+    in_features = weight.shape[1]
+    if rounds_rows_alike(linear, in_features, weight):
+        return None
     if weight.device.type != "cpu":
-        return GroupedLinear(linear, _PROBED_ROWS, _PROBED_ROWS)
-    is_alike = rounds_rows_alike(linear, weight.shape[1], weight, most_rows=_GROUP_ROWS)
-    return GroupedLinear(linear, _GROUP_ROWS if is_alike else LEAST_ROWS, LEAST_ROWS)
+        return _PROBED_ROWS
+    is_alike = rounds_rows_alike(linear, in_features, weight, most_rows=_GROUP_ROWS)
+    return _GROUP_ROWS if is_alike else LEAST_ROWS
 
 
 def is_packable(dtype: torch.dtype) -> bool:

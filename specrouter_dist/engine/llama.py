@@ -11,7 +11,7 @@ from torch import Tensor
 from specrouter_dist.config import Quantization
 from specrouter_dist.engine.eight_bits import make_quantised
 from specrouter_dist.engine.exactness import rows_at_once
-from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, make_linear
+from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, Tried, make_linear
 from specrouter_dist.engine.llama_shape import LlamaShape, paired_head, paired_order
 from specrouter_dist.engine.loading import Weights
 from specrouter_dist.engine.lora import AdaptedRows
@@ -66,6 +66,7 @@ class _Reader:
         self._device = device
         self._exact = exact
         self._quantization = quantization
+        self._tried: Tried = {}
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return self._weights.read(name, *shape).to(self._device, self._dtype).contiguous()
@@ -93,7 +94,7 @@ class _Reader:
     def layer(self, weight: Tensor, bias: Tensor | None) -> Linear:
         if self._quantization is not None:
             return make_quantised(weight, bias, self._quantization)
-        return make_linear(weight, bias, exact=self._exact)
+        return make_linear(weight, bias, exact=self._exact, tried=self._tried)
 
 
 class LlamaDecoder:

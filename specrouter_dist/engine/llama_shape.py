@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from specrouter_dist.errors import ConfigError, EngineError
-from specrouter_dist.pools.llama_sizes import LlamaSizes, sizes_of
+from specrouter_dist.pools.llama_sizes import LlamaSizes, read_sizes
+from specrouter_dist.pools.model_files import read_json, read_positive
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 """Values of ``model_type`` that the fast engine runs; SmolLM and TinyLlama say ``llama``."""
 
 _ROPE_TYPES = ("default", "llama3")
+_ROPE_THETA = 10000.0
+"""Of configs that do not say it; transformers has the same for the whole family."""
 _LLAMA3_FIELDS = (
     "factor",
     "low_freq_factor",
@@ -38,7 +40,7 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     """Why the fast engine cannot run a model, naming the field, or None if it can.
 
     Args:
-        config: the contents of ``config.json``, or ``AutoConfig(...).to_dict()``.
+        config: the contents of ``config.json``.
     """
     kind = config.get("model_type")
     if kind not in FAMILY:
@@ -57,8 +59,8 @@ def refusal(config: Mapping[str, Any]) -> str | None:
 
 
 def _rope_refusal(config: Mapping[str, Any]) -> str | None:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope = _rope_of(config)
+    kind = rope["rope_type"]
     if kind not in _ROPE_TYPES:
         return f"rope_parameters.rope_type: the fast engine runs {_ROPE_TYPES}, got {kind!r}"
     if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
@@ -70,31 +72,35 @@ def _rope_refusal(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As transformers 5 writes it, of a config of any age."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = given.get("rope_type", given.get("type", "default"))
+    return {"rope_theta": config.get("rope_theta") or _ROPE_THETA, **given, "rope_type": kind}
+
+
 def read_shape(directory: Path) -> LlamaShape:
     """Reads ``config.json`` of a model directory.
 
+    Not through transformers, which takes seconds to import what a config class refers to.
+
     Raises:
-        ConfigError: there is no readable config.
+        ConfigError: there is no readable config, or it lacks a field.
         EngineError: the fast engine does not run such a model; the message names the field.
     """
-    try:
-        config = AutoConfig.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{directory / 'config.json'}: {reason}", field="model") from error
-    fields = config.to_dict()
-    refused = refusal(fields)
+    path = directory / "config.json"
+    config = read_json(path)
+    refused = refusal(config)
     if refused is not None:
-        raise EngineError(f"{directory / 'config.json'}: {refused}")
-    return _shape_of(fields)
-
-
-def _shape_of(fields: Mapping[str, Any]) -> LlamaShape:
+        raise EngineError(f"{path}: {refused}")
+    norm_eps = config.get("rms_norm_eps")
+    if not isinstance(norm_eps, float | int) or not norm_eps > 0:
+        raise ConfigError(f"{path}: rms_norm_eps: must be a number > 0, got {norm_eps!r}")
     return LlamaShape(
-        **asdict(sizes_of(fields)),
-        norm_eps=fields["rms_norm_eps"],
-        max_positions=fields["max_position_embeddings"],
-        rope=dict(fields["rope_parameters"]),
+        **asdict(read_sizes(directory)),
+        norm_eps=norm_eps,
+        max_positions=read_positive(config, "max_position_embeddings", path),
+        rope=_rope_of(config),
     )
 
 
