@@ -18,6 +18,7 @@ from deployments.listener import Address, Listener
 from deployments.page import add_router_page
 from deployments.replicas import Replicas
 from deployments.request_id import IdOnce
+from specrouter_dist.actors.finding import find_actors
 from specrouter_dist.actors.pool import RunningPool
 from specrouter_dist.actors.starting import start_or_find
 from specrouter_dist.config import DEFAULT_LOG_FORMAT, Dtype, LogFormat, UserModel
@@ -61,7 +62,7 @@ class ServeArgs(UserModel):
 def build_app(args: ServeArgs) -> Application:
     """The application of a Serve config file."""
     pool = resolve_directories(load_pool(args.pool, dtype=args.dtype))
-    return bind(pool, check_pool(pool), args.service, args.log_format)
+    return bind(pool, check_pool(pool), args.service, args.log_format, starts_pool=True)
 
 
 def bind(
@@ -70,6 +71,8 @@ def bind(
     settings: ServiceSettings,
     log_format: LogFormat,
     address: Address | None = None,
+    *,
+    starts_pool: bool,
 ) -> Application:
     """The application over a checked pool.
 
@@ -80,12 +83,15 @@ def bind(
         log_format: of the ingress and of actors that are started.
         address: where the ingress listens by itself, of which there is one then; None: Serve's
             proxies listen.
+        starts_pool: where it does not run; else somebody else has started it.
 
     Raises:
         InputError: of the API keys, which are read here: replicas may run elsewhere.
     """
     keys = load_keys(settings)
-    application: Application = _DEPLOYMENT.bind(pool, report, settings, keys, log_format, address)
+    application: Application = _DEPLOYMENT.bind(
+        pool, report, settings, keys, log_format, address, starts_pool=starts_pool
+    )
     return application
 
 
@@ -103,11 +109,17 @@ class Ingress(GrpcMethods):
         keys: ApiKeys,
         log_format: LogFormat,
         address: Address | None,
+        *,
+        starts_pool: bool,
     ) -> None:
         configure_logs(log_format, "ingress")
         configure_spans("ingress")
         self._settings = settings
-        actors = start_or_find(pool, report, detached=True, log_format=log_format)
+        actors = (
+            start_or_find(pool, report, detached=True, log_format=log_format)
+            if starts_pool
+            else find_actors(pool)
+        )
         self._running = running = RunningPool(actors)
         if running.is_new:
             running.wait_for_drafters()

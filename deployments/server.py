@@ -3,10 +3,13 @@
 import logging
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 from ray import serve
+from ray.serve import Application
 
 from deployments.app import LOGGING, bind
 from deployments.grpc import SERVICER_FUNCTIONS
@@ -14,7 +17,7 @@ from deployments.listener import Address
 from specrouter_dist.actors.cluster import start_ray, stop_ray
 from specrouter_dist.actors.placing import check_placeable
 from specrouter_dist.actors.pool import RunningPool
-from specrouter_dist.actors.starting import start_or_find
+from specrouter_dist.actors.starting import PoolActors, start_or_find
 from specrouter_dist.config import LogFormat
 from specrouter_dist.errors import UnavailableError
 from specrouter_dist.observability.logs import configure_logs
@@ -61,22 +64,53 @@ def run_server(
             stack.callback(stop_ray)
             check_placeable(pool)
             address = Address(host, port)
-        application = bind(pool, report, settings, log_format, address)
+        application = bind(pool, report, settings, log_format, address, starts_pool=False)
         # Ray takes SIGTERM for itself, and a script's background jobs inherit an ignored SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         actors = start_or_find(pool, report, detached=False, log_format=log_format)
-        with ThreadPoolExecutor(1) as executor:
-            # Serve and the ingress come up while the members load.
-            starting = executor.submit(_start_serve, host, port, grpc_port, address)
-            running = RunningPool(actors)
-            stack.callback(running.close)
-            starting.result()
-        stack.callback(serve.delete, APP_NAME)
-        serve.run(application, name=APP_NAME, route_prefix="/")
+        deploy = partial(_deploy, application, host, port, grpc_port, address)
+        running = _start(stack, actors, deploy)
         _tell_ready(pool.config.name, host, port, grpc_port)
         _complete(pool, report, running)
         signal.pause()
+
+
+def _start(stack: ExitStack, actors: PoolActors, deploy: Callable[[], None]) -> RunningPool:
+    """Serve and the ingress, which waits for the target, come up while the members load.
+
+    Args:
+        stack: ends all of it.
+        actors: of the pool.
+        deploy: returns when requests are answered.
+    """
+    executor = stack.enter_context(ThreadPoolExecutor(1))
+    deploying = executor.submit(deploy)
+    # The pool ends behind the application, whose requests need it.
+    behind = stack.enter_context(ExitStack())
+    stack.callback(_end_app, deploying)
+    running = RunningPool(actors)
+    behind.callback(running.close)
+    deploying.result()
+    return running
+
+
+def _deploy(
+    application: Application, host: str, port: int, grpc_port: int | None, address: Address | None
+) -> None:
+    """Starts Serve and the application; when it returns, requests are answered."""
+    _start_serve(host, port, grpc_port, address)
+    try:
+        serve.run(application, name=APP_NAME, route_prefix="/")
+    except BaseException:
+        serve.delete(APP_NAME)
+        raise
+
+
+def _end_app(deploying: Future[None]) -> None:
+    """Once it is there; what never was has ended itself."""
+    if deploying.exception() is None:
+        serve.delete(APP_NAME)
 
 
 def _complete(pool: Pool, report: PoolReport, running: RunningPool) -> None:

@@ -25,14 +25,24 @@ def find_pool(pool: Pool) -> RunningPool:
     Raises:
         UnavailableError: as :func:`find_router`, or its configuration is another.
     """
-    router = _running_router(pool)
+    _join(pool)
+    return RunningPool(find_actors(pool))
+
+
+def find_actors(pool: Pool) -> PoolActors:
+    """Those of ``pool`` in the cluster that this process is in; some may still be loading.
+
+    Raises:
+        UnavailableError: no such pool runs, or its configuration is another.
+    """
+    router = _named_router(pool)
     spec = ask_spec(router)
     if spec.config_hash != pool.config_hash:
         raise UnavailableError(
             f"a pool {pool.config.name!r} of other members, settings or model files runs; give "
             "the --pool and --dtype that it was started with"
         )
-    return RunningPool(PoolActors(router, spec))
+    return PoolActors(router, spec)
 
 
 def end_pool(pool: Pool) -> None:
@@ -46,13 +56,25 @@ def end_pool(pool: Pool) -> None:
 
 
 def _running_router(pool: Pool) -> Any:
-    start = f"start it with: specrouter serve --pool {pool.config.name}"
+    _join(pool)
+    return _named_router(pool)
+
+
+def _join(pool: Pool) -> None:
     try:
         # Also a cluster that another process has started for itself.
         join_ray(address="auto")
     except ConnectionError:
-        raise UnavailableError(f"no Ray cluster runs on this machine; {start}") from None
+        problem = f"no Ray cluster runs on this machine; {_how_to_start(pool)}"
+        raise UnavailableError(problem) from None
+
+
+def _named_router(pool: Pool) -> Any:
     router = named_router(pool.config.name)
     if router is None:
-        raise UnavailableError(f"no pool {pool.config.name!r} runs; {start}")
+        raise UnavailableError(f"no pool {pool.config.name!r} runs; {_how_to_start(pool)}")
     return router
+
+
+def _how_to_start(pool: Pool) -> str:
+    return f"start it with: specrouter serve --pool {pool.config.name}"
