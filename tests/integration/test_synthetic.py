@@ -14,10 +14,10 @@ from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
+from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.serving.backend import PoolBackend
 from specrouter_dist.serving.http import build_http
 from specrouter_dist.serving.openai_service import OpenAIService
-from specrouter_dist.serving.speculative import with_blocks
 from specrouter_dist.text.tokenizer import Tokenizer
 from tests.pools import (
     SLIM_AGREEMENTS,
@@ -74,11 +74,10 @@ def test_a_slim_level_has_real_forwards_and_stated_picks(tmp_path: Path) -> None
 
 
 def check_agreement(backend: PoolBackend, chain: tuple[str, str]) -> None:
-    """Of blocks of one proposal each is judged."""
-    asked = [
-        replace(one, plan=with_blocks(backend.running.plan_of(chain, one.traffic), 1))
-        for one in requests(chain, 0.8, max_tokens=128)
-    ]
+    """Of blocks of one proposal, in lock-step, each is judged."""
+    knobs = EdgeKnobs(patience=1, burst=1, window=1, patience_ms=1000.0)
+    plan = Plan(chain=chain, edges=(knobs,))
+    asked = [replace(one, plan=plan) for one in requests(chain, 0.8, max_tokens=128)]
     results = list(backend.generate(asked, concurrency=8))
     levels = [level for result in results for level in result.metrics.levels]
     assert {(level.draft, level.verifier) for level in levels} == {chain}
