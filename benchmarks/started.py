@@ -93,9 +93,11 @@ def main() -> None:
     """Parses the arguments, starts, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
-    parser.add_argument("--times", type=int, default=5, choices=range(1, 101), metavar="N")
+    parser.add_argument("--times", type=int, default=5)
     add_json_argument(parser)
     arguments = parser.parse_args()
+    if arguments.times < 1:
+        parser.error(f"--times: at least 1, got {arguments.times}")
     pool, _ = open_pool(arguments.pool, dtype=None)
     chain = [member.name for member in model_members(pool)]
     starts = [start(pool, chain) for _ in tqdm(range(1 + arguments.times))][1:]

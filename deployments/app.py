@@ -133,7 +133,7 @@ class Ingress(GrpcMethods):
         self._listener = Listener(address) if address else None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        # Ready means that real tokens have come through the chain.
+        # Ready means that real tokens have come.
         await self._service.health()
         app = build_http(self._service, self._settings, self._scrape)
         add_router_route(app, self._running.explain)

@@ -120,9 +120,12 @@ def _complete(pool: Pool, report: PoolReport, running: RunningPool) -> None:
         UnavailableError: a drafter cannot start.
     """
     running.wait_for_drafters()
-    if running.is_new:
-        calibrate_beside(pool, report, PoolBackend(pool, report, running))
-    print(f"calibrated {pool.config.name!r}: its router knows all members", flush=True)
+    if not running.is_new:
+        return
+    if calibrate_beside(pool, report, PoolBackend(pool, report, running)):
+        print(f"calibrated {pool.config.name!r}: its router knows all members", flush=True)
+    else:
+        print(f"not calibrated {pool.config.name!r}: requests teach its router", flush=True)
 
 
 def _tell_ready(name: str, host: str, port: int, grpc_port: int | None) -> None:

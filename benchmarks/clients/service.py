@@ -88,12 +88,13 @@ def wait_until_calibrated(output: IO[bytes]) -> None:
         output: unbuffered.
 
     Raises:
-        SystemExit: that takes too long, or it has ended.
+        SystemExit: that takes too long, or it says something else, or has ended.
     """
-    for _ in ("serving", "calibrated"):
+    for wanted in (b"serving", b"calibrated"):
         ready, _, _ = select.select([output], [], [], _READY_WITHIN_S)
-        if not ready or not output.readline():
-            raise SystemExit("the service is not up")
+        line = output.readline() if ready else b""
+        if not line.startswith(wanted):
+            raise SystemExit(f"the service does not say {wanted.decode()!r}, but {line.decode()!r}")
 
 
 def write_pool(

@@ -1,5 +1,7 @@
 """The ways to a pool: started in this process or as Ray actors, or found running."""
 
+from contextlib import ExitStack
+
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
@@ -47,18 +49,13 @@ def _open_ray(pool: Pool, report: PoolReport) -> PoolBackend:
     from specrouter_dist.actors.pool import RunningPool
     from specrouter_dist.actors.starting import start_or_find
 
-    started = start_ray()
-    try:
-        if started:
+    with ExitStack() as stack:
+        if start_ray():
+            stack.callback(stop_ray)
             check_placeable(pool)
         running = RunningPool(start_or_find(pool, report, detached=False))
-        try:
+        with ExitStack() as loading:
+            loading.callback(running.close)
             running.wait_for_drafters()
-        except BaseException:
-            running.close()
-            raise
-    except BaseException:
-        if started:
-            stop_ray()
-        raise
-    return PoolBackend(pool, report, running, stop_ray if started else None)
+            loading.pop_all()
+        return PoolBackend(pool, report, running, stack.pop_all().close)

@@ -65,7 +65,7 @@ def _load_of(member: ModelMember, directory: Path) -> Callable[..., Engine]:
 
     is_fast = member.engine == "fast"
     if member.engine == "auto":
-        is_fast = supports(read_json(directory / "config.json"))
+        is_fast = supports(read_json(directory / "config.json", "model"))
     if is_fast:
         return partial(
             FastEngine.load, quantization=member.quantization, prefix_cache=member.prefix_cache

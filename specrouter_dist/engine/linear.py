@@ -173,9 +173,9 @@ def rounds_rows_alike(
     return True
 
 
-Tried = dict[tuple[int, int, bool], int | None]
-"""By the size of a layer and whether it has a bias: rows of the largest groups in which its kernel
-rounds all rows alike; None: any number. A kernel rounds by its size, whatever the weights are."""
+Tried = dict[tuple[torch.Size, torch.dtype, bool], int | None]
+"""By the size and dtype of a layer and whether it has a bias: rows of the largest groups in which
+its kernel rounds all rows alike; None: any number. That goes by the kernel, not by the weights."""
 
 
 def make_linear(
@@ -187,7 +187,7 @@ def make_linear(
         weight: ``[out_features, in_features]``.
         bias: ``[out_features]`` or None.
         exact: whether a row's rounding must not depend on the number of rows.
-        tried: what is known of layers of the same dtype on the same device; learns of this one.
+        tried: what is known of layers on the same device; learns of this one.
     """
     packable = weight.device.type == "cpu" and is_packable(weight.dtype)
     if not exact:
@@ -196,10 +196,10 @@ def make_linear(
         return PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
     linear: Linear = PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
     tried = {} if tried is None else tried
-    size = weight.shape[0], weight.shape[1], bias is not None
-    if size not in tried:
-        tried[size] = _rows_alike(linear, weight)
-    most_rows = tried[size]
+    kind = weight.shape, weight.dtype, bias is not None
+    if kind not in tried:
+        tried[kind] = _rows_alike(linear, weight)
+    most_rows = tried[kind]
     if most_rows is None:
         return linear
     unit = LEAST_ROWS if weight.device.type == "cpu" else most_rows

@@ -92,9 +92,9 @@ class _Reader:
         return self.layer(weight, fused)
 
     def layer(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        if self._quantization is not None:
-            return make_quantised(weight, bias, self._quantization)
-        return make_linear(weight, bias, exact=self._exact, tried=self._tried)
+        if self._quantization is None:
+            return make_linear(weight, bias, exact=self._exact, tried=self._tried)
+        return make_quantised(weight, bias, self._quantization)
 
 
 class LlamaDecoder:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.errors import ConfigError, EngineError
-from specrouter_dist.pools.llama_sizes import LlamaSizes, read_sizes
+from specrouter_dist.pools.llama_sizes import LlamaSizes, sizes_of
 from specrouter_dist.pools.model_files import read_json, read_positive
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -89,15 +89,16 @@ def read_shape(directory: Path) -> LlamaShape:
         EngineError: the fast engine does not run such a model; the message names the field.
     """
     path = directory / "config.json"
-    config = read_json(path)
+    config = read_json(path, "model")
     refused = refusal(config)
     if refused is not None:
         raise EngineError(f"{path}: {refused}")
     norm_eps = config.get("rms_norm_eps")
     if not isinstance(norm_eps, float | int) or not norm_eps > 0:
-        raise ConfigError(f"{path}: rms_norm_eps: must be a number > 0, got {norm_eps!r}")
+        text = f"{path}: rms_norm_eps: must be a number > 0, got {norm_eps!r}"
+        raise ConfigError(text, field="rms_norm_eps")
     return LlamaShape(
-        **asdict(read_sizes(directory)),
+        **asdict(sizes_of(config, path)),
         norm_eps=norm_eps,
         max_positions=read_positive(config, "max_position_embeddings", path),
         rope=_rope_of(config),

@@ -1,6 +1,5 @@
 """How many weights a model of the Llama family has, by its config.json."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,18 +67,20 @@ def read_sizes(directory: Path) -> LlamaSizes:
         ConfigError: its config.json is missing, broken, or lacks a size.
     """
     path = directory / "config.json"
-    config = read_json(path)
+    return sizes_of(read_json(path), path)
+
+
+def sizes_of(fields: dict[str, Any], path: Path) -> LlamaSizes:
+    """Those of the config of the family that was read from ``path``.
+
+    Raises:
+        ConfigError: it lacks a size.
+    """
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
-        read_positive(config, field, path)
-    read_positive(config, "num_attention_heads", path)
-    return sizes_of(config)
-
-
-def sizes_of(fields: Mapping[str, Any]) -> LlamaSizes:
-    """Those of a config of the family."""
+        read_positive(fields, field, path)
     kind = fields.get("model_type")
     bias = bool(fields.get("attention_bias", False))
-    heads = fields["num_attention_heads"]
+    heads = read_positive(fields, "num_attention_heads", path)
     return LlamaSizes(
         vocab_size=fields["vocab_size"],
         hidden_size=fields["hidden_size"],

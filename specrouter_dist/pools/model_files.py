@@ -60,8 +60,12 @@ def relevant_files(directory: Path) -> list[Path]:
     return [*own, *(path for path in shared if path.exists())]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, field: str | None = None) -> dict[str, Any]:
     """A JSON file that holds an object.
+
+    Args:
+        path: of the file.
+        field: that names it, for the error.
 
     Raises:
         ConfigError: it is missing, is no JSON, or holds something else.
@@ -69,11 +73,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: missing; a model directory holds one") from None
+        raise ConfigError(f"{path}: missing; a model directory holds one", field=field) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as problem:
-        raise ConfigError(f"{path}: no valid JSON ({problem})") from None
+        raise ConfigError(f"{path}: no valid JSON ({problem})", field=field) from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+        kind = type(content).__name__
+        raise ConfigError(f"{path}: must hold a JSON object, got {kind}", field=field)
     return content
 
 

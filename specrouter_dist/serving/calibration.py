@@ -1,7 +1,7 @@
 """What a pool that has just started is asked first, so that the router knows its pairs.
 
 Every pair of members that may pay drafts and verifies the same short prompts, so that pairs are
-compared on equal texts. After it, every member has decoded real tokens: the pool is ready.
+compared on equal texts. After it, every member has decoded real tokens.
 """
 
 import json
@@ -57,12 +57,15 @@ def calibrate(pool: Pool, report: PoolReport, backend: PoolBackend) -> None:
             return
 
 
-def calibrate_beside(pool: Pool, report: PoolReport, backend: PoolBackend) -> None:
-    """The same of a pool that already has other requests, which go on if this does not."""
+def calibrate_beside(pool: Pool, report: PoolReport, backend: PoolBackend) -> bool:
+    """The same of a pool that already has other requests, which go on if this does not; whether it
+    did."""
     try:
         calibrate(pool, report, backend)
     except SpecRouterError as problem:
         logger.warning("calibration has ended early, requests go on: %s", problem)
+        return False
+    return True
 
 
 def _rounds(pool: Pool, report: PoolReport) -> Iterator[list[GenerateRequest]]:

@@ -63,5 +63,6 @@ def test_the_fast_engine_is_not_replaced_when_it_was_asked_for(tmp_path: Path) -
 def test_a_directory_without_a_config_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.json"):
+    with pytest.raises(ConfigError, match=r"config\.json") as caught:
         load_engine(member("auto"), tmp_path, num_ids=None, exact=True)
+    assert caught.value.field == "model"

@@ -65,7 +65,7 @@ def test_all_chains_answer_the_same_prompts_as_many_as_there_is_time_for(
 ) -> None:
     opened = open_pool("tiny", dtype=None)
     slow = Slow(request_s, monkeypatch)
-    calibration.calibrate(*opened, slow)
+    assert calibration.calibrate_beside(*opened, slow)
     asked = Counter(request.chain for request in slow.asked)
     assert asked == dict.fromkeys(pair_chains(*opened), 2 * num_prompts)
     assert len({bytes(request.prompt_ids) for request in slow.asked}) == num_prompts
@@ -82,5 +82,5 @@ def test_a_pool_that_serves_goes_on_without_the_rest(caplog: pytest.LogCaptureFi
     opened = open_pool("tiny", dtype=None)
     with pytest.raises(NoRoomError):
         calibration.calibrate(*opened, Full())
-    calibration.calibrate_beside(*opened, Full())
+    assert not calibration.calibrate_beside(*opened, Full())
     assert "calibration has ended early, requests go on: full" in caplog.text
