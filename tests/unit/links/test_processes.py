@@ -72,7 +72,7 @@ def test_closed_hubs_leave_no_thread_and_no_descriptor(transport: str) -> None:
         one_round()
     for thread in set(threading.enumerate()) - threads:
         thread.join(5.0)  # a stopped gRPC server takes a moment to end its last one
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads  # fewer: the first round's may end late, too
     assert _num_descriptors() <= descriptors + (2 if transport == "grpc" else 0)
 
 
