@@ -24,16 +24,7 @@ class AdaptedEngine(FastEngine):
             weight_bytes=adapter.num_bytes,
             kv_bytes=0,
         )
-        tables = base._rotary, base._masks
-        super().__init__(
-            base._decoder,
-            base._cache,
-            base._sessions,
-            base._sampler,
-            info,
-            tables,
-            exact=base._exact,
-        )
+        super().__init__(base._decoder, base._sessions, base._sampler, info)
         self._adapter = adapter
 
     @classmethod
@@ -49,5 +40,4 @@ class AdaptedEngine(FastEngine):
         Raises:
             ConfigError: a file is missing or broken, or the adapter does not fit.
         """
-        decoder, device = base._decoder, base._cache.device
-        return cls(base, load_adapter(name, directory, base_directory, decoder, device))
+        return cls(base, load_adapter(name, directory, base_directory, base._decoder))

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
+from specrouter_dist.engine.decoder import Decoder, Part
 from specrouter_dist.engine.eight_bits import check_quantization
-from specrouter_dist.engine.exactness import CausalMasks, padded_rows
-from specrouter_dist.engine.fast_loading import load_decoder, position_tables
+from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
-from specrouter_dist.engine.kv_cache import KvCache, pages_for
-from specrouter_dist.engine.llama import LlamaDecoder
+from specrouter_dist.engine.kv_cache import pages_for
 from specrouter_dist.engine.llama_shape import read_shape, refusal
 from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
 from specrouter_dist.engine.lora import AdaptedRows, Adapter
-from specrouter_dist.engine.ragged import Part, RaggedBatch, reading_order
+from specrouter_dist.engine.ragged import reading_order
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
 from specrouter_dist.speculation.messages import TokenArray
@@ -35,21 +34,14 @@ class FastEngine:
 
     def __init__(
         self,
-        decoder: LlamaDecoder,
-        cache: KvCache,
+        decoder: Decoder,
         sessions: SessionTable,
         sampler: Sampler,
         info: ModelInfo,
-        tables: tuple[Tensor, CausalMasks],
-        *,
-        exact: bool,
     ) -> None:
         self._decoder = decoder
-        self._cache = cache
         self._sampler = sampler
         self._info = info
-        self._exact = exact
-        self._rotary, self._masks = tables
         self._sessions = sessions
         self._adapter: Adapter | None = None
         """Of the sessions that it opens."""
@@ -101,7 +93,7 @@ class FastEngine:
         context = checked_context(shape, context_tokens, kv_tokens)
         ids = checked_num_ids(shape, num_ids)
         with torch.inference_mode():
-            decoder, cache = load_decoder(
+            decoder = load_decoder(
                 directory,
                 shape,
                 weights,
@@ -109,6 +101,7 @@ class FastEngine:
                 device=where,
                 num_pages=pages_for(kv_tokens),
                 num_ids=ids,
+                context_tokens=context,
                 exact=exact,
                 quantization=quantization,
             )
@@ -117,13 +110,11 @@ class FastEngine:
                 context_tokens=context,
                 num_parameters=shape.num_parameters,
                 weight_bytes=decoder.weight_bytes,
-                kv_bytes=cache.num_bytes,
+                kv_bytes=decoder.cache.num_bytes,
                 max_sessions=max_sessions,
             )
-            sessions = SessionTable(cache, max_sessions, prefix_cache=prefix_cache)
-            sampler = make_sampler(ids, max_sessions, where)
-            tables = position_tables(decoder, cache, context)
-            return cls(decoder, cache, sessions, sampler, info, tables, exact=exact)
+            sessions = SessionTable(decoder.cache, max_sessions, prefix_cache=prefix_cache)
+            return cls(decoder, sessions, make_sampler(ids, max_sessions, where), info)
 
     @property
     def info(self) -> ModelInfo:
@@ -241,22 +232,15 @@ class FastEngine:
     def _step(self, batch: Sequence[Extension]) -> list[Picks]:
         """One forward and its draws."""
         sessions = [self._sessions[extension.slot] for extension in batch]
-        rows = RaggedBatch(
-            [
-                Part(session.table, extension.start, extension.tokens)
-                for extension, session in zip(batch, sessions, strict=True)
-            ],
-            self._cache,
-            self._masks,
-            self._rotary,
-            self._decoder.workspaces,
-            exact=self._exact,
-        )
+        parts = [
+            Part(session.table, extension.start, extension.tokens)
+            for extension, session in zip(batch, sessions, strict=True)
+        ]
         adapted = AdaptedRows.of(
             (session.adapter, len(extension.tokens))
             for extension, session in zip(batch, sessions, strict=True)
         )
-        hidden = self._decoder.forward(rows.ids, rows.rotations, rows.work, rows.attend, adapted)
+        hidden = self._decoder.forward(parts, adapted)
         for extension, session in zip(batch, sessions, strict=True):
             session.fed = max(session.fed, extension.start + len(extension.tokens))
         picks = self._sampler.draw(self._pick_logits(hidden, batch), batch)
@@ -271,7 +255,7 @@ class FastEngine:
         """Log-probabilities of the followers of an extension whose first row is ``row``."""
         return self._sampler.read_followers(
             extension,
-            lambda first, stop: self._logits(hidden, list(range(row + first, row + stop))),
+            lambda first, stop: self._decoder.logits(hidden, range(row + first, row + stop)),
         )
 
     def _pick_logits(self, hidden: Tensor, batch: Sequence[Extension]) -> Tensor:
@@ -283,17 +267,7 @@ class FastEngine:
             wanted += range(row - extension.num_picks, row)
         if not wanted:
             return hidden.new_zeros(0, self._info.vocab_size, dtype=torch.float32)
-        if len(wanted) < row:
-            return self._logits(hidden, wanted)
-        return self._decoder.logits(hidden)[: len(wanted)]
-
-    def _logits(self, hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        """Logits of some rows, at least one."""
-        count = len(rows)
-        if self._exact:
-            rows = rows + [rows[-1]] * (padded_rows(count) - count)
-        chosen = hidden.index_select(0, torch.tensor(rows, device=hidden.device))
-        return self._decoder.logits(chosen)[:count]
+        return self._decoder.logits(hidden, wanted)
 
     def _check(self, extension: Extension) -> None:
         session = self._sessions[extension.slot]

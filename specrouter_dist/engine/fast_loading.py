@@ -1,15 +1,18 @@
-"""What the fast engine holds for as long as it lives: weights, a KV cache and tables."""
+"""The decoder that the fast engine holds: which one, its weights and its KV cache."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from specrouter_dist.config import Dtype, Quantization
+from specrouter_dist.engine.cpu.decoder import CompiledDecoder
+from specrouter_dist.engine.cpu.library import find_library
+from specrouter_dist.engine.decoder import Decoder
+from specrouter_dist.engine.eager import EagerDecoder
 from specrouter_dist.engine.exactness import CausalMasks
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, pages_for
-from specrouter_dist.engine.llama import LlamaDecoder
+from specrouter_dist.engine.llama import LlamaLayers
 from specrouter_dist.engine.llama_shape import LlamaShape, rotary_table
 from specrouter_dist.engine.loading import (
     TORCH_DTYPES,
@@ -31,9 +34,10 @@ def load_decoder(
     device: torch.device,
     num_pages: int,
     num_ids: int,
+    context_tokens: int,
     exact: bool,
     quantization: Quantization | None,
-) -> tuple[LlamaDecoder, KvCache]:
+) -> Decoder:
     """Reads ``weights`` (None: those in ``directory``) and allocates a cache of ``num_pages``, if
     there is memory for both.
 
@@ -50,11 +54,26 @@ def load_decoder(
     )
     plan.check_fits(device)
     kv_dtype = attention_dtype(dtype, device)
+    cache = KvCache(
+        shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, device
+    )
+    rotary = rotary_table(shape, context_tokens + _MOST_PADDING_ROWS).to(device)
     source: AbstractContextManager[Weights] = (
         Checkpoint(directory) if weights is None else nullcontext(weights)
     )
+    library = find_library() if device.type == "cpu" and quantization is None else None
     with source as tensors:
-        decoder = LlamaDecoder(
+        if library is not None and library.runs(shape.head_dim):
+            return CompiledDecoder(
+                library,
+                shape,
+                tensors,
+                dtype=TORCH_DTYPES[dtype],
+                cache=cache,
+                rotary=rotary,
+                num_ids=num_ids,
+            )
+        layers = LlamaLayers(
             shape,
             tensors,
             dtype=TORCH_DTYPES[dtype],
@@ -64,16 +83,5 @@ def load_decoder(
             exact=exact,
             quantization=quantization,
         )
-    cache = KvCache(
-        shape.num_layers, num_pages, shape.num_kv_heads, shape.head_dim, kv_dtype, device
-    )
-    return decoder, cache
-
-
-def position_tables(
-    decoder: LlamaDecoder, cache: KvCache, context_tokens: int
-) -> tuple[Tensor, CausalMasks]:
-    """Rotations of every position, and masks."""
-    rotary = rotary_table(decoder.shape, context_tokens + _MOST_PADDING_ROWS).to(cache.device)
-    max_keys = pages_for(context_tokens) * PAGE_TOKENS
-    return rotary, CausalMasks(max_keys, cache.layers[0].dtype, cache.device)
+    masks = CausalMasks(pages_for(context_tokens) * PAGE_TOKENS, kv_dtype, device)
+    return EagerDecoder(layers, cache, rotary, masks, exact=exact)

@@ -6,6 +6,7 @@ possible: a run is read as a view, scattered pages are gathered first, with the 
 so the same bits.
 """
 
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -87,13 +88,16 @@ class PageAllocator:
 class PageTable:
     """One session's pages, in order of position."""
 
-    __slots__ = ("first_row", "index", "pages")
+    __slots__ = ("_numbers", "address", "first_row", "index", "pages")
 
     def __init__(self, pages: list[int], device: torch.device) -> None:
         self.pages = pages
         contiguous = pages == list(range(pages[0], pages[0] + len(pages)))
         self.first_row = pages[0] * PAGE_TOKENS if contiguous else None
         """Row of position 0 when the pages form one run, else None."""
+        self._numbers = array("i", pages)
+        self.address = self._numbers.buffer_info()[0]
+        """Of the pages in memory, as int32; valid while this is."""
         self.index = None if contiguous else torch.tensor(pages, device=device)
 
     def row(self, position: int) -> int:
@@ -129,6 +133,8 @@ class KvCache:
             device=device,
         )
         self._heads = (2, num_kv_heads, head_dim)
+        self.address = self._rows.data_ptr()
+        """Of the first row of the first layer; the rest lies behind it."""
         self.layers = self._rows.unbind(0)
         """Per layer ``[num_rows, 2 * num_kv_heads * head_dim]``: keys, then values."""
         self.allocator = PageAllocator(num_pages)
@@ -138,6 +144,11 @@ class KvCache:
     @property
     def num_bytes(self) -> int:
         return self._rows.nbytes
+
+    @property
+    def num_rows(self) -> int:
+        """Of each layer."""
+        return self._rows.shape[1]
 
     def rows(self, first: int, count: int) -> tuple[Tensor, ...]:
         """Consecutive rows of each layer, as views."""

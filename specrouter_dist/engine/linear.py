@@ -14,10 +14,6 @@ from torch import Tensor
 
 from specrouter_dist.engine.exactness import LEAST_ROWS
 
-SMALL_WEIGHTS = 1 << 18
-"""Matrices up to this many elements are faster in float32 through MKL than packed in bfloat16,
-for one row: measured, 192 x 1024 takes 15 against 22 microseconds, 288 x 1536 33 against 33."""
-
 
 class Linear(Protocol):
     """``y = x W^T + b`` and the same with a residual added."""
@@ -68,29 +64,6 @@ class PackedLinear:
     def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
         result: Tensor = self._binary(rows, residual, self._weight, self._bias, "add")
         return result
-
-
-class SmallLinear:
-    """MKL over a transposed float32 weight (CPU).
-
-    Three times as fast as oneDNN for one row of a matrix that the first caches hold, for want of
-    a lookup per call; its rounding depends on the number of rows.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight = weight.t().contiguous()
-        self._bias = bias
-        self.weight_bytes = weight.nbytes
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        if self._bias is None:
-            return torch.mm(rows, self._weight)
-        return torch.addmm(self._bias, rows, self._weight)
-
-    def add_to(self, residual: Tensor, rows: Tensor) -> Tensor:
-        if self._bias is not None:
-            residual = residual + self._bias
-        return torch.addmm(residual, rows, self._weight)
 
 
 class GroupedLinear:
@@ -191,8 +164,6 @@ def make_linear(
     """
     packable = weight.device.type == "cpu" and is_packable(weight.dtype)
     if not exact:
-        if packable and weight.dtype == torch.float32 and weight.numel() <= SMALL_WEIGHTS:
-            return SmallLinear(weight, bias)
         return PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
     linear: Linear = PackedLinear(weight, bias) if packable else PlainLinear(weight, bias)
     tried = {} if tried is None else tried

@@ -1,8 +1,8 @@
-"""The decoder of the Llama family: weights fused and laid out once, few operations per layer."""
+"""The layers of the Llama family in torch's operations: fused weights, few operations per layer."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from copy import copy
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,93 +11,16 @@ from torch import Tensor
 from specrouter_dist.config import Quantization
 from specrouter_dist.engine.eight_bits import make_quantised
 from specrouter_dist.engine.exactness import rows_at_once
-from specrouter_dist.engine.linear import SMALL_WEIGHTS, Linear, Tried, make_linear
-from specrouter_dist.engine.llama_shape import LlamaShape, paired_head, paired_order
+from specrouter_dist.engine.linear import make_linear
+from specrouter_dist.engine.llama_layers import Reader, read_embeddings, read_layer
+from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.engine.loading import Weights
 from specrouter_dist.engine.lora import AdaptedRows
 from specrouter_dist.engine.norm import RmsNorm
 from specrouter_dist.engine.workspace import Workspace, Workspaces
 
 
-@dataclass(frozen=True, slots=True)
-class _Attention:
-    norm: Tensor
-    qkv: Linear
-    qk_norm: Tensor | None
-    """``[num_heads + num_kv_heads, head_dim]``."""
-    out: Linear
-
-
-@dataclass(frozen=True, slots=True)
-class _Mlp:
-    norm: Tensor
-    gate_up: Linear
-    down: Linear
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """None: left out."""
-
-    attention: _Attention | None
-    mlp: _Mlp | None
-
-    def linears(self) -> Iterator[Linear]:
-        if self.attention is not None:
-            yield from (self.attention.qkv, self.attention.out)
-        if self.mlp is not None:
-            yield from (self.mlp.gate_up, self.mlp.down)
-
-
-class _Reader:
-    """Tensors in the engine's dtype, on its device."""
-
-    def __init__(
-        self,
-        weights: Weights,
-        dtype: torch.dtype,
-        device: torch.device,
-        *,
-        exact: bool,
-        quantization: Quantization | None,
-    ) -> None:
-        self._weights = weights
-        self._dtype = dtype
-        self._device = device
-        self._exact = exact
-        self._quantization = quantization
-        self._tried: Tried = {}
-
-    def tensor(self, name: str, *shape: int) -> Tensor:
-        return self._weights.read(name, *shape).to(self._device, self._dtype).contiguous()
-
-    def linear(
-        self, outs: dict[str, int], width: int, *, bias: bool, order: Tensor | None = None
-    ) -> Linear:
-        """Linear layers over the same input as one.
-
-        Args:
-            outs: their names and numbers of outputs.
-            width: number of inputs.
-            bias: whether they have one.
-            order: of the fused outputs; None: as they come.
-        """
-        weight = torch.cat([self.tensor(f"{name}.weight", outs[name], width) for name in outs])
-        biases = [self.tensor(f"{name}.bias", outs[name]) for name in outs] if bias else None
-        fused = None if biases is None else torch.cat(biases)
-        if order is not None:
-            order = order.to(weight.device)
-            weight = weight[order]
-            fused = None if fused is None else fused[order]
-        return self.layer(weight, fused)
-
-    def layer(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        if self._quantization is None:
-            return make_linear(weight, bias, exact=self._exact, tried=self._tried)
-        return make_quantised(weight, bias, self._quantization)
-
-
-class LlamaDecoder:
+class LlamaLayers:
     """Weights of one model and the forward over rows of tokens; no session, no cache in it.
 
     Rotary embeddings are complex products of adjacent pairs, which is one operation. The pairs of
@@ -122,8 +45,7 @@ class LlamaDecoder:
         Args:
             shape: sizes of the model.
             weights: where its tensors are.
-            dtype: of weights and activations; where ``exact`` is not asked for, a small model's
-                layers are held in float32 on the CPU all the same, which is faster there.
+            dtype: of weights and activations.
             attention_dtype: of queries, keys and values.
             device: where the weights go.
             num_ids: rows of embedding and head that are kept.
@@ -134,25 +56,22 @@ class LlamaDecoder:
             ConfigError: a tensor is missing, unreadable or of another shape than the config says.
         """
         self.shape = shape
-        dtype = torch.bfloat16 if quantization else dtype
-        fixed = exact or quantization is not None
-        self.layer_dtype = _layer_dtype(shape, dtype, device, fixed=fixed)
+        self.layer_dtype = dtype = torch.bfloat16 if quantization else dtype
         """Of the layers' weights and activations."""
         self.workspaces = Workspaces(
-            shape, layer_dtype=self.layer_dtype, attention_dtype=attention_dtype, device=device
+            shape, layer_dtype=dtype, attention_dtype=attention_dtype, device=device
         )
-        reader = _Reader(weights, self.layer_dtype, device, exact=exact, quantization=quantization)
-        hidden = shape.hidden_size
-        self._embedding = reader.tensor("model.embed_tokens.weight", shape.vocab_size, hidden)
-        self._embedding = self._embedding[:num_ids].clone()
-        self._norm = RmsNorm(hidden, shape.norm_eps, self.layer_dtype, device)
-        self._layers = [_read_layer(shape, reader, i, self._norm) for i in range(shape.num_layers)]
-        self._last_norm = self._norm.prepare(reader.tensor("model.norm.weight", hidden))
-        head = self._embedding
-        if not shape.tied:
-            head = reader.tensor("lm_head.weight", shape.vocab_size, hidden)[:num_ids].clone()
-        self._head_dtype = dtype
-        self._head = reader.layer(head.to(dtype), None)
+        self._norm = RmsNorm(shape.hidden_size, shape.norm_eps, dtype, device)
+        make = (
+            partial(make_linear, exact=exact, tried={})
+            if quantization is None
+            else partial(make_quantised, quantization=quantization)
+        )
+        reader = Reader(weights, dtype, device, make, make, self._norm.prepare)
+        self._embedding, head = read_embeddings(shape, reader, num_ids)
+        self._layers = [read_layer(shape, reader, i) for i in range(shape.num_layers)]
+        self._last_norm = reader.norm("model.norm", shape.hidden_size)
+        self._head = make(head, None)
         self._rotary_rows = rows_at_once(shape.query_size + shape.kv_size // 2, device)
         self._gate_rows = rows_at_once(shape.intermediate_size, device)
 
@@ -162,20 +81,14 @@ class LlamaDecoder:
         linears = [self._head, *(linear for layer in self._layers for linear in layer.linears())]
         return self._embedding.nbytes + sum(linear.weight_bytes for linear in linears)
 
-    def without(self, mask: Collection[str]) -> "LlamaDecoder":
+    def without(self, mask: Collection[str]) -> "LlamaLayers":
         """The same weights and workspaces, not computing some parts.
 
         Args:
             mask: ``<layer>.attention`` and ``<layer>.mlp``, layers counted from 0.
         """
         slim = copy(self)
-        slim._layers = [
-            _Layer(
-                attention=None if f"{number}.attention" in mask else layer.attention,
-                mlp=None if f"{number}.mlp" in mask else layer.mlp,
-            )
-            for number, layer in enumerate(self._layers)
-        ]
+        slim._layers = [layer.without(number, mask) for number, layer in enumerate(self._layers)]
         return slim
 
     def forward(
@@ -230,7 +143,7 @@ class LlamaDecoder:
     def logits(self, rows: Tensor) -> Tensor:
         """Float32 logits ``[rows, num_ids]`` of rows of the residual stream."""
         rows = self._norm(rows, self._last_norm)
-        return self._head(rows.to(self._head_dtype)).float()
+        return self._head(rows).float()
 
     def _rotate(self, work: Workspace, qk_norm: Tensor | None, rotations: Tensor) -> None:
         """Rotates queries and keys in place."""
@@ -252,50 +165,3 @@ class LlamaDecoder:
         if gate.shape[0] <= self._gate_rows:
             return F.silu(gate).mul_(up)
         return torch.cat([F.silu(few) for few in torch.split(gate, self._gate_rows)]).mul_(up)
-
-
-def _read_layer(shape: LlamaShape, reader: _Reader, number: int, norm: RmsNorm) -> _Layer:
-    prefix = f"model.layers.{number}"
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-    hidden, wide, query = shape.hidden_size, shape.intermediate_size, shape.query_size
-    key = shape.kv_size // 2
-    own_attention = _Attention(
-        norm=norm.prepare(reader.tensor(f"{prefix}.input_layernorm.weight", hidden)),
-        qkv=reader.linear(
-            {
-                f"{attention}.{name}_proj": out
-                for name, out in zip("qkv", (query, key, key), strict=True)
-            },
-            hidden,
-            bias=shape.qkv_bias,
-            order=paired_order(shape),
-        ),
-        qk_norm=_read_qk_norm(shape, reader, attention) if shape.qk_norm else None,
-        out=reader.linear({f"{attention}.o_proj": hidden}, query, bias=shape.out_bias),
-    )
-    own_mlp = _Mlp(
-        norm=norm.prepare(reader.tensor(f"{prefix}.post_attention_layernorm.weight", hidden)),
-        gate_up=reader.linear(
-            {f"{mlp}.gate_proj": wide, f"{mlp}.up_proj": wide}, hidden, bias=shape.mlp_bias
-        ),
-        down=reader.linear({f"{mlp}.down_proj": hidden}, wide, bias=shape.mlp_bias),
-    )
-    return _Layer(own_attention, own_mlp)
-
-
-def _layer_dtype(
-    shape: LlamaShape, dtype: torch.dtype, device: torch.device, *, fixed: bool
-) -> torch.dtype:
-    qkv = shape.query_size + shape.kv_size
-    widest = shape.hidden_size * max(qkv, 2 * shape.intermediate_size)
-    small = device.type == "cpu" and widest <= SMALL_WEIGHTS
-    return torch.float32 if small and not fixed else dtype
-
-
-def _read_qk_norm(shape: LlamaShape, reader: _Reader, attention: str) -> Tensor:
-    order = paired_head(shape)
-    query, key = (
-        reader.tensor(f"{attention}.{name}_norm.weight", shape.head_dim).float()[order]
-        for name in "qk"
-    )
-    return torch.cat([query.expand(shape.num_heads, -1), key.expand(shape.num_kv_heads, -1)])

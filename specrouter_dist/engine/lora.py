@@ -26,7 +26,7 @@ class LowRank:
         result.add_(torch.mm(torch.mm(rows.to(self.down.dtype), self.down), self.up))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Adapter:
     """The weights of one adapter, as the decoder of its base wants them."""
 
@@ -44,14 +44,11 @@ class Adapter:
 
 
 class AdaptedRows:
-    """Which rows of one forward belong to which adapter.
-
-    Args:
-        runs: adapters, each with a slice of the rows.
-    """
+    """Which rows of one forward belong to which adapter: ``runs``, adapters each with a slice of
+    the rows."""
 
     def __init__(self, runs: Sequence[tuple[Adapter, slice]]) -> None:
-        self._runs = runs
+        self.runs = runs
 
     @classmethod
     def of(cls, sessions: Iterable[tuple[Adapter | None, int]]) -> Self | None:
@@ -83,7 +80,7 @@ class AdaptedRows:
             result: ``[num_rows, out_features]``, of the base.
             rows: ``[num_rows, in_features]``.
         """
-        for adapter, run in self._runs:
+        for adapter, run in self.runs:
             term = adapter.layers[layer].get(name)
             if term is not None:
                 term.add_to(result[run], rows[run])

@@ -8,19 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specrouter_dist.engine.decoder import Part
 from specrouter_dist.engine.exactness import LEAST_ROWS, CausalMasks, Span, padded_rows, split_spans
 from specrouter_dist.engine.kv_cache import PAGE_TOKENS, KvCache, KvViews, PageTable, pages_for
 from specrouter_dist.engine.workspace import Workspace, Workspaces
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One session's rows."""
-
-    table: PageTable
-    start: int
-    tokens: TokenArray
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class SlimEngine(FastEngine):
 
     Args:
         target: whose weights, KV storage and sessions these are.
-        mask: parts that are left out (:meth:`LlamaDecoder.without`).
+        mask: parts that are left out (:meth:`Decoder.without`).
         name: of the member; what it picks in a synthetic pool goes by it.
     """
 
@@ -31,13 +31,9 @@ class SlimEngine(FastEngine):
         info = target.info
         super().__init__(
             target._decoder.without(mask),
-            target._cache,
             target._sessions,
             target._sampler.of_member(name),
             replace(info, weight_bytes=0, kv_bytes=0),
-            (target._rotary, target._masks),
-            # Nobody reads its text, and whose KV it reads depends on when the target has verified.
-            exact=False,
         )
         self._target = target
 

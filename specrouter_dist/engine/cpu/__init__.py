@@ -1,0 +1,1 @@
+"""The decoder on CPUs: one compiled call for a whole forward."""

@@ -1,0 +1,204 @@
+"""The compiled decoder over one model's packed weights (implements ``Decoder``).
+
+A row's result is a function of its session's tokens, bit for bit, whatever shares the forward and
+however many threads compute it: exact mode needs nothing more.
+"""
+
+from array import array
+from collections.abc import Collection, Sequence
+from copy import copy
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from specrouter_dist.engine.cpu import library as c
+from specrouter_dist.engine.cpu.packing import PackedLinear, pack_linear, pad_halves, whole_panels
+from specrouter_dist.engine.decoder import Part
+from specrouter_dist.engine.kv_cache import KvCache
+from specrouter_dist.engine.llama_layers import Layer, Reader, read_embeddings, read_layer
+from specrouter_dist.engine.llama_shape import LlamaShape
+from specrouter_dist.engine.loading import Weights
+from specrouter_dist.engine.lora import AdaptedRows, Adapter, LowRank
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+
+
+class CompiledDecoder:
+    """One model of the Llama family.
+
+    Args:
+        library: the compiled code.
+        shape: sizes of the model.
+        weights: where its tensors are.
+        dtype: of the weights, float32 or bfloat16; everything else is float32.
+        cache: of its keys and values, float32.
+        rotary: complex64 ``[positions, 1, head_dim / 2]``.
+        num_ids: rows of embedding and head that are kept.
+
+    Raises:
+        ConfigError: a tensor is missing, unreadable or of another shape than the config says.
+    """
+
+    def __init__(
+        self,
+        library: c.Library,
+        shape: LlamaShape,
+        weights: Weights,
+        *,
+        dtype: torch.dtype,
+        cache: KvCache,
+        rotary: Tensor,
+        num_ids: int,
+    ) -> None:
+        self.shape = shape
+        self.cache = cache
+        self.layer_dtype = dtype
+        self._library = library
+        reader = Reader(weights, dtype, cache.device, pack_linear, _pack_gate_up, Tensor.float)
+        self._layers = [read_layer(shape, reader, i) for i in range(shape.num_layers)]
+        self._embedding, head = read_embeddings(shape, reader, num_ids)
+        self._head = pack_linear(head, None)
+        self._last_norm = reader.norm("model.norm", shape.hidden_size)
+        self._rotations = torch.view_as_real(rotary).contiguous()
+        self._adapters = WeakKeyDictionary[Adapter, _PackedAdapter]()
+        self._model = self._make_model()
+        self._room = _Room(shape.hidden_size, num_ids)
+
+    @property
+    def weight_bytes(self) -> int:
+        """A tied head counts twice, since it is packed apart."""
+        linears = [self._head, *(linear for layer in self._layers for linear in layer.linears())]
+        return self._embedding.nbytes + sum(linear.num_bytes for linear in linears)
+
+    def forward(self, parts: Sequence[Part], adapted: AdaptedRows | None) -> Tensor:
+        ids = array(TOKEN_TYPECODE)
+        rows = (c.Rows * len(parts))()
+        for part, part_rows in zip(parts, rows, strict=True):
+            part_rows.first_row, part_rows.num_rows = len(ids), len(part.tokens)
+            part_rows.start, part_rows.pages = part.start, part.table.address
+            ids.extend(part.tokens)
+        runs = self._runs(adapted)
+        room = self._room
+        if len(ids) > len(room.hidden):
+            room.grow(len(ids), self._library.scratch_floats(self._model, len(ids)))
+        batch = c.Batch(
+            num_rows=len(ids),
+            num_parts=len(parts),
+            num_adapted=len(runs),
+            ids=ids.buffer_info()[0],
+            parts=rows,
+            adapted=runs,
+            cache=self.cache.address,
+            cache_rows=self.cache.num_rows,
+            hidden=room.hidden.data_ptr(),
+            scratch=room.scratch.data_ptr(),
+        )
+        self._library.forward(self._model, batch, torch.get_num_threads())
+        return room.hidden
+
+    def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
+        index = array("i", rows)
+        logits = self._room.logits_of(len(rows))
+        self._library.logits(
+            self._model,
+            hidden.data_ptr(),
+            index.buffer_info()[0],
+            len(rows),
+            self._room.scratch.data_ptr(),
+            logits.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return logits
+
+    def without(self, mask: Collection[str]) -> Self:
+        slim = copy(self)
+        slim._layers = [layer.without(number, mask) for number, layer in enumerate(self._layers)]
+        slim._model = slim._make_model()
+        return slim
+
+    def _make_model(self) -> c.Model:
+        shape = self.shape
+        return c.Model(
+            num_layers=shape.num_layers,
+            hidden=shape.hidden_size,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            intermediate=whole_panels(shape.intermediate_size),
+            is_bfloat16=self.layer_dtype == torch.bfloat16,
+            norm_eps=shape.norm_eps,
+            embedding=self._embedding.data_ptr(),
+            rotations=self._rotations.data_ptr(),
+            last_norm=self._last_norm.data_ptr(),
+            head=self._head.matrix(),
+            layers=(c.Layer * shape.num_layers)(*map(_make_layer, self._layers)),
+        )
+
+    def _runs(self, adapted: AdaptedRows | None) -> Any:
+        """``Adapted`` of each run of rows."""
+        runs = [] if adapted is None else adapted.runs
+        for adapter, _ in runs:
+            if adapter not in self._adapters:
+                self._adapters[adapter] = _PackedAdapter(adapter)
+        return (c.Adapted * len(runs))(
+            *(
+                c.Adapted(rows.start, rows.stop - rows.start, self._adapters[adapter].layers)
+                for adapter, rows in runs
+            )
+        )
+
+
+class _Room:
+    """What forwards write to, as much as the largest has needed so far. A slim model's share it."""
+
+    def __init__(self, hidden_size: int, num_ids: int) -> None:
+        self._num_ids = num_ids
+        self.hidden = torch.empty(0, hidden_size)
+        self.scratch = torch.empty(0)
+        self._logits = torch.empty(0, num_ids)
+
+    def grow(self, num_rows: int, scratch_floats: int) -> None:
+        self.hidden = torch.empty(num_rows, self.hidden.shape[1])
+        self.scratch = torch.empty(scratch_floats)
+
+    def logits_of(self, num_rows: int) -> Tensor:
+        if num_rows > len(self._logits):
+            self._logits = torch.empty(num_rows, self._num_ids)
+        return self._logits[:num_rows]
+
+
+class _PackedAdapter:
+    """An adapter as calls want it."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._packed: list[PackedLinear] = []
+        self.layers = (c.Adapter * len(adapter.layers))(
+            *(
+                c.Adapter(**{name: self._term(name, term) for name, term in terms.items()})
+                for terms in adapter.layers
+            )
+        )
+
+    def _term(self, name: str, term: LowRank) -> c.LowRank:
+        pack_up = _pack_gate_up if name == "gate_up" else pack_linear
+        packed = pack_linear(term.down.t(), None), pack_up(term.up.t(), None)
+        self._packed += packed
+        return c.LowRank(*(linear.matrix() for linear in packed))
+
+
+def _pack_gate_up(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    return pack_linear(pad_halves(weight), None if bias is None else pad_halves(bias))
+
+
+def _make_layer(layer: Layer[PackedLinear]) -> c.Layer:
+    made, attention, mlp = c.Layer(), layer.attention, layer.mlp
+    if attention is not None:
+        made.attention_norm = attention.norm.data_ptr()
+        if attention.qk_norm is not None:
+            made.qk_norm = attention.qk_norm.data_ptr()
+        made.qkv, made.out = attention.qkv.matrix(), attention.out.matrix()
+    if mlp is not None:
+        made.mlp_norm = mlp.norm.data_ptr()
+        made.gate_up, made.down = mlp.gate_up.matrix(), mlp.down.matrix()
+    return made

@@ -1,0 +1,98 @@
+// Threads that run one function together, with barriers in it.
+//
+// A member's forward is one such run: its threads are woken once, not for every operation. Those
+// that wait spin briefly and then sleep, so that an idle member takes no core from another.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+
+#include "vector.h"
+
+namespace specrouter {
+
+class Team {
+ public:
+  ~Team() {
+    stopping_ = true;
+    begin(1);
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  // Runs work(0) ... work(size - 1) at once, the first on this thread.
+  void run(int size, const std::function<void(int)>& work) {
+    size_ = size;
+    if (size == 1) return work(0);
+    while (static_cast<int>(threads_.size()) < size - 1)
+      threads_.emplace_back([this, index = static_cast<int>(threads_.size()) + 1] { serve(index); });
+    work_ = &work;
+    left_.store(size - 1, std::memory_order_relaxed);
+    begin(size);
+    work(0);
+    wait_until([this] { return left_.load(std::memory_order_acquire) == 0; });
+  }
+
+  // All of a run come here before any goes on.
+  void meet() {
+    if (size_ == 1) return;
+    const int turn = turn_.load(std::memory_order_relaxed);
+    if (here_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      here_.store(0, std::memory_order_relaxed);
+      turn_.store(turn + 1, std::memory_order_release);
+    } else {
+      wait_until([&] { return turn_.load(std::memory_order_acquire) != turn; });
+    }
+  }
+
+ private:
+  static constexpr int kSpins = 2000;
+  static constexpr int kSizes = 1 << 10;
+
+  // The size is part of the round: who is late must not take part in the next by the last's size.
+  void begin(int size) {
+    const int number = round_.load(std::memory_order_relaxed) / kSizes + 1;
+    round_.store(number % kSizes * kSizes + size, std::memory_order_release);
+    round_.notify_all();
+  }
+
+  template <typename Condition>
+  static bool spin(Condition holds) {
+    for (int i = 0; i < kSpins; ++i) {
+      if (holds()) return true;
+      pause();
+    }
+    return false;
+  }
+
+  // The others are at work, unless the system has taken a core from them.
+  template <typename Condition>
+  static void wait_until(Condition holds) {
+    while (!spin(holds)) sched_yield();
+  }
+
+  void serve(int index) {
+    int seen = 0;
+    while (true) {
+      if (!spin([&] { return round_.load(std::memory_order_acquire) != seen; })) round_.wait(seen);
+      const int round = round_.load(std::memory_order_acquire);
+      if (round == seen) continue;
+      seen = round;
+      if (stopping_) return;
+      if (index >= round % kSizes) continue;
+      (*work_)(index);
+      left_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::vector<std::thread> threads_;
+  const std::function<void(int)>* work_ = nullptr;
+  int size_ = 1;
+  std::atomic<bool> stopping_{false};
+  std::atomic<int> round_{0}, left_{0}, here_{0}, turn_{0};
+};
+
+}  // namespace specrouter

@@ -1,0 +1,85 @@
+// Sixteen floats at a time. The compiler lowers them to what the CPU has.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace specrouter {
+
+constexpr int kLanes = 16;
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float Unaligned __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
+inline Vector broadcast(float value) { return value - Vector{}; }
+
+// Neighbours added: eight sums of `a`, then eight of `b`.
+inline Vector add_pairs(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+// The sums of sixteen vectors, each of the same order of additions.
+template <int Count = kLanes>
+inline Vector sums(const Vector* vectors) {
+  if constexpr (Count == 1)
+    return vectors[0];
+  else
+    return add_pairs(sums<Count / 2>(vectors), sums<Count / 2>(vectors + Count / 2));
+}
+
+inline float sum(Vector v) {
+  for (int step = 0; step < 4; ++step) v = add_pairs(v, v);
+  return v[0];
+}
+
+// e^x to about one unit in the last place; 0 far below zero. x is at most 88.
+inline Vector exp(Vector x) {
+  const Vector least = broadcast(-87.0f);
+  const Ints is_tiny = x < least;
+  x = is_tiny ? least : x;
+  // x = n ln 2 + r with a whole n: adding 1.5 * 2^23 rounds to the nearest.
+  const Vector magic = broadcast(12582912.0f);
+  const Vector n = (x * 1.44269504f + magic) - magic;
+  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Vector power;
+  std::memcpy(&power, &exponent, sizeof power);
+  return is_tiny ? Vector{} : p * power;
+}
+
+// Denormal numbers, which cost a hundred times as much, are zeros meanwhile.
+class Flushing {
+ public:
+#ifdef __x86_64__
+  Flushing() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~Flushing() { _mm_setcsr(before_); }
+
+ private:
+  const unsigned before_;
+#endif
+};
+
+// In a loop that waits for another thread.
+inline void pause() {
+#ifdef __x86_64__
+  _mm_pause();
+#endif
+}
+
+}  // namespace specrouter
