@@ -148,7 +148,7 @@ def test_each_is_observed_under_its_own_name(adapted: Adapted) -> None:
 
 def test_closed_sessions_leave_the_room_to_all(adapted: Adapted) -> None:
     sampling = SamplingParams(temperature=0.0, max_tokens=8)
-    num_free = adapted.base._cache.allocator.num_free
+    num_free = adapted.base._decoder.cache.allocator.num_free
     for _ in range(3):
         adapted.texts([plan(PREPARED, name) for name in DRAFTERS * 2], sampling)
     end = time.monotonic() + WAIT_S

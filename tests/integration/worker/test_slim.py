@@ -95,7 +95,7 @@ def test_plans_that_leave_it_and_come_back_change_no_text(slims: Slims) -> None:
 
 def test_the_storage_ends_with_the_targets_session(slims: Slims) -> None:
     sampling = SamplingParams(temperature=0.8, max_tokens=16)
-    num_free = slims.target._cache.allocator.num_free
+    num_free = slims.target._decoder.cache.allocator.num_free
     for chain, knobs in CHAINS:
         slims.texts(chain, knobs, sampling)
     slims.worker.stop()

@@ -127,7 +127,7 @@ def test_what_cannot_be_lossy_is_refused(slims: Slims) -> None:
 
 
 def test_nothing_is_held_when_they_are_over(slims: Slims) -> None:
-    num_free = slims.target._cache.allocator.num_free
+    num_free = slims.target._decoder.cache.allocator.num_free
     for number in range(3):
         slims.collect(slims.submit(plan("draft", "slim", "target"), PENALISED, number, LOSSY))
     slims.worker.stop()

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -6,6 +8,7 @@ from specrouter_dist.config import Dtype
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.general import GeneralEngine
 from specrouter_dist.engine.interface import Engine
+from tests.unit.engine.fast_models import only_eager
 from tests.unit.engine.tiny_models import Load, TinyModel, save_model
 
 
@@ -29,3 +32,10 @@ def load(request: pytest.FixtureRequest, model: TinyModel) -> Load:
         return request.param.load(model.directory, **(options | changes))
 
     return load_with
+
+
+@pytest.fixture(scope="module", params=["compiled", "eager"])
+def decoder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which decoder models are loaded with on the CPU; both do the same."""
+    with nullcontext() if request.param == "compiled" else only_eager():
+        yield request.param

@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from specrouter_dist.config import Dtype
+from specrouter_dist.engine import fast_loading
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.sampler import Sampler
 
 SMALL: dict[str, Any] = {
     "vocab_size": 120,
-    "hidden_size": 48,
+    "hidden_size": 64,
     "intermediate_size": 100,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -55,6 +56,14 @@ def load(directory: Path, **changes: Any) -> FastEngine:
         "exact": True,
     }
     return FastEngine.load(directory, **(options | changes))
+
+
+@contextmanager
+def only_eager() -> Iterator[None]:
+    """Models are loaded as where the compiled decoder is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_loading, "find_library", lambda: None)
+        yield
 
 
 def text(vocab_size: int, num_tokens: int) -> "array[int]":

@@ -6,12 +6,10 @@ from torch import Tensor
 
 from specrouter_dist.engine import linear as linear_module
 from specrouter_dist.engine.linear import (
-    SMALL_WEIGHTS,
     GroupedLinear,
     Linear,
     PackedLinear,
     PlainLinear,
-    SmallLinear,
     make_linear,
     rounds_rows_alike,
 )
@@ -38,7 +36,7 @@ class DependsOnRows(PlainLinear):
 
 
 def kinds(weight: Tensor, bias: Tensor | None) -> list[Linear]:
-    made: list[Linear] = [kind(weight, bias) for kind in (PlainLinear, PackedLinear, SmallLinear)]
+    made: list[Linear] = [kind(weight, bias) for kind in (PlainLinear, PackedLinear)]
     return [*made, GroupedLinear(made[0], 4, 4), GroupedLinear(made[0], 8, 4)]
 
 
@@ -158,10 +156,3 @@ def test_exact_layers_round_rows_alike(dtype: torch.dtype) -> None:
         weight = torch.randn(*sizes, dtype=dtype)
         linear = make_linear(weight, None, exact=True)
         assert rounds_rows_alike(linear, sizes[1], weight)
-
-
-def test_small_float32_layers_are_the_fastest_only_without_exactness() -> None:
-    small, large = torch.randn(64, 64), torch.randn(SMALL_WEIGHTS // 64 + 1, 64)
-    assert isinstance(make_linear(small, None, exact=False), SmallLinear)
-    assert isinstance(make_linear(large, None, exact=False), PackedLinear)
-    assert not isinstance(make_linear(small, None, exact=True), SmallLinear)

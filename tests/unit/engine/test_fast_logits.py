@@ -11,6 +11,8 @@ from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.interface import Extension
 from tests.unit.engine.fast_models import SMALL, load, logged_logits, save, small, text
 
+pytestmark = pytest.mark.usefixtures("decoder")
+
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10_000.0,
@@ -33,7 +35,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "mistral": MistralConfig(**SMALL, sliding_window=None),
     "qwen2": Qwen2Config(**SMALL),
     "qwen3": Qwen3Config(**SMALL, head_dim=16),
-    "qwen3_biases": Qwen3Config(**SMALL, head_dim=24, attention_bias=True),
+    "qwen3_biases": Qwen3Config(**SMALL, head_dim=48, attention_bias=True),
 }
 NUM_TOKENS = 300
 

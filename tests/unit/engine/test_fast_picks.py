@@ -9,6 +9,8 @@ from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
 from tests.unit.engine.fast_models import load, save, small, text
 
+pytestmark = pytest.mark.usefixtures("decoder")
+
 CONTEXT, BLOCK = 20, 12
 
 

@@ -17,12 +17,13 @@ from specrouter_dist.engine.adapted import AdaptedEngine
 from specrouter_dist.engine.factory import load_adapted
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
-from specrouter_dist.engine.llama import LlamaDecoder
 from specrouter_dist.engine.lora import AdaptedRows
 from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.errors import EngineError
 from tests.adapters import path_of, write_adapter
 from tests.unit.engine.fast_models import SMALL, load, logged_logits, save, small, text
+
+pytestmark = pytest.mark.usefixtures("decoder")
 
 GREEDY = SamplingParams(temperature=0.0)
 VOCAB = SMALL["vocab_size"]
@@ -141,13 +142,14 @@ def test_one_forward_serves_all_and_an_unadapted_one_does_nothing_more(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, adapted = engines(saved)
-    forward, seen = LlamaDecoder.forward, []
+    decoder, seen = type(base._decoder), []
+    forward = decoder.forward
 
-    def noting(self: LlamaDecoder, *arguments: Any) -> Tensor:
+    def noting(self: Any, *arguments: Any) -> Tensor:
         seen.append(arguments[-1])
         return forward(self, *arguments)
 
-    monkeypatch.setattr(LlamaDecoder, "forward", noting)
+    monkeypatch.setattr(decoder, "forward", noting)
     own = [base, *adapted.values()]
     slots = [engine.open(GREEDY, 5, 64) for engine in own]
     base.extend([Extension(slot, 0, text(VOCAB, 9), 1) for slot in slots])
@@ -160,7 +162,7 @@ def test_rows_of_one_adapter_side_by_side_are_one_run(saved: Saved) -> None:
     one, other = (engine._adapter for engine in adapted.values())
     rows = AdaptedRows.of([(None, 2), (one, 3), (one, 1), (other, 2), (None, 1), (other, 4)])
     assert rows is not None
-    runs = [(adapter.name, run.start, run.stop) for adapter, run in rows._runs]
+    runs = [(adapter.name, run.start, run.stop) for adapter, run in rows.runs]
     assert runs == [("all", 2, 6), ("some", 6, 8), ("some", 9, 13)]
     assert AdaptedRows.of([(None, 4)]) is None
 

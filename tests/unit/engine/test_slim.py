@@ -21,6 +21,8 @@ from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.errors import EngineError
 from tests.unit.engine.fast_models import load, logged_logits, save, small, text
 
+pytestmark = pytest.mark.usefixtures("decoder")
+
 MASK = ("1.attention", "2.mlp", "3.attention", "3.mlp")
 GREEDY = SamplingParams(temperature=0.0)
 NUM_PICKS = 33

@@ -1,6 +1,7 @@
 """Synthetic members agree as stated, are as deterministic as models, and compute."""
 
 from array import array
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from specrouter_dist.config import Agreement, ModelMember, SamplingParams, SyntheticTexts
+from specrouter_dist.engine.decoder import Part
 from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension, Picks
@@ -219,15 +221,15 @@ def test_the_forward_is_that_of_the_shape(monkeypatch: pytest.MonkeyPatch) -> No
     rows: list[int] = []
     forward = type(engine._decoder).forward
 
-    def noted(self: Any, ids: torch.Tensor, *args: Any) -> torch.Tensor:
-        rows.append(len(ids))
-        return forward(self, ids, *args)
+    def noted(self: Any, parts: Sequence[Part], *args: Any) -> torch.Tensor:
+        rows.append(sum(len(part.tokens) for part in parts))
+        return forward(self, parts, *args)
 
     monkeypatch.setattr(type(engine._decoder), "forward", noted)
     slot = engine.open(sampled(1), len(PROMPT), 64)
     feed(engine, slot, 0, PROMPT, 1, 3)
-    assert len(rows) == 4 and min(rows) >= 4
-    written_to = [layer.abs().sum().item() for layer in engine._cache.layers]
+    assert rows == [len(PROMPT), 1, 1, 1]
+    written_to = [layer.abs().sum().item() for layer in engine._decoder.cache.layers]
     assert all(written_to)
 
 

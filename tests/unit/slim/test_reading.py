@@ -66,14 +66,14 @@ def test_picks_are_those_of_a_chain(directory: Path, temperature: float) -> None
 
 def test_trying_masks_leaves_the_texts_as_they_are(directory: Path) -> None:
     target = load(directory, max_sessions=10, kv_tokens=KV_TOKENS)
-    num_free = target._cache.allocator.num_free
+    num_free = target._decoder.cache.allocator.num_free
     texts = written(target, 0.0)
     first = read_masked(target, MASK, texts)
     # Nothing is left out: all is as the target has written it.
     assert read_masked(target, (), texts) == [of.output for of in texts]
     assert read_masked(target, MASK, texts) == first
     close_texts(target, texts)
-    assert target._cache.allocator.num_free == num_free
+    assert target._decoder.cache.allocator.num_free == num_free
 
 
 def test_a_member_of_its_own_reads_with_its_own_cache(directory: Path) -> None:
