@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from specrouter_dist.engine.decoder import Part
+from specrouter_dist.engine.decoder import DraftRun, Part
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
 from specrouter_dist.engine.kv_cache import KvCache
 from specrouter_dist.engine.llama import LlamaLayers
@@ -48,7 +48,8 @@ class EagerDecoder:
     def weight_bytes(self) -> int:
         return self._layers.weight_bytes
 
-    def forward(self, parts: Sequence[Part], adapted: AdaptedRows | None) -> Tensor:
+    @torch.inference_mode()
+    def forward(self, parts: Sequence[Part]) -> Tensor:
         rows = RaggedBatch(
             parts,
             self.cache,
@@ -57,8 +58,10 @@ class EagerDecoder:
             self._layers.workspaces,
             exact=self._exact,
         )
+        adapted = AdaptedRows.of((part.adapter, len(part.tokens)) for part in parts)
         return self._layers.forward(rows.ids, rows.rotations, rows.work, rows.attend, adapted)
 
+    @torch.inference_mode()
     def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
         count = len(rows)
         if len(hidden) != count or rows[0] != 0:
@@ -66,6 +69,9 @@ class EagerDecoder:
             wanted = [*rows, *[rows[-1]] * missing]
             hidden = hidden.index_select(0, torch.tensor(wanted, device=hidden.device))
         return self._layers.logits(hidden)[:count]
+
+    def draft(self, runs: Sequence[DraftRun]) -> None:
+        return
 
     def without(self, mask: Collection[str]) -> Self:
         slim = copy(self)

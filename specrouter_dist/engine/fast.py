@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
-from specrouter_dist.engine.decoder import Decoder, Part
+from specrouter_dist.engine.decoder import Decoder, DraftRun, Part
 from specrouter_dist.engine.eight_bits import check_quantization
 from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
@@ -17,7 +17,7 @@ from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenL
 from specrouter_dist.engine.kv_cache import pages_for
 from specrouter_dist.engine.llama_shape import read_shape, refusal
 from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
-from specrouter_dist.engine.lora import AdaptedRows, Adapter
+from specrouter_dist.engine.lora import Adapter
 from specrouter_dist.engine.ragged import reading_order
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
@@ -92,29 +92,28 @@ class FastEngine:
         shape = read_shape(directory)
         context = checked_context(shape, context_tokens, kv_tokens)
         ids = checked_num_ids(shape, num_ids)
-        with torch.inference_mode():
-            decoder = load_decoder(
-                directory,
-                shape,
-                weights,
-                dtype=dtype,
-                device=where,
-                num_pages=pages_for(kv_tokens),
-                num_ids=ids,
-                context_tokens=context,
-                exact=exact,
-                quantization=quantization,
-            )
-            info = ModelInfo(
-                vocab_size=ids,
-                context_tokens=context,
-                num_parameters=shape.num_parameters,
-                weight_bytes=decoder.weight_bytes,
-                kv_bytes=decoder.cache.num_bytes,
-                max_sessions=max_sessions,
-            )
-            sessions = SessionTable(decoder.cache, max_sessions, prefix_cache=prefix_cache)
-            return cls(decoder, sessions, make_sampler(ids, max_sessions, where), info)
+        decoder = load_decoder(
+            directory,
+            shape,
+            weights,
+            dtype=dtype,
+            device=where,
+            num_pages=pages_for(kv_tokens),
+            num_ids=ids,
+            context_tokens=context,
+            exact=exact,
+            quantization=quantization,
+        )
+        info = ModelInfo(
+            vocab_size=ids,
+            context_tokens=context,
+            num_parameters=shape.num_parameters,
+            weight_bytes=decoder.weight_bytes,
+            kv_bytes=decoder.cache.num_bytes,
+            max_sessions=max_sessions,
+        )
+        sessions = SessionTable(decoder.cache, max_sessions, prefix_cache=prefix_cache)
+        return cls(decoder, sessions, make_sampler(ids, max_sessions, where), info)
 
     @property
     def info(self) -> ModelInfo:
@@ -145,7 +144,6 @@ class FastEngine:
             raise
         return slot
 
-    @torch.inference_mode()
     def fork(self, slot: int, length: int, max_total_tokens: int | None = None) -> int:
         """A new slot, with the same reservation or its own, that shares ``length`` positions.
 
@@ -159,7 +157,6 @@ class FastEngine:
         self._sampler.fork(slot, new_slot, length)
         return new_slot
 
-    @torch.inference_mode()
     def reuse(self, slot: int, tokens: TokenArray) -> int:
         """Takes over what earlier sessions have published of a prefix of ``tokens``."""
         num_cached = self._sessions.reuse(slot, tokens)
@@ -179,7 +176,6 @@ class FastEngine:
         """How many CPU threads the next forwards use, in the whole process."""
         torch.set_num_threads(num_threads)
 
-    @torch.inference_mode()
     def extend(self, batch: Sequence[Extension]) -> list[Picks]:
         """Feeds every session's tokens in one forward, then draws and feeds their drafts.
 
@@ -196,7 +192,7 @@ class FastEngine:
             self._sessions.own_pages(extension.slot, extension.start, _stop(extension))
         order = sorted(range(len(batch)), key=lambda i: self._reading_order(batch[i]))
         batch = [batch[i] for i in order]
-        picks = self._step(batch)
+        picks = self._run(batch) or self._step(batch)
         drafting = [i for i, extension in enumerate(batch) if extension.num_drafts > 0]
         while drafting:
             drafting = self._draft(batch, picks, drafting)
@@ -211,37 +207,59 @@ class FastEngine:
         self, batch: Sequence[Extension], picks: list[Picks], drafting: Sequence[int]
     ) -> list[int]:
         """Feeds the last pick of each of ``drafting``, appends what follows, says who goes on."""
-        feeding: list[int] = []
-        steps: list[Extension] = []
+        steps: dict[int, Extension] = {}
         for i in drafting:
             extension, tokens = batch[i], picks[i].tokens
-            last = tokens[-1]
             num_drafted = len(tokens) - extension.num_picks
-            if num_drafted == extension.num_drafts:
-                continue
-            if last in self._sessions[extension.slot].stop_ids:
-                continue
-            start = extension.start + len(extension.tokens) + num_drafted
-            steps.append(extension.draft_step(start, last))
-            feeding.append(i)
+            is_over = tokens[-1] in self._sessions[extension.slot].stop_ids
+            if num_drafted < extension.num_drafts and not is_over:
+                start = extension.start + len(extension.tokens) + num_drafted
+                num_more = extension.num_drafts - num_drafted - 1
+                steps[i] = extension.draft_step(start, tokens[-1], num_more)
         if steps:
-            for i, step_picks in zip(feeding, self._step(steps), strict=True):
-                picks[i] += step_picks
-        return feeding
+            wanted = list(steps.values())
+            for i, more in zip(steps, self._run(wanted) or self._step(wanted), strict=True):
+                picks[i] += more
+        return list(steps)
+
+    def _run(self, batch: Sequence[Extension]) -> list[Picks] | None:
+        """One pick and the drafts behind it, in one call of the decoder, or as many as there is
+        noise for at once; None: something else is wanted as well, or the decoder has no such
+        call."""
+        if not any(extension.num_drafts for extension in batch):
+            return None
+        runs: list[DraftRun] = []
+        for extension in batch:
+            if not extension.wants_tokens_only:
+                return None
+            count = 1 + extension.num_drafts
+            dice = self._sampler.dice(extension.slot, extension.first_pick, count)
+            if dice is None:
+                return None
+            runs.append(DraftRun(self._part(extension), len(dice.noise) or count, dice))
+        order = sorted(range(len(runs)), key=lambda i: runs[i].num_tokens, reverse=True)
+        drawn = self._decoder.draft([runs[i] for i in order])
+        if drawn is None:
+            return None
+        found = dict(zip(order, drawn, strict=True))
+        return [self._until_stop(extension, found[i]) for i, extension in enumerate(batch)]
+
+    def _until_stop(self, extension: Extension, drawn: TokenArray) -> Picks:
+        """Of one run, without what stands behind a stop token."""
+        session = self._sessions[extension.slot]
+        session.fed = max(session.fed, extension.start + len(extension.tokens) + len(drawn) - 1)
+        stops = (i for i, token in enumerate(drawn) if token in session.stop_ids)
+        return Picks(drawn[: next(stops, len(drawn)) + 1])
+
+    def _part(self, extension: Extension) -> Part:
+        session = self._sessions[extension.slot]
+        return Part(session.table, extension.start, extension.tokens, session.adapter)
 
     def _step(self, batch: Sequence[Extension]) -> list[Picks]:
         """One forward and its draws."""
-        sessions = [self._sessions[extension.slot] for extension in batch]
-        parts = [
-            Part(session.table, extension.start, extension.tokens)
-            for extension, session in zip(batch, sessions, strict=True)
-        ]
-        adapted = AdaptedRows.of(
-            (session.adapter, len(extension.tokens))
-            for extension, session in zip(batch, sessions, strict=True)
-        )
-        hidden = self._decoder.forward(parts, adapted)
-        for extension, session in zip(batch, sessions, strict=True):
+        hidden = self._decoder.forward([self._part(extension) for extension in batch])
+        for extension in batch:
+            session = self._sessions[extension.slot]
             session.fed = max(session.fed, extension.start + len(extension.tokens))
         picks = self._sampler.draw(self._pick_logits(hidden, batch), batch)
         row = 0

@@ -56,13 +56,21 @@ class Extension:
         """Position of the first pick."""
         return self.start + len(self.tokens) - self.num_picks + 1
 
-    def draft_step(self, start: int, token: int) -> "Extension":
-        """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
+    @property
+    def wants_tokens_only(self) -> bool:
+        """Whether one pick, and drafts behind it, are all that is wanted."""
+        more = self.num_runner_ups or self.sparse_rows or self.followers or self.weighed
+        return self.num_picks == 1 and not more
+
+    def draft_step(self, start: int, token: int, num_drafts: int = 0) -> "Extension":
+        """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others;
+        ``num_drafts`` are left to be drawn."""
         return Extension(
             self.slot,
             start,
             array(TOKEN_TYPECODE, (token,)),
             num_picks=1,
+            num_drafts=num_drafts,
             num_runner_ups=self.num_runner_ups,
         )
 

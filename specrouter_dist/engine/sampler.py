@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.cpu.library import Library, find_library
+from specrouter_dist.engine.decoder import Dice
 from specrouter_dist.engine.interface import Extension, Picks, TokenLogprobs
 from specrouter_dist.engine.noise_torch import NoiseSource, SessionNoise
 from specrouter_dist.engine.readings import (
@@ -52,6 +54,16 @@ class ScoreRows:
         """The same memory as :class:`SessionNoise` wants to have it."""
 
 
+def _is_direct(session: Shaping, extension: Extension) -> bool:
+    """Whether nothing but the best of a row is wanted of it."""
+    return session.tempers_only and not extension.num_runner_ups
+
+
+def _is_plain_memory(logits: Tensor) -> bool:
+    """Whether rows of float32 lie one behind the other."""
+    return logits.dtype == torch.float32 and logits.is_contiguous()
+
+
 class Sampler:
     """Draws the tokens of all sessions of one engine.
 
@@ -75,6 +87,7 @@ class Sampler:
         noise = beside._noise if beside else NoiseSource(vocab_size, max_sessions, device)
         self._noise: NoiseSource = noise
         self._sessions: dict[int, Shaping] = {}
+        self._library = find_library() if device.type == "cpu" else None
         self._work: ScoreRows = beside._work if beside else ScoreRows(vocab_size, device)
 
     def of_member(self, name: str) -> "Sampler":
@@ -146,11 +159,14 @@ class Sampler:
                 count what was fed.
         """
         sessions = [self._sessions[extension.slot] for extension in batch]
-        if all(session.plain for session in sessions):
-            scores = logits
+        scores = logits
+        library = self._library if _is_plain_memory(logits) else None
+        if library is not None and all(map(_is_direct, sessions, batch)):
+            ids = self._best_of_noise(logits, batch, sessions, library)
         else:
-            scores = self._score(logits, batch, sessions)
-        ids = self._best(scores)
+            if not all(session.plain for session in sessions):
+                scores = self._score(logits, batch, sessions)
+            ids = self._best(scores)
         picks = []
         row = 0
         for extension, session in zip(batch, sessions, strict=True):
@@ -207,6 +223,44 @@ class Sampler:
             session.score(part, self._work.noise_rows[row:stop], extension)
             row = stop
         return scores
+
+    def dice(self, slot: int, first_position: int, num_tokens: int) -> Dice | None:
+        """How the session's next tokens are drawn where nothing of their law is asked for; None:
+        by :meth:`draw` alone. Fewer than ``num_tokens`` may have noise.
+
+        Args:
+            slot: whose.
+            first_position: of the first token.
+            num_tokens: that are wanted.
+        """
+        session = self._sessions[slot]
+        if not session.tempers_only or session.params.logprobs is not None:
+            return None
+        if session.noise is None:
+            return Dice(1.0, ())
+        num_rows = min(num_tokens, session.noise.most_rows)
+        noise = session.noise.addresses(first_position, num_rows)
+        return Dice(session.inverse_temperature, noise)
+
+    def _best_of_noise(
+        self,
+        logits: Tensor,
+        batch: Sequence[Extension],
+        sessions: Sequence[Shaping],
+        library: Library,
+    ) -> list[int]:
+        """The picks, by one look at the logits and no copy of them."""
+        num_rows, width = logits.shape
+        best = array("i", bytes(4 * num_rows))
+        to, at = best.buffer_info()[0], logits.data_ptr()
+        row = 0
+        for extension, session in zip(batch, sessions, strict=True):
+            scale, noise, count = session.inverse_temperature, session.noise, extension.num_picks
+            runs = [(count, 0)] if noise is None else noise.runs(extension.first_pick, count)
+            for num_run, noise_at in runs:
+                library.best(at + 4 * row * width, num_run, width, scale, noise_at, to + 4 * row)
+                row += num_run
+        return best.tolist()
 
     def _best(self, scores: Tensor) -> list[int]:
         if self._device.type != "cpu":

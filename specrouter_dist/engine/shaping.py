@@ -82,10 +82,22 @@ class Shaping:
             self._reshape(scores, extension)
         if self.noise is not None and extension.num_picks:
             if params.temperature != 1.0:
-                rows *= min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE)
+                rows *= self.inverse_temperature
             if self.truncates:
                 _truncate(scores, params)
             self.noise.add_to(rows, extension.first_pick)
+
+    @property
+    def tempers_only(self) -> bool:
+        """Whether the pick is the argmax of the raw row over the temperature, and noise."""
+        return not self.reshapes and not (self.truncates and self.noise is not None)
+
+    @property
+    def inverse_temperature(self) -> float:
+        """1 at temperature 0."""
+        if self.noise is None:
+            return 1.0
+        return min(1.0 / self.params.temperature, _MAX_INVERSE_TEMPERATURE)
 
     def laws(self, logits: Tensor, extension: Extension) -> Tensor:
         """Natural log-probabilities, float32 as ``logits``, before temperature: what may not be

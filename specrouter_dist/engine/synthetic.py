@@ -184,6 +184,10 @@ class SyntheticSampler(Sampler):
         super().draw(logits, batch)
         return [self._picks(extension) for extension in batch]
 
+    def dice(self, slot: int, first_position: int, num_tokens: int) -> None:
+        """What is drawn is replaced, token by token."""
+        return
+
     def _picks(self, extension: Extension) -> Picks:
         written, tokens = self._written[extension.slot], extension.tokens
         written.fed.truncate(extension.start)

@@ -13,12 +13,15 @@ namespace specrouter {
 
 constexpr int64_t kPageTokens = 64;
 
+struct Adapter;
+
 // One session's rows of a forward: consecutive ones, at consecutive positions.
 struct Part {
   int64_t first_row;
   int64_t num_rows;
-  int64_t start;         // position of the first
-  const int32_t* pages;  // of the cache, in order of position
+  int64_t start;           // position of the first
+  const int32_t* pages;    // of the cache, in order of position
+  const Adapter* adapter;  // of each layer, or null
 };
 
 // One layer of the cache: for each position its keys, all heads, then its values.

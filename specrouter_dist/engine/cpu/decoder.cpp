@@ -17,9 +17,13 @@ struct LowRank {
   Matrix down, up;
 };
 
-struct Adapter {
+}  // namespace
+
+struct specrouter::Adapter {
   LowRank qkv, out, gate_up, down;
 };
+
+namespace {
 
 struct Layer {
   const float* attention_norm;  // null: the layer has no attention
@@ -41,20 +45,22 @@ struct Model {
   const Layer* layers;
 };
 
-struct Adapted {
-  int64_t first_row, num_rows;
-  const Adapter* layers;
-};
-
 struct Batch {
-  int64_t num_rows, num_parts, num_adapted;
+  int64_t num_rows, num_parts;
   const int32_t* ids;
   const Part* parts;
-  const Adapted* adapted;
   float* cache;  // [layers][cache_rows][2 * num_kv_heads * head_dim]
   int64_t cache_rows;
   float* hidden;   // [num_rows][hidden]: the residual stream, and the result
   float* scratch;  // specrouter_scratch_floats()
+};
+
+// How one session's drafts are drawn: the best of scale * logits + noise.
+struct Draft {
+  int64_t num_tokens;
+  float scale;
+  const float* const* noise;  // a row of each token, or null
+  int32_t* tokens;            // [num_tokens], the result
 };
 
 Team team;
@@ -65,6 +71,12 @@ struct Scratch {
 };
 
 int64_t qkv_width(const Model& m) { return (m.num_heads + 2 * m.num_kv_heads) * m.head_dim; }
+
+Scratch lay_out(const Model& m, float* scratch, int64_t num_rows) {
+  float* qkv = scratch + num_rows * m.hidden;
+  float* mixed = qkv + num_rows * qkv_width(m);
+  return {scratch, qkv, mixed, mixed + num_rows * m.num_heads * m.head_dim};
+}
 
 struct Range {
   int64_t first, stop;
@@ -121,20 +133,21 @@ void project(bool is_bfloat16, const Matrix& matrix, Rows rows, int64_t num_rows
   run(matrix, panels.first, panels.stop, rows.x, rows.x_stride, rows.y, rows.y_stride, num_rows);
 }
 
-// The same panels of what adapters add to some rows.
+// The same panels of what adapters add to the rows of their sessions.
 void adapt(const Batch& batch, int64_t layer, LowRank Adapter::*which, Rows rows, Range panels) {
   static thread_local std::vector<float> narrow;
-  for (int64_t i = 0; i < batch.num_adapted; ++i) {
-    const Adapted& adapted = batch.adapted[i];
-    const LowRank& term = adapted.layers[layer].*which;
+  for (int64_t p = 0; p < batch.num_parts; ++p) {
+    const Part& part = batch.parts[p];
+    if (!part.adapter) continue;
+    const LowRank& term = part.adapter[layer].*which;
     if (!term.down.panels) continue;
-    const int64_t rank = term.down.num_outs, count = adapted.num_rows;
-    narrow.resize(std::max<size_t>(narrow.size(), count * rank));
-    const float* x = rows.x + adapted.first_row * rows.x_stride;
-    project<false>(false, term.down, {x, rows.x_stride, narrow.data(), rank}, count,
+    const int64_t rank = term.down.num_outs;
+    narrow.resize(std::max<size_t>(narrow.size(), part.num_rows * rank));
+    const float* x = rows.x + part.first_row * rows.x_stride;
+    project<false>(false, term.down, {x, rows.x_stride, narrow.data(), rank}, part.num_rows,
                    {0, term.down.num_panels()});
-    float* y = rows.y + adapted.first_row * rows.y_stride;
-    project<true>(false, term.up, {narrow.data(), rank, y, rows.y_stride}, count, panels);
+    float* y = rows.y + part.first_row * rows.y_stride;
+    project<true>(false, term.up, {narrow.data(), rank, y, rows.y_stride}, part.num_rows, panels);
   }
 }
 
@@ -267,6 +280,70 @@ struct Forward {
   }
 };
 
+// Logits of some rows of the residual stream, by all threads of a team.
+void read_logits(const Model& m, const float* hidden, const int32_t* rows, int64_t num_rows,
+                 float* normed, float* logits, int index, int size) {
+  norm_rows(m, hidden, m.last_norm, normed, share(num_rows, index, size), rows);
+  team.meet();
+  const Rows in{normed, m.hidden, logits, m.head.num_outs};
+  project<false>(m.is_bfloat16, m.head, in, num_rows, share(m.head.num_panels(), index, size));
+  team.meet();
+}
+
+// The lowest id with the highest score.
+int32_t best_of(const float* logits, int64_t width, float scale, const float* noise) {
+  const Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Vector highest = broadcast(-INFINITY);
+  Ints ids{};
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    Vector scores = load(logits + i) * scale;
+    if (noise) scores += load(noise + i);
+    const Ints is_better = scores > highest;
+    highest = is_better ? scores : highest;
+    ids = is_better ? lane + static_cast<int32_t>(i) : ids;
+  }
+  float most = -INFINITY;
+  int32_t best = 0;
+  for (int l = 0; l < kLanes; ++l)
+    if (highest[l] > most || (highest[l] == most && ids[l] < best)) most = highest[l], best = ids[l];
+  for (; i < width; ++i) {
+    float score = logits[i] * scale;
+    if (noise) score += noise[i];
+    if (score > most) most = score, best = static_cast<int32_t>(i);
+  }
+  return best;
+}
+
+// A token behind each session's rows, and then one behind that, until each has its number; those
+// with most come first.
+void draft_all(const Model& m, Batch batch, const Draft* drafts, int32_t* ids, float* logits,
+               int index, int size) {
+  const Scratch scratch = lay_out(m, batch.scratch, batch.num_rows);
+  std::vector<Part> parts(batch.parts, batch.parts + batch.num_parts);
+  std::vector<int32_t> last;
+  for (const Part& part : parts) last.push_back(part.first_row + part.num_rows - 1);
+  batch.parts = parts.data();
+  for (int64_t step = 0; batch.num_parts; ++step) {
+    Forward{m, batch, scratch, index, size}.run();
+    read_logits(m, batch.hidden, last.data(), batch.num_parts, scratch.normed, logits, index, size);
+    for (int64_t p = index; p < batch.num_parts; p += size) {
+      const Draft& draft = drafts[p];
+      const float* noise = draft.noise ? draft.noise[step] : nullptr;
+      ids[p] = draft.tokens[step] =
+          best_of(logits + p * m.head.num_outs, m.head.num_outs, draft.scale, noise);
+    }
+    team.meet();
+    while (batch.num_parts && drafts[batch.num_parts - 1].num_tokens == step + 1) --batch.num_parts;
+    batch.num_rows = batch.num_parts;
+    for (int64_t p = 0; p < batch.num_parts; ++p) {
+      parts[p].start += parts[p].num_rows;
+      parts[p].first_row = last[p] = p;
+      parts[p].num_rows = 1;
+    }
+  }
+}
+
 bool runs_here() {
 #ifdef __AVX512F__
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")) return false;
@@ -274,12 +351,6 @@ bool runs_here() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
 #endif
   return true;
-}
-
-Scratch lay_out(const Model& m, float* scratch, int64_t num_rows) {
-  float* qkv = scratch + num_rows * m.hidden;
-  float* mixed = qkv + num_rows * qkv_width(m);
-  return {scratch, qkv, mixed, mixed + num_rows * m.num_heads * m.head_dim};
 }
 
 }  // namespace
@@ -309,10 +380,24 @@ void specrouter_logits(const Model* m, const float* hidden, const int32_t* rows,
   const int size = static_cast<int>(num_threads);
   team.run(size, [&](int index) {
     const Flushing flushing;
-    norm_rows(*m, hidden, m->last_norm, normed, share(num_rows, index, size), rows);
-    team.meet();
-    const Rows in{normed, m->hidden, logits, m->head.num_outs};
-    project<false>(m->is_bfloat16, m->head, in, num_rows, share(m->head.num_panels(), index, size));
+    read_logits(*m, hidden, rows, num_rows, normed, logits, index, size);
+  });
+}
+
+// The best id of every row of logits [num_rows][width], with noise of as many rows or null.
+void specrouter_best(const float* logits, int64_t num_rows, int64_t width, float scale,
+                     const float* noise, int32_t* best) {
+  for (int64_t r = 0; r < num_rows; ++r)
+    best[r] = best_of(logits + r * width, width, scale, noise ? noise + r * width : nullptr);
+}
+
+// Draws behind all sessions' rows. What is drawn overwrites `ids`, those that are fed.
+void specrouter_draft(const Model* m, const Batch* batch, const Draft* drafts, int32_t* ids,
+                      float* logits, int64_t num_threads) {
+  const int size = static_cast<int>(num_threads);
+  team.run(size, [&](int index) {
+    const Flushing flushing;
+    draft_all(*m, *batch, drafts, ids, logits, index, size);
   });
 }
 }

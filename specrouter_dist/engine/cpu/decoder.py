@@ -7,7 +7,7 @@ however many threads compute it: exact mode needs nothing more.
 from array import array
 from collections.abc import Collection, Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from specrouter_dist.engine.cpu import library as c
 from specrouter_dist.engine.cpu.packing import PackedLinear, pack_linear, pad_halves, whole_panels
-from specrouter_dist.engine.decoder import Part
+from specrouter_dist.engine.decoder import DraftRun, Part
 from specrouter_dist.engine.kv_cache import KvCache
 from specrouter_dist.engine.llama_layers import Layer, Reader, read_embeddings, read_layer
 from specrouter_dist.engine.llama_shape import LlamaShape
 from specrouter_dist.engine.loading import Weights
-from specrouter_dist.engine.lora import AdaptedRows, Adapter, LowRank
-from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.engine.lora import Adapter, LowRank
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 
 class CompiledDecoder:
@@ -71,31 +71,65 @@ class CompiledDecoder:
         linears = [self._head, *(linear for layer in self._layers for linear in layer.linears())]
         return self._embedding.nbytes + sum(linear.num_bytes for linear in linears)
 
-    def forward(self, parts: Sequence[Part], adapted: AdaptedRows | None) -> Tensor:
-        ids = array(TOKEN_TYPECODE)
-        rows = (c.Rows * len(parts))()
-        for part, part_rows in zip(parts, rows, strict=True):
-            part_rows.first_row, part_rows.num_rows = len(ids), len(part.tokens)
-            part_rows.start, part_rows.pages = part.start, part.table.address
-            ids.extend(part.tokens)
-        runs = self._runs(adapted)
-        room = self._room
-        if len(ids) > len(room.hidden):
-            room.grow(len(ids), self._library.scratch_floats(self._model, len(ids)))
-        batch = c.Batch(
-            num_rows=len(ids),
-            num_parts=len(parts),
-            num_adapted=len(runs),
-            ids=ids.buffer_info()[0],
-            parts=rows,
-            adapted=runs,
-            cache=self.cache.address,
-            cache_rows=self.cache.num_rows,
-            hidden=room.hidden.data_ptr(),
-            scratch=room.scratch.data_ptr(),
-        )
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        ids = _ids(parts)
+        batch = self._batch(parts, ids)
         self._library.forward(self._model, batch, torch.get_num_threads())
-        return room.hidden
+        return self._room.hidden
+
+    def draft(self, runs: Sequence[DraftRun]) -> list[TokenArray]:
+        parts = [run.part for run in runs]
+        ids = _ids(parts)
+        drafts = (c.Draft * len(runs))()
+        found, kept = [], []
+        for run, draft in zip(runs, drafts, strict=True):
+            tokens = array(TOKEN_TYPECODE, bytes(4 * run.num_tokens))
+            noise = array("Q", run.dice.noise)
+            draft.num_tokens, draft.scale = run.num_tokens, run.dice.scale
+            draft.tokens = tokens.buffer_info()[0]
+            draft.noise = noise.buffer_info()[0] if noise else None
+            found.append(tokens)
+            kept.append(noise)
+        batch = self._batch(parts, ids)
+        self._library.draft(
+            self._model,
+            batch,
+            drafts,
+            batch.ids,
+            self._room.logits_of(len(runs)).data_ptr(),
+            torch.get_num_threads(),
+        )
+        return found
+
+    def _batch(self, parts: Sequence[Part], ids: TokenArray) -> c.Batch:
+        """For a call; valid while parts and ids are."""
+        rows = (c.Rows * len(parts))()
+        first_row = 0
+        for part, part_rows in zip(parts, rows, strict=True):
+            num_rows = len(part.tokens)
+            part_rows.first_row, part_rows.num_rows = first_row, num_rows
+            part_rows.start, part_rows.pages = part.start, part.table.address
+            if part.adapter is not None:
+                part_rows.adapter = self._pack(part.adapter).layers
+            first_row += num_rows
+        room = self._room
+        if len(ids) > room.num_rows:
+            room.grow(len(ids), self._library.scratch_floats(self._model, len(ids)))
+        return c.Batch(
+            len(ids),
+            len(parts),
+            ids.buffer_info()[0],
+            rows,
+            self.cache.address,
+            self.cache.num_rows,
+            room.hidden_address,
+            room.scratch_address,
+        )
+
+    def _pack(self, adapter: Adapter) -> "_PackedAdapter":
+        if adapter not in self._adapters:
+            self._adapters[adapter] = _PackedAdapter(adapter)
+        return self._adapters[adapter]
 
     def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
         index = array("i", rows)
@@ -105,7 +139,7 @@ class CompiledDecoder:
             hidden.data_ptr(),
             index.buffer_info()[0],
             len(rows),
-            self._room.scratch.data_ptr(),
+            self._room.scratch_address,
             logits.data_ptr(),
             torch.get_num_threads(),
         )
@@ -135,37 +169,36 @@ class CompiledDecoder:
             layers=(c.Layer * shape.num_layers)(*map(_make_layer, self._layers)),
         )
 
-    def _runs(self, adapted: AdaptedRows | None) -> Any:
-        """``Adapted`` of each run of rows."""
-        runs = [] if adapted is None else adapted.runs
-        for adapter, _ in runs:
-            if adapter not in self._adapters:
-                self._adapters[adapter] = _PackedAdapter(adapter)
-        return (c.Adapted * len(runs))(
-            *(
-                c.Adapted(rows.start, rows.stop - rows.start, self._adapters[adapter].layers)
-                for adapter, rows in runs
-            )
-        )
-
 
 class _Room:
     """What forwards write to, as much as the largest has needed so far. A slim model's share it."""
 
+    _KEPT_ROWS = 32
+    """Views of so many rows of logits, which recur, are kept: making one costs as much as drawing
+    from it."""
+
     def __init__(self, hidden_size: int, num_ids: int) -> None:
-        self._num_ids = num_ids
-        self.hidden = torch.empty(0, hidden_size)
-        self.scratch = torch.empty(0)
-        self._logits = torch.empty(0, num_ids)
+        self._hidden_size, self._num_ids = hidden_size, num_ids
+        self._logits: dict[int, Tensor] = {}
+        self._grow_logits(self._KEPT_ROWS)
+        self.num_rows = 0
 
     def grow(self, num_rows: int, scratch_floats: int) -> None:
-        self.hidden = torch.empty(num_rows, self.hidden.shape[1])
-        self.scratch = torch.empty(scratch_floats)
+        self.num_rows = num_rows
+        self.hidden = torch.empty(num_rows, self._hidden_size)
+        self._scratch = torch.empty(scratch_floats)
+        self.hidden_address, self.scratch_address = self.hidden.data_ptr(), self._scratch.data_ptr()
 
     def logits_of(self, num_rows: int) -> Tensor:
-        if num_rows > len(self._logits):
-            self._logits = torch.empty(num_rows, self._num_ids)
-        return self._logits[:num_rows]
+        if num_rows in self._logits:
+            return self._logits[num_rows]
+        if num_rows > len(self._all_logits):
+            self._grow_logits(num_rows)
+        return self._all_logits[:num_rows]
+
+    def _grow_logits(self, num_rows: int) -> None:
+        self._all_logits = torch.empty(num_rows, self._num_ids)
+        self._logits = {n: self._all_logits[:n] for n in range(1, self._KEPT_ROWS + 1)}
 
 
 class _PackedAdapter:
@@ -185,6 +218,13 @@ class _PackedAdapter:
         packed = pack_linear(term.down.t(), None), pack_up(term.up.t(), None)
         self._packed += packed
         return c.LowRank(*(linear.matrix() for linear in packed))
+
+
+def _ids(parts: Sequence[Part]) -> TokenArray:
+    ids = array(TOKEN_TYPECODE)
+    for part in parts:
+        ids.extend(part.tokens)
+    return ids
 
 
 def _pack_gate_up(weight: Tensor, bias: Tensor | None) -> PackedLinear:

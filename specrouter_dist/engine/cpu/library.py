@@ -75,14 +75,7 @@ class Rows(Structure):
         ("num_rows", c_int64),
         ("start", c_int64),
         ("pages", c_void_p),
-    ]
-
-
-class Adapted(Structure):
-    _fields_: ClassVar = [
-        ("first_row", c_int64),
-        ("num_rows", c_int64),
-        ("layers", POINTER(Adapter)),
+        ("adapter", POINTER(Adapter)),
     ]
 
 
@@ -90,14 +83,21 @@ class Batch(Structure):
     _fields_: ClassVar = [
         ("num_rows", c_int64),
         ("num_parts", c_int64),
-        ("num_adapted", c_int64),
         ("ids", c_void_p),
         ("parts", POINTER(Rows)),
-        ("adapted", POINTER(Adapted)),
         ("cache", c_void_p),
         ("cache_rows", c_int64),
         ("hidden", c_void_p),
         ("scratch", c_void_p),
+    ]
+
+
+class Draft(Structure):
+    _fields_: ClassVar = [
+        ("num_tokens", c_int64),
+        ("scale", c_float),
+        ("noise", c_void_p),
+        ("tokens", c_void_p),
     ]
 
 
@@ -119,6 +119,18 @@ class Library:
         self.logits = calls.specrouter_logits
         self.logits.argtypes = [POINTER(Model), *[c_void_p] * 2, c_int64, *[c_void_p] * 2, c_int64]
         self.logits.restype = None
+        self.best = calls.specrouter_best
+        self.best.argtypes = [c_void_p, c_int64, c_int64, c_float, c_void_p, c_void_p]
+        self.best.restype = None
+        self.draft = calls.specrouter_draft
+        self.draft.argtypes = [
+            POINTER(Model),
+            POINTER(Batch),
+            POINTER(Draft),
+            *[c_void_p] * 2,
+            c_int64,
+        ]
+        self.draft.restype = None
         self.scratch_floats = calls.specrouter_scratch_floats
         self.scratch_floats.argtypes = [POINTER(Model), c_int64]
         self.scratch_floats.restype = c_int64

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from specrouter_dist.config import Dtype
-from specrouter_dist.engine import fast_loading
+from specrouter_dist.engine import fast_loading, sampler
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension, Picks
 from specrouter_dist.engine.sampler import Sampler
@@ -62,7 +62,8 @@ def load(directory: Path, **changes: Any) -> FastEngine:
 def only_eager() -> Iterator[None]:
     """Models are loaded as where the compiled decoder is not there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_loading, "find_library", lambda: None)
+        for module in (fast_loading, sampler):
+            patch.setattr(module, "find_library", lambda: None)
         yield
 
 

@@ -1,6 +1,8 @@
 """The compiled decoder: that it is there, where it is used, and its threads."""
 
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from specrouter_dist.engine.cpu.packing import pack_linear, pad_halves
 from specrouter_dist.engine.eager import EagerDecoder
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
+from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError
-from tests.unit.engine.fast_models import load, logged_logits, save, small, text
+from tests.unit.engine.fast_models import load, logged_logits, only_eager, save, small, text
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -66,16 +69,21 @@ def test_one_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         Library(path.origin)
 
 
-def all_logits(engine: FastEngine, num_threads: int) -> torch.Tensor:
+@contextmanager
+def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def all_logits(engine: FastEngine, num_threads: int) -> torch.Tensor:
     tokens = text(engine.info.vocab_size, 40)
-    with logged_logits() as log:
+    with threads(num_threads), logged_logits() as log:
         slot = engine.open(GREEDY, 1, 40)
         for start in range(0, 40, 5):
             engine.extend([Extension(slot, start, tokens[start : start + 5], 5)])
         engine.close(slot)
-    torch.set_num_threads(before)
     return log.of(slot, 40)
 
 
@@ -102,3 +110,76 @@ def test_gates_and_ups_fill_whole_panels() -> None:
     assert padded.shape == (128, 1)
     assert torch.equal(padded[64:104], weight[40:]) and not padded[40:64].any()
     assert torch.equal(pad_halves(weight[:, 0]), padded[:, 0])
+
+
+SAMPLINGS = [
+    GREEDY,
+    SamplingParams(temperature=0.8, seed=7),
+    SamplingParams(temperature=1.0, seed=2**64 - 3),
+    SamplingParams(temperature=0.8, seed=1, top_k=5),
+    SamplingParams(temperature=0.5, seed=9),
+]
+
+
+def drafted(engine: FastEngine, counts: Sequence[int]) -> list[list[int]]:
+    """A pick and drafts of sessions in one batch, each with other parameters."""
+    tokens = text(engine.info.vocab_size, 70)
+    slots = [engine.open(sampling, 60, 128) for sampling in SAMPLINGS[: len(counts)]]
+    engine.extend([Extension(slot, 0, tokens[: 60 + i], 0) for i, slot in enumerate(slots)])
+    batch = [
+        Extension(slot, 60 + i, tokens[60 + i : 62 + 2 * i], 1, count)
+        for i, (slot, count) in enumerate(zip(slots, counts, strict=True))
+    ]
+    picks = engine.extend(batch)
+    for slot in slots:
+        engine.close(slot)
+    return [found.tokens.tolist() for found in picks]
+
+
+def drawn_one_by_one(engine: FastEngine, counts: Sequence[int]) -> list[list[int]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(engine._decoder), "draft", lambda *_: None)
+        return drafted(engine, counts)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("counts", [(15,), (3, 3), (1, 20, 5), (0, 12), (2, 3, 4, 5, 6)])
+def test_a_run_of_drafts_is_what_is_drawn_one_by_one(
+    saved: Path, counts: Sequence[int], num_threads: int
+) -> None:
+    engine = load(saved)
+    with threads(num_threads):
+        found = drafted(engine, counts)
+        assert found == drawn_one_by_one(engine, counts)
+    assert [len(tokens) for tokens in found] == [1 + count for count in counts]
+
+
+def test_a_run_ends_with_its_stop_token(saved: Path) -> None:
+    engine = load(saved)
+    tokens = text(engine.info.vocab_size, 20)
+    free = engine.open(GREEDY, 20, 64)
+    wanted = engine.extend([Extension(free, 0, tokens, 1, 12)])[0].tokens
+    stop = wanted[5]
+    ending = engine.open(SamplingParams(temperature=0.0, stop_token_ids=[stop]), 20, 64)
+    found = engine.extend([Extension(ending, 0, tokens, 1, 12)])[0].tokens
+    assert found == wanted[: wanted.index(stop) + 1]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=0.7, seed=3)])
+@pytest.mark.parametrize("width", [5, 16, 120])
+def test_the_best_of_a_row_is_the_lowest_of_equals(sampling: SamplingParams, width: int) -> None:
+    torch.manual_seed(2)
+    logits = torch.randint(0, 3, (9, width)).float()
+    logits[3] = -torch.inf
+    logits[3, width - 1] = -5.0
+    batch = [Extension(0, 10, text(width, 9), 9)]
+    found = []
+    for has_library in (True, False):
+        with nullcontext() if has_library else only_eager():
+            sampler = Sampler(width, 1, torch.device("cpu"))
+        sampler.open(0, sampling, 5)
+        assert (sampler._library is not None) is has_library
+        found.append(sampler.draw(logits, batch)[0].tokens)
+    assert found[0] == found[1]
+    if sampling.greedy:
+        assert found[0].tolist() == logits.numpy().argmax(axis=1).tolist()

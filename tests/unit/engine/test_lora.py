@@ -14,6 +14,7 @@ from transformers import Qwen3Config
 
 from specrouter_dist.config import LoraMember, Quantization, SamplingParams
 from specrouter_dist.engine.adapted import AdaptedEngine
+from specrouter_dist.engine.decoder import Part
 from specrouter_dist.engine.factory import load_adapted
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
@@ -145,16 +146,17 @@ def test_one_forward_serves_all_and_an_unadapted_one_does_nothing_more(
     decoder, seen = type(base._decoder), []
     forward = decoder.forward
 
-    def noting(self: Any, *arguments: Any) -> Tensor:
-        seen.append(arguments[-1])
-        return forward(self, *arguments)
+    def noting(self: Any, parts: Sequence[Part]) -> Tensor:
+        seen.append([part.adapter for part in parts])
+        return forward(self, parts)
 
     monkeypatch.setattr(decoder, "forward", noting)
     own = [base, *adapted.values()]
     slots = [engine.open(GREEDY, 5, 64) for engine in own]
     base.extend([Extension(slot, 0, text(VOCAB, 9), 1) for slot in slots])
     base.extend([Extension(slots[0], 9, text(VOCAB, 3), 1)])
-    assert [type(adapted_rows) for adapted_rows in seen] == [AdaptedRows, type(None)]
+    adapters = [engine._adapter for engine in adapted.values()]
+    assert seen == [[None, *adapters], [None]]
 
 
 def test_rows_of_one_adapter_side_by_side_are_one_run(saved: Saved) -> None:

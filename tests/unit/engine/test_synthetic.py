@@ -221,9 +221,9 @@ def test_the_forward_is_that_of_the_shape(monkeypatch: pytest.MonkeyPatch) -> No
     rows: list[int] = []
     forward = type(engine._decoder).forward
 
-    def noted(self: Any, parts: Sequence[Part], *args: Any) -> torch.Tensor:
+    def noted(self: Any, parts: Sequence[Part]) -> torch.Tensor:
         rows.append(sum(len(part.tokens) for part in parts))
-        return forward(self, parts, *args)
+        return forward(self, parts)
 
     monkeypatch.setattr(type(engine._decoder), "forward", noted)
     slot = engine.open(sampled(1), len(PROMPT), 64)
