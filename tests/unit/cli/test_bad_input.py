@@ -171,7 +171,7 @@ def test_an_address_of_another_machine(refused: Callable[..., str]) -> None:
     ("old", "new", "expected"),
     [
         (
-            "tiny/small, quantization: int8",
+            "tiny/small",
             "tiny/small}\n  - {name: second, kind: model, role: target, model: tiny/target",
             "members: exactly",
         ),
@@ -180,7 +180,7 @@ def test_an_address_of_another_machine(refused: Callable[..., str]) -> None:
             "model: tiny/target, quantization: int8",
             "quantization is for memb",
         ),
-        ("quantization: int8", "quantization: int3", "quantization: "),
+        ("tiny/small", "tiny/small, quantization: int3", "quantization: "),
         ("name: tiny", "nam: tiny", "name: missing"),
         ("tiny/small", "tiny/smaller/still", "members.small.model: 'tiny/smaller/still' is no dir"),
         ("tiny/small", "tiny/small, kv_tokens: 99000000000", "memory: the pool needs "),

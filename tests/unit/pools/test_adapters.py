@@ -62,7 +62,7 @@ def test_a_pool_with_an_adapter_can_run_and_its_memory_is_known(pool: Pool) -> N
 
 def test_an_adapter_on_a_gpu_takes_none_of_this_machines_memory(pool: Pool) -> None:
     text = pool.file.read_text()
-    text = text.replace("tiny/small, quantization: int8", "tiny/small, device: cuda, num_gpus: 1")
+    text = text.replace("tiny/small}", "tiny/small, device: cuda, num_gpus: 1}")
     pool.file.write_text(text)
     report = check_pool(load_pool(str(pool.file)))
     others = [report.member(name) for name in ("medium", "target")]

@@ -49,8 +49,10 @@ def bytes_in_8_bits(num_parameters: int, per_weight: int, num_layers: int, width
     return per_weight * num_parameters + 2 * 4096 * 288 + 4 * outputs
 
 
-def test_weights_in_int8_are_held_in_bf16_as_well() -> None:
-    medium = check_pool(load_pool("tiny")).member("medium")
+def test_weights_in_int8_are_held_in_bf16_as_well(tiny: Pool) -> None:
+    text = tiny.file.read_text()
+    tiny.file.write_text(text.replace("tiny/medium", "tiny/medium, quantization: int8"))
+    medium = check_pool(load_pool(str(tiny.file))).member("medium")
     assert medium.num_parameters is not None
     assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 3, 3, 768)
 
@@ -59,7 +61,7 @@ def test_weights_in_int8_are_held_in_bf16_as_well() -> None:
 def test_a_gpu_holds_weights_in_8_bits_once(tiny: Pool, quantization: Quantization) -> None:
     text = tiny.file.read_text()
     on_gpu = f"tiny/medium, device: cuda, num_gpus: 0.5, quantization: {quantization.value}"
-    tiny.file.write_text(text.replace("tiny/medium, quantization: int8", on_gpu))
+    tiny.file.write_text(text.replace("tiny/medium", on_gpu))
     medium = check_pool(load_pool(str(tiny.file))).member("medium")
     assert medium.num_parameters is not None
     assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 1, 3, 768)

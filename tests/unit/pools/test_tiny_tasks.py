@@ -63,7 +63,7 @@ def test_its_drafters_are_small_with_other_layers(pool: Pool) -> None:
         changed = [not own[tensor].equal(base[tensor]) for tensor in own if own[tensor].dim() == 2]
         assert all(changed)
         member = next(m for m in pool.config.models if m.name == name)
-        assert isinstance(member, ModelMember) and member.quantization == "int8"
+        assert isinstance(member, ModelMember) and member.quantization is None
 
 
 def test_the_package_has_all_of_it_within_8_mib(pool: Pool) -> None:
