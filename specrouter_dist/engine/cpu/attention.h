@@ -54,7 +54,8 @@ void attend(const Part& part, const Cache& cache, int64_t head, const float* que
       for (int v = 1; v < Vectors; ++v) products[i] += q[v] * load(keys + v * kLanes);
     }
     const Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const Vector scores = lane < static_cast<int32_t>(count) ? sums(products) : broadcast(-INFINITY);
+    const Vector scores =
+        lane < static_cast<int32_t>(count) ? sums(products) : broadcast(-INFINITY);
     store(weights + first, scores);
     highest = scores > highest ? scores : highest;
   }
@@ -85,8 +86,8 @@ using Attend = void (*)(const Part&, const Cache&, int64_t, const float*, int64_
 // For the head sizes that there are, else null.
 inline Attend attend_of(int64_t head_dim) {
   switch (head_dim) {
-#define HEAD(vectors)    \
-  case vectors * kLanes: \
+#define HEAD(vectors)   \
+  case vectors* kLanes: \
     return attend<vectors>
     HEAD(1);
     HEAD(2);

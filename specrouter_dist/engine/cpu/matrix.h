@@ -100,8 +100,8 @@ template <typename Weight, bool Add, int Panels>
 inline void multiply_rows(const Matrix& matrix, int64_t panel, const float* x, int64_t x_stride,
                           float* y, int64_t y_stride, int64_t num_rows) {
   switch (num_rows) {
-#define ROWS(n)                                                                            \
-  case n:                                                                                  \
+#define ROWS(n) \
+  case n:       \
     return multiply_block<Weight, Add, n, Panels>(matrix, panel, x, x_stride, y, y_stride)
     ROWS(1);
     ROWS(2);

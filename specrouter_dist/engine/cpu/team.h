@@ -4,12 +4,12 @@
 // that wait spin briefly and then sleep, so that an idle member takes no core from another.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
 #include <functional>
 #include <thread>
 #include <vector>
-
-#include <sched.h>
 
 #include "vector.h"
 
@@ -28,7 +28,8 @@ class Team {
     size_ = size;
     if (size == 1) return work(0);
     while (static_cast<int>(threads_.size()) < size - 1)
-      threads_.emplace_back([this, index = static_cast<int>(threads_.size()) + 1] { serve(index); });
+      threads_.emplace_back(
+          [this, index = static_cast<int>(threads_.size()) + 1] { serve(index); });
     work_ = &work;
     left_.store(size - 1, std::memory_order_relaxed);
     begin(size);
