@@ -26,23 +26,33 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Dice:
-    """How a session's next tokens are drawn: the best of ``scale * logits + noise``.
+    """How a session's tokens are drawn: the best of logits over the temperature, and noise.
 
     Attributes:
-        scale: the inverse temperature; 1 at temperature 0.
-        noise: where in memory the row of each token lies; none at temperature 0.
+        inverse_temperature: 1 at temperature 0.
+        seed: of the noise; None at temperature 0.
     """
 
-    scale: float
-    noise: Sequence[int]
+    inverse_temperature: float
+    seed: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class DraftRun:
-    """``num_tokens`` of a session, one after the other behind those of its part."""
+class Run:
+    """What is drawn of a session in one call.
+
+    Attributes:
+        part: what is fed.
+        num_picks: tokens wanted behind its last rows.
+        num_drafts: tokens wanted behind the last pick, one after the other.
+        first_position: of the first of them.
+        dice: of all of them.
+    """
 
     part: Part
-    num_tokens: int
+    num_picks: int
+    num_drafts: int
+    first_position: int
     dice: Dice
 
 
@@ -76,12 +86,12 @@ class Decoder(Protocol):
         the next call."""
         ...
 
-    def draft(self, runs: Sequence[DraftRun]) -> list[TokenArray] | None:
+    def draw(self, runs: Sequence[Run]) -> list[TokenArray] | None:
         """Feeds every run's rows and draws its tokens, without a look at them in between; None:
-        this decoder goes a token at a time.
+        this decoder has no such call.
 
         Args:
-            runs: longest first; positions for all tokens are reserved.
+            runs: most drafts first; positions for all tokens are reserved.
         """
         ...
 

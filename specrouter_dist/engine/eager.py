@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from specrouter_dist.engine.decoder import DraftRun, Part
+from specrouter_dist.engine.decoder import Part, Run
 from specrouter_dist.engine.exactness import CausalMasks, padded_rows
 from specrouter_dist.engine.kv_cache import KvCache
 from specrouter_dist.engine.llama import LlamaLayers
@@ -70,7 +70,7 @@ class EagerDecoder:
             hidden = hidden.index_select(0, torch.tensor(wanted, device=hidden.device))
         return self._layers.logits(hidden)[:count]
 
-    def draft(self, runs: Sequence[DraftRun]) -> None:
+    def draw(self, runs: Sequence[Run]) -> None:
         return
 
     def without(self, mask: Collection[str]) -> Self:

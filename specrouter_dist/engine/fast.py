@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
-from specrouter_dist.engine.decoder import Decoder, DraftRun, Part
+from specrouter_dist.engine.decoder import Decoder, Part, Run
 from specrouter_dist.engine.eight_bits import check_quantization
 from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
@@ -223,33 +223,39 @@ class FastEngine:
         return list(steps)
 
     def _run(self, batch: Sequence[Extension]) -> list[Picks] | None:
-        """One pick and the drafts behind it, in one call of the decoder, or as many as there is
-        noise for at once; None: something else is wanted as well, or the decoder has no such
-        call."""
-        if not any(extension.num_drafts for extension in batch):
-            return None
-        runs: list[DraftRun] = []
+        """All picks and the drafts behind them, in one call of the decoder; None: something else is
+        wanted as well, or the decoder has no such call."""
+        runs: list[Run] = []
         for extension in batch:
-            if not extension.wants_tokens_only:
+            dice = self._sampler.dice(extension.slot)
+            if dice is None or not extension.wants_tokens_only:
                 return None
-            count = 1 + extension.num_drafts
-            dice = self._sampler.dice(extension.slot, extension.first_pick, count)
-            if dice is None:
-                return None
-            runs.append(DraftRun(self._part(extension), len(dice.noise) or count, dice))
-        order = sorted(range(len(runs)), key=lambda i: runs[i].num_tokens, reverse=True)
-        drawn = self._decoder.draft([runs[i] for i in order])
+            runs.append(
+                Run(
+                    self._part(extension),
+                    extension.num_picks,
+                    extension.num_drafts,
+                    extension.first_pick,
+                    dice,
+                )
+            )
+        order = sorted(range(len(runs)), key=lambda i: runs[i].num_drafts, reverse=True)
+        drawn = self._decoder.draw([runs[i] for i in order])
         if drawn is None:
             return None
         found = dict(zip(order, drawn, strict=True))
         return [self._until_stop(extension, found[i]) for i, extension in enumerate(batch)]
 
     def _until_stop(self, extension: Extension, drawn: TokenArray) -> Picks:
-        """Of one run, without what stands behind a stop token."""
-        session = self._sessions[extension.slot]
-        session.fed = max(session.fed, extension.start + len(extension.tokens) + len(drawn) - 1)
-        stops = (i for i, token in enumerate(drawn) if token in session.stop_ids)
-        return Picks(drawn[: next(stops, len(drawn)) + 1])
+        """Of one run, no drafts behind a stop token."""
+        session, num_picks = self._sessions[extension.slot], extension.num_picks
+        num_drafts = len(drawn) - num_picks
+        session.fed = max(session.fed, extension.start + len(extension.tokens) + num_drafts)
+        if num_drafts:
+            behind = range(max(num_picks, 1), len(drawn))
+            stops = (i for i in behind if drawn[i - 1] in session.stop_ids)
+            drawn = drawn[: next(stops, len(drawn))]
+        return Picks(drawn)
 
     def _part(self, extension: Extension) -> Part:
         session = self._sessions[extension.slot]

@@ -63,7 +63,7 @@ def load_decoder(
     )
     library = find_library() if device.type == "cpu" and quantization is None else None
     with source as tensors:
-        if library is not None and library.runs(shape.head_dim):
+        if library is not None and library.has_heads(shape.head_dim):
             return CompiledDecoder(
                 library,
                 shape,

@@ -58,9 +58,8 @@ class Extension:
 
     @property
     def wants_tokens_only(self) -> bool:
-        """Whether one pick, and drafts behind it, are all that is wanted."""
-        more = self.num_runner_ups or self.sparse_rows or self.followers or self.weighed
-        return self.num_picks == 1 and not more
+        """Whether picks and drafts are all that is wanted."""
+        return not (self.num_runner_ups or self.sparse_rows or self.followers or self.weighed)
 
     def draft_step(self, start: int, token: int, num_drafts: int = 0) -> "Extension":
         """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others;

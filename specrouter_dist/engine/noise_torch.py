@@ -7,7 +7,6 @@ uint64's. Its shifts are arithmetic, hence the masks.
 """
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -113,64 +112,28 @@ class SessionNoise:
     shape, whoever asks for it.
     """
 
-    __slots__ = ("__weakref__", "_addresses", "_blocks", "_numbers", "_seed", "_source")
+    __slots__ = ("__weakref__", "_blocks", "_numbers", "_seed", "_source")
 
     def __init__(self, source: NoiseSource, seed: int, blocks: list[Any]) -> None:
         self._source = source
         self._seed = seed
         self._blocks = blocks
         self._numbers = [-1] * len(blocks)
-        self._addresses: list[int] | None = None
 
     def add_to(self, scores: Any, first_position: int) -> None:
         """Adds ``g`` of positions ``first_position + row`` to float32 ``scores[rows, num_ids]``.
 
         On the CPU ``scores`` is an array, elsewhere a tensor.
         """
-        row = 0
-        for number, offset, count in self._parts(first_position, len(scores)):
-            part = scores[row : row + count]
-            part += self._block(number)[offset : offset + count]
-            row += count
-
-    def runs(self, first_position: int, num_rows: int) -> Iterator[tuple[int, int]]:
-        """Rows of consecutive positions that lie one behind the other in the CPU's memory, as their
-        number and address, until the next."""
-        for number, offset, count in self._parts(first_position, num_rows):
-            yield count, self._address(number, offset)
-
-    def addresses(self, first_position: int, num_rows: int) -> list[int]:
-        """Where in the CPU's memory the rows of some positions lie, until others are asked for.
-
-        Args:
-            first_position: of the first.
-            num_rows: at most :attr:`most_rows`.
-        """
-        return [
-            self._address(*divmod(position, self._source.block_rows))
-            for position in range(first_position, first_position + num_rows)
-        ]
-
-    @property
-    def most_rows(self) -> int:
-        """Consecutive rows that are kept at once, wherever they begin."""
-        return (len(self._blocks) - 1) * self._source.block_rows + 1
-
-    def _parts(self, first_position: int, num_rows: int) -> Iterator[tuple[int, int, int]]:
-        """Number of a block, the first row in it and how many."""
         block_rows = self._source.block_rows
+        num_rows = len(scores)
         row = 0
         while row < num_rows:
             number, offset = divmod(first_position + row, block_rows)
-            count = min(num_rows - row, block_rows - offset)
-            yield number, offset, count
-            row += count
-
-    def _address(self, number: int, offset: int) -> int:
-        self._block(number)
-        if self._addresses is None:
-            self._addresses = [block.ctypes.data for block in self._blocks]
-        return self._addresses[number % len(self._blocks)] + 4 * self._source.num_ids * offset
+            taken = min(num_rows - row, block_rows - offset)
+            part = scores[row : row + taken]
+            part += self._block(number)[offset : offset + taken]
+            row += taken
 
     def _block(self, number: int) -> Any:
         place = number % len(self._blocks)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.engine.cpu.library import Library, find_library
+from specrouter_dist.engine.cpu.library import Library, dice_of, find_library
 from specrouter_dist.engine.decoder import Dice
 from specrouter_dist.engine.interface import Extension, Picks, TokenLogprobs
 from specrouter_dist.engine.noise_torch import NoiseSource, SessionNoise
@@ -56,7 +56,7 @@ class ScoreRows:
 
 def _is_direct(session: Shaping, extension: Extension) -> bool:
     """Whether nothing but the best of a row is wanted of it."""
-    return session.tempers_only and not extension.num_runner_ups
+    return session.dice is not None and not extension.num_runner_ups
 
 
 def _is_plain_memory(logits: Tensor) -> bool:
@@ -162,7 +162,7 @@ class Sampler:
         scores = logits
         library = self._library if _is_plain_memory(logits) else None
         if library is not None and all(map(_is_direct, sessions, batch)):
-            ids = self._best_of_noise(logits, batch, sessions, library)
+            ids = self._pick(logits, batch, sessions, library)
         else:
             if not all(session.plain for session in sessions):
                 scores = self._score(logits, batch, sessions)
@@ -224,25 +224,13 @@ class Sampler:
             row = stop
         return scores
 
-    def dice(self, slot: int, first_position: int, num_tokens: int) -> Dice | None:
+    def dice(self, slot: int) -> Dice | None:
         """How the session's next tokens are drawn where nothing of their law is asked for; None:
-        by :meth:`draw` alone. Fewer than ``num_tokens`` may have noise.
-
-        Args:
-            slot: whose.
-            first_position: of the first token.
-            num_tokens: that are wanted.
-        """
+        by :meth:`draw` alone."""
         session = self._sessions[slot]
-        if not session.tempers_only or session.params.logprobs is not None:
-            return None
-        if session.noise is None:
-            return Dice(1.0, ())
-        num_rows = min(num_tokens, session.noise.most_rows)
-        noise = session.noise.addresses(first_position, num_rows)
-        return Dice(session.inverse_temperature, noise)
+        return session.dice if session.params.logprobs is None else None
 
-    def _best_of_noise(
+    def _pick(
         self,
         logits: Tensor,
         batch: Sequence[Extension],
@@ -253,13 +241,12 @@ class Sampler:
         num_rows, width = logits.shape
         best = array("i", bytes(4 * num_rows))
         to, at = best.buffer_info()[0], logits.data_ptr()
-        row = 0
         for extension, session in zip(batch, sessions, strict=True):
-            scale, noise, count = session.inverse_temperature, session.noise, extension.num_picks
-            runs = [(count, 0)] if noise is None else noise.runs(extension.first_pick, count)
-            for num_run, noise_at in runs:
-                library.best(at + 4 * row * width, num_run, width, scale, noise_at, to + 4 * row)
-                row += num_run
+            assert session.dice is not None
+            dice, count = dice_of(session.dice), extension.num_picks
+            library.best(at, count, width, dice, extension.first_pick, to)
+            at += 4 * count * width
+            to += 4 * count
         return best.tolist()
 
     def _best(self, scores: Tensor) -> list[int]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.decoder import Dice
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.noise_torch import SessionNoise
 from specrouter_dist.engine.penalties import Penalties
@@ -37,6 +38,8 @@ class Shaping:
     noise: SessionNoise | None
     """None at temperature 0."""
     penalties: Penalties | None
+    dice: Dice | None
+    """Where there is nothing but temperature and noise."""
     bias_ids: Tensor
     bias: Tensor
     stop_ids: Tensor
@@ -54,16 +57,18 @@ class Shaping:
         """Of a request whose output begins at position ``prompt_tokens``."""
         stop_ids = [i for i in params.stop_token_ids if i < vocab_size]
         reshapes = params.penalised or bool(params.logit_bias) or params.min_tokens > 0
+        truncates = params.min_p > 0.0 or params.top_k > 0 or params.top_p < 1.0
         return cls(
             params=params,
             prompt_tokens=prompt_tokens,
             plain=params.greedy and not reshapes,
             reshapes=reshapes,
-            truncates=params.min_p > 0.0 or params.top_k > 0 or params.top_p < 1.0,
+            truncates=truncates,
             noise=noise,
             penalties=Penalties(params, prompt_tokens, vocab_size, device)
             if params.penalised
             else None,
+            dice=None if reshapes or (truncates and not params.greedy) else _dice(params),
             bias_ids=torch.tensor(list(params.logit_bias), dtype=torch.int64, device=device),
             bias=torch.tensor(list(params.logit_bias.values()), device=device),
             stop_ids=torch.tensor(stop_ids, dtype=torch.int64, device=device),
@@ -82,22 +87,10 @@ class Shaping:
             self._reshape(scores, extension)
         if self.noise is not None and extension.num_picks:
             if params.temperature != 1.0:
-                rows *= self.inverse_temperature
+                rows *= _inverse(params.temperature)
             if self.truncates:
                 _truncate(scores, params)
             self.noise.add_to(rows, extension.first_pick)
-
-    @property
-    def tempers_only(self) -> bool:
-        """Whether the pick is the argmax of the raw row over the temperature, and noise."""
-        return not self.reshapes and not (self.truncates and self.noise is not None)
-
-    @property
-    def inverse_temperature(self) -> float:
-        """1 at temperature 0."""
-        if self.noise is None:
-            return 1.0
-        return min(1.0 / self.params.temperature, _MAX_INVERSE_TEMPERATURE)
 
     def laws(self, logits: Tensor, extension: Extension) -> Tensor:
         """Natural log-probabilities, float32 as ``logits``, before temperature: what may not be
@@ -116,6 +109,14 @@ class Shaping:
         num_early = self.prompt_tokens + self.params.min_tokens - extension.first_pick
         if self.params.min_tokens and num_early > 0:
             scores[:num_early].index_fill_(1, self.stop_ids, -math.inf)
+
+
+def _inverse(temperature: float) -> float:
+    return min(1.0 / temperature, _MAX_INVERSE_TEMPERATURE)
+
+
+def _dice(params: SamplingParams) -> Dice:
+    return Dice(1.0, None) if params.greedy else Dice(_inverse(params.temperature), params.seed)
 
 
 def _truncate(scores: Tensor, params: SamplingParams) -> None:

@@ -184,7 +184,7 @@ class SyntheticSampler(Sampler):
         super().draw(logits, batch)
         return [self._picks(extension) for extension in batch]
 
-    def dice(self, slot: int, first_position: int, num_tokens: int) -> None:
+    def dice(self, slot: int) -> None:
         """What is drawn is replaced, token by token."""
         return
 

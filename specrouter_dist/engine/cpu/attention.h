@@ -53,9 +53,8 @@ void attend(const Part& part, const Cache& cache, int64_t head, const float* que
       products[i] = q[0] * load(keys);
       for (int v = 1; v < Vectors; ++v) products[i] += q[v] * load(keys + v * kLanes);
     }
-    const Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const Vector scores =
-        lane < static_cast<int32_t>(count) ? sums(products) : broadcast(-INFINITY);
+        kLane < static_cast<int32_t>(count) ? sums(products) : broadcast(-INFINITY);
     store(weights + first, scores);
     highest = scores > highest ? scores : highest;
   }

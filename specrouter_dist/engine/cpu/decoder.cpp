@@ -24,8 +24,11 @@ extern "C" {
 // Of these files; a library of others must not be called.
 int64_t specrouter_version() { return 1; }
 
-// Whether it was compiled for such a CPU, and has an attention for such heads.
-int64_t specrouter_runs(int64_t head_dim) { return runs_here() && attend_of(head_dim) != nullptr; }
+// Whether it was compiled for such a CPU.
+int64_t specrouter_runs_here() { return runs_here(); }
+
+// Whether it has an attention for such heads.
+int64_t specrouter_has_heads(int64_t head_dim) { return attend_of(head_dim) != nullptr; }
 
 int64_t specrouter_scratch_floats(const Model* m, int64_t num_rows) {
   return num_rows * (m->hidden + qkv_width(*m) + m->num_heads * m->head_dim + 2 * m->intermediate);
@@ -48,20 +51,20 @@ void specrouter_logits(const Model* m, const float* hidden, const int32_t* rows,
   });
 }
 
-// The best id of every row of logits [num_rows][width], with noise of as many rows or null.
-void specrouter_best(const float* logits, int64_t num_rows, int64_t width, float scale,
-                     const float* noise, int32_t* best) {
+// What dice pick of every row of logits [num_rows][width], for consecutive positions.
+void specrouter_best(const float* logits, int64_t num_rows, int64_t width, const Dice* dice,
+                     int64_t first_position, int32_t* best) {
   for (int64_t r = 0; r < num_rows; ++r)
-    best[r] = best_of(logits + r * width, width, scale, noise ? noise + r * width : nullptr);
+    best[r] = dice->best(logits + r * width, width, first_position + r);
 }
 
-// Draws behind all sessions' rows. What is drawn overwrites `ids`, those that are fed.
-void specrouter_draft(const Model* m, const Batch* batch, const Draft* drafts, int32_t* ids,
-                      float* logits, int64_t num_threads) {
+// Feeds all sessions' rows and draws behind them. Drafts are fed from `ids`, which they overwrite.
+void specrouter_draw(const Model* m, const Batch* batch, const Draws* draws, int32_t* ids,
+                     float* logits, int64_t num_threads) {
   const int size = static_cast<int>(num_threads);
   team.run(size, [&](int index) {
     const Flushing flushing;
-    draft_all(*m, *batch, drafts, ids, logits, index, size);
+    draw_all(*m, *batch, draws, ids, logits, index, size);
   });
 }
 }

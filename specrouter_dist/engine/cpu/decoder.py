@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specrouter_dist.engine.cpu import library as c
 from specrouter_dist.engine.cpu.packing import PackedLinear, pack_linear, pad_halves, whole_panels
-from specrouter_dist.engine.decoder import DraftRun, Part
+from specrouter_dist.engine.decoder import Part, Run
 from specrouter_dist.engine.kv_cache import KvCache
 from specrouter_dist.engine.llama_layers import Layer, Reader, read_embeddings, read_layer
 from specrouter_dist.engine.llama_shape import LlamaShape
@@ -77,27 +77,21 @@ class CompiledDecoder:
         self._library.forward(self._model, batch, torch.get_num_threads())
         return self._room.hidden
 
-    def draft(self, runs: Sequence[DraftRun]) -> list[TokenArray]:
+    def draw(self, runs: Sequence[Run]) -> list[TokenArray]:
         parts = [run.part for run in runs]
         ids = _ids(parts)
-        drafts = (c.Draft * len(runs))()
-        found, kept = [], []
-        for run, draft in zip(runs, drafts, strict=True):
-            tokens = array(TOKEN_TYPECODE, bytes(4 * run.num_tokens))
-            noise = array("Q", run.dice.noise)
-            draft.num_tokens, draft.scale = run.num_tokens, run.dice.scale
-            draft.tokens = tokens.buffer_info()[0]
-            draft.noise = noise.buffer_info()[0] if noise else None
+        draws = (c.Draws * len(runs))()
+        found = []
+        for run, drawn in zip(runs, draws, strict=True):
+            tokens = array(TOKEN_TYPECODE, bytes(4 * (run.num_picks + run.num_drafts)))
+            drawn.num_picks, drawn.num_drafts = run.num_picks, run.num_drafts
+            drawn.first_position, drawn.dice = run.first_position, c.dice_of(run.dice)
+            drawn.tokens = tokens.buffer_info()[0]
             found.append(tokens)
-            kept.append(noise)
         batch = self._batch(parts, ids)
-        self._library.draft(
-            self._model,
-            batch,
-            drafts,
-            batch.ids,
-            self._room.logits_of(len(runs)).data_ptr(),
-            torch.get_num_threads(),
+        logits = self._room.logits_of(max(len(runs), sum(run.num_picks for run in runs)))
+        self._library.draw(
+            self._model, batch, draws, batch.ids, logits.data_ptr(), torch.get_num_threads()
         )
         return found
 

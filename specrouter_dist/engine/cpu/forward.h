@@ -76,58 +76,51 @@ inline void read_logits(const Model& m, const float* hidden, const int32_t* rows
   team.meet();
 }
 
-// The lowest id with the highest score.
-inline int32_t best_of(const float* logits, int64_t width, float scale, const float* noise) {
-  const Ints lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  Vector highest = broadcast(-INFINITY);
-  Ints ids{};
-  int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
-    Vector scores = load(logits + i) * scale;
-    if (noise) scores += load(noise + i);
-    const Ints is_better = scores > highest;
-    highest = is_better ? scores : highest;
-    ids = is_better ? lane + static_cast<int32_t>(i) : ids;
+// A row of a forward behind which a session's token is drawn.
+struct Pick {
+  int64_t part, row, token;
+};
+
+inline void draw(const Model& m, const Batch& batch, const Draws* draws,
+                 const std::vector<Pick>& picks, const Scratch& scratch, float* logits, int index,
+                 int size) {
+  std::vector<int32_t> rows;
+  for (const Pick& pick : picks) rows.push_back(static_cast<int32_t>(pick.row));
+  const int64_t count = static_cast<int64_t>(rows.size()), width = m.head.num_outs;
+  read_logits(m, batch.hidden, rows.data(), count, scratch.normed, logits, index, size);
+  for (int64_t i = index; i < count; i += size) {
+    const Draws& of = draws[picks[i].part];
+    const int64_t token = picks[i].token;
+    of.tokens[token] = of.dice.best(logits + i * width, width, of.first_position + token);
   }
-  float most = -INFINITY;
-  int32_t best = 0;
-  for (int l = 0; l < kLanes; ++l)
-    if (highest[l] > most || (highest[l] == most && ids[l] < best))
-      most = highest[l], best = ids[l];
-  for (; i < width; ++i) {
-    float score = logits[i] * scale;
-    if (noise) score += noise[i];
-    if (score > most) most = score, best = static_cast<int32_t>(i);
-  }
-  return best;
+  team.meet();
 }
 
-// A token behind each session's rows, and then one behind that, until each has its number; those
-// with most come first.
-inline void draft_all(const Model& m, Batch batch, const Draft* drafts, int32_t* ids, float* logits,
-                      int index, int size) {
+// The picks behind each session's last rows, and then drafts, one behind the other, until each
+// session has its number; those with most drafts come first.
+inline void draw_all(const Model& m, Batch batch, const Draws* draws, int32_t* ids, float* logits,
+                     int index, int size) {
   const Scratch scratch = lay_out(m, batch.scratch, batch.num_rows);
   std::vector<Part> parts(batch.parts, batch.parts + batch.num_parts);
-  std::vector<int32_t> last;
-  for (const Part& part : parts) last.push_back(part.first_row + part.num_rows - 1);
   batch.parts = parts.data();
+  std::vector<Pick> picks;
+  for (int64_t p = 0; p < batch.num_parts; ++p)
+    for (int64_t i = 0; i < draws[p].num_picks; ++i)
+      picks.push_back({p, parts[p].first_row + parts[p].num_rows - draws[p].num_picks + i, i});
   for (int64_t step = 0; batch.num_parts; ++step) {
     Forward{m, batch, scratch, index, size}.run();
-    read_logits(m, batch.hidden, last.data(), batch.num_parts, scratch.normed, logits, index, size);
-    for (int64_t p = index; p < batch.num_parts; p += size) {
-      const Draft& draft = drafts[p];
-      const float* noise = draft.noise ? draft.noise[step] : nullptr;
-      ids[p] = draft.tokens[step] =
-          best_of(logits + p * m.head.num_outs, m.head.num_outs, draft.scale, noise);
-    }
-    team.meet();
-    while (batch.num_parts && drafts[batch.num_parts - 1].num_tokens == step + 1) --batch.num_parts;
+    draw(m, batch, draws, picks, scratch, logits, index, size);
+    while (batch.num_parts && draws[batch.num_parts - 1].num_drafts <= step) --batch.num_parts;
     batch.num_rows = batch.num_parts;
+    picks.clear();
     for (int64_t p = 0; p < batch.num_parts; ++p) {
       parts[p].start += parts[p].num_rows;
-      parts[p].first_row = last[p] = p;
+      parts[p].first_row = p;
       parts[p].num_rows = 1;
+      picks.push_back({p, p, draws[p].num_picks + step});
+      if (index == 0) ids[p] = draws[p].tokens[draws[p].num_picks + step - 1];
     }
+    team.meet();
   }
 }
 

@@ -6,11 +6,12 @@ is another one, torch's operations take its place and say so.
 
 import ctypes
 import logging
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import ClassVar
 
+from specrouter_dist.engine import decoder
 from specrouter_dist.errors import EngineError
 
 _logger = logging.getLogger(__name__)
@@ -92,13 +93,23 @@ class Batch(Structure):
     ]
 
 
-class Draft(Structure):
+class Dice(Structure):
+    _fields_: ClassVar = [("scale", c_float), ("has_noise", c_int32), ("seed", c_uint64)]
+
+
+class Draws(Structure):
     _fields_: ClassVar = [
-        ("num_tokens", c_int64),
-        ("scale", c_float),
-        ("noise", c_void_p),
+        ("num_picks", c_int64),
+        ("num_drafts", c_int64),
+        ("first_position", c_int64),
+        ("dice", Dice),
         ("tokens", c_void_p),
     ]
+
+
+def dice_of(dice: decoder.Dice) -> Dice:
+    """For a call."""
+    return Dice(dice.inverse_temperature, dice.seed is not None, dice.seed or 0)
 
 
 class Library:
@@ -120,37 +131,41 @@ class Library:
         self.logits.argtypes = [POINTER(Model), *[c_void_p] * 2, c_int64, *[c_void_p] * 2, c_int64]
         self.logits.restype = None
         self.best = calls.specrouter_best
-        self.best.argtypes = [c_void_p, c_int64, c_int64, c_float, c_void_p, c_void_p]
+        self.best.argtypes = [c_void_p, c_int64, c_int64, POINTER(Dice), c_int64, c_void_p]
         self.best.restype = None
-        self.draft = calls.specrouter_draft
-        self.draft.argtypes = [
+        self.draw = calls.specrouter_draw
+        self.draw.argtypes = [
             POINTER(Model),
             POINTER(Batch),
-            POINTER(Draft),
+            POINTER(Draws),
             *[c_void_p] * 2,
             c_int64,
         ]
-        self.draft.restype = None
+        self.draw.restype = None
         self.scratch_floats = calls.specrouter_scratch_floats
         self.scratch_floats.argtypes = [POINTER(Model), c_int64]
         self.scratch_floats.restype = c_int64
-        self._runs = calls.specrouter_runs
-        self._runs.argtypes = [c_int64]
-        self._runs.restype = c_int64
+        self._has_heads = calls.specrouter_has_heads
+        self._has_heads.argtypes = [c_int64]
+        self._has_heads.restype = c_int64
+        calls.specrouter_runs_here.restype = c_int64
+        self.runs_here = bool(calls.specrouter_runs_here())
+        """Whether it was compiled for such a CPU; nothing else of it may be called where not."""
 
-    def runs(self, head_dim: int) -> bool:
-        """Whether this CPU runs it, and it has an attention for heads of this size."""
-        return bool(self._runs(head_dim))
+    def has_heads(self, head_dim: int) -> bool:
+        """Whether it has an attention for heads of this size."""
+        return bool(self._has_heads(head_dim))
 
 
 @lru_cache(1)
 def find_library() -> Library | None:
-    """The library, if the package was built with it."""
+    """The library, if the package was built with it and for this CPU."""
     spec = find_spec(_MODULE)
-    if spec is None or spec.origin is None:
-        _logger.warning(
-            "the compiled CPU decoder is not there (no C++ compiler at install?): forwards on "
-            "the CPU take two to five times as long"
-        )
-        return None
-    return Library(spec.origin)
+    library = Library(spec.origin) if spec is not None and spec.origin is not None else None
+    if library is not None and library.runs_here:
+        return library
+    reason = "not there (no C++ compiler at install?)" if library is None else "for another CPU"
+    _logger.warning(
+        "the compiled CPU decoder is %s: forwards on the CPU take two to five times as long", reason
+    )
+    return None

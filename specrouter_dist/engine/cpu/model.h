@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "matrix.h"
+#include "noise.h"
 
 namespace specrouter {
 
@@ -45,12 +46,13 @@ struct Batch {
   float* scratch;  // specrouter_scratch_floats()
 };
 
-// How one session's drafts are drawn: the best of scale * logits + noise.
-struct Draft {
-  int64_t num_tokens;
-  float scale;
-  const float* const* noise;  // a row of each token, or null
-  int32_t* tokens;            // [num_tokens], the result
+// What is drawn of one session.
+struct Draws {
+  int64_t num_picks;       // behind its last rows
+  int64_t num_drafts;      // and one behind the other after the last pick
+  int64_t first_position;  // of the first of them
+  Dice dice;
+  int32_t* tokens;  // [num_picks + num_drafts], the result
 };
 
 inline int64_t qkv_width(const Model& m) { return (m.num_heads + 2 * m.num_kv_heads) * m.head_dim; }

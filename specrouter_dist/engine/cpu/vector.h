@@ -17,6 +17,8 @@ typedef float Unaligned __attribute__((vector_size(kLanes * sizeof(float)), alig
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 
+const Ints kLane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 inline Vector broadcast(float value) { return value - Vector{}; }
@@ -39,6 +41,17 @@ inline Vector sums(const Vector* vectors) {
 inline float sum(Vector v) {
   for (int step = 0; step < 4; ++step) v = add_pairs(v, v);
   return v[0];
+}
+
+// Which lanes are not 0, as bits.
+inline unsigned bits_of(Ints v) {
+#ifdef __AVX512F__
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(v));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<unsigned>(v[i] != 0) << i;
+  return bits;
+#endif
 }
 
 // e^x to about one unit in the last place; 0 far below zero. x is at most 88.

@@ -1,10 +1,12 @@
 """The compiled decoder: that it is there, where it is used, and its threads."""
 
 import shutil
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError
+from specrouter_dist.speculation.noise import gumbel_row
 from tests.unit.engine.fast_models import load, logged_logits, only_eager, save, small, text
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -30,6 +33,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def found_anew() -> Iterator[None]:
+    yield
+    find_library.cache_clear()
+
+
 def built() -> Library:
     found = find_library()
     assert found is not None
@@ -38,7 +47,7 @@ def built() -> Library:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler to build it with")
 def test_it_is_built_where_there_is_a_compiler() -> None:
-    assert built().runs(64)
+    assert built().has_heads(64)
 
 
 @pytest.mark.parametrize("head_dim", [16, 24])
@@ -52,13 +61,21 @@ def test_without_it_the_engine_says_so(
     saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(library, "_MODULE", "specrouter_dist.engine.cpu._none")
-    monkeypatch.setattr(library.find_library, "cache_clear", find_library.cache_clear)
     find_library.cache_clear()
-    try:
-        assert type(load(saved)._decoder) is EagerDecoder
-    finally:
-        find_library.cache_clear()
+    assert type(load(saved)._decoder) is EagerDecoder
     assert "no C++ compiler at install?" in caplog.text
+
+
+def test_one_for_another_cpu_is_not_called(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Elsewhere(Library):
+        runs_here = property(lambda _: False, lambda *_: None)
+
+    monkeypatch.setattr(library, "Library", Elsewhere)
+    find_library.cache_clear()
+    assert type(load(saved)._decoder) is EagerDecoder
+    assert "is for another CPU" in caplog.text
 
 
 def test_one_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,14 +138,14 @@ SAMPLINGS = [
 ]
 
 
-def drafted(engine: FastEngine, counts: Sequence[int]) -> list[list[int]]:
-    """A pick and drafts of sessions in one batch, each with other parameters."""
-    tokens = text(engine.info.vocab_size, 70)
+def drawn(engine: FastEngine, counts: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Picks and drafts of sessions in one batch, each with other parameters."""
+    tokens = text(engine.info.vocab_size, 80)
     slots = [engine.open(sampling, 60, 128) for sampling in SAMPLINGS[: len(counts)]]
     engine.extend([Extension(slot, 0, tokens[: 60 + i], 0) for i, slot in enumerate(slots)])
     batch = [
-        Extension(slot, 60 + i, tokens[60 + i : 62 + 2 * i], 1, count)
-        for i, (slot, count) in enumerate(zip(slots, counts, strict=True))
+        Extension(slot, 60 + i, tokens[60 + i : 61 + i + max(i, num_picks)], num_picks, num_drafts)
+        for i, (slot, (num_picks, num_drafts)) in enumerate(zip(slots, counts, strict=True))
     ]
     picks = engine.extend(batch)
     for slot in slots:
@@ -136,22 +153,32 @@ def drafted(engine: FastEngine, counts: Sequence[int]) -> list[list[int]]:
     return [found.tokens.tolist() for found in picks]
 
 
-def drawn_one_by_one(engine: FastEngine, counts: Sequence[int]) -> list[list[int]]:
+def drawn_step_by_step(engine: FastEngine, counts: Sequence[tuple[int, int]]) -> list[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(engine._decoder), "draft", lambda *_: None)
-        return drafted(engine, counts)
+        patch.setattr(type(engine._decoder), "draw", lambda *_: None)
+        return drawn(engine, counts)
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-@pytest.mark.parametrize("counts", [(15,), (3, 3), (1, 20, 5), (0, 12), (2, 3, 4, 5, 6)])
-def test_a_run_of_drafts_is_what_is_drawn_one_by_one(
-    saved: Path, counts: Sequence[int], num_threads: int
+@pytest.mark.parametrize(
+    "counts",
+    [
+        ((1, 15),),
+        ((1, 3), (1, 3)),
+        ((5, 0), (6, 0), (4, 2)),
+        ((1, 1), (1, 20), (2, 5), (12, 1)),
+        ((1, 0), (0, 0), (1, 12)),
+        ((1, 2), (1, 3), (3, 4), (1, 5), (2, 6)),
+    ],
+)
+def test_one_call_draws_what_steps_draw(
+    saved: Path, counts: Sequence[tuple[int, int]], num_threads: int
 ) -> None:
     engine = load(saved)
     with threads(num_threads):
-        found = drafted(engine, counts)
-        assert found == drawn_one_by_one(engine, counts)
-    assert [len(tokens) for tokens in found] == [1 + count for count in counts]
+        found = drawn(engine, counts)
+        assert found == drawn_step_by_step(engine, counts)
+    assert [len(tokens) for tokens in found] == [sum(count) for count in counts]
 
 
 def test_a_run_ends_with_its_stop_token(saved: Path) -> None:
@@ -183,3 +210,20 @@ def test_the_best_of_a_row_is_the_lowest_of_equals(sampling: SamplingParams, wid
     assert found[0] == found[1]
     if sampling.greedy:
         assert found[0].tolist() == logits.numpy().argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("width", [77, 4096])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+def test_noise_is_made_where_it_can_win_and_nowhere_else_matters(
+    width: int, temperature: float, spread: float
+) -> None:
+    torch.manual_seed(4)
+    logits = torch.randn(50, width) * spread
+    sampling = SamplingParams(temperature=temperature, seed=2**64 - 5)
+    sampler = Sampler(width, 1, torch.device("cpu"))
+    sampler.open(0, sampling, 5)
+    batch = [Extension(0, 100, array("I", [1] * 50), 50)]
+    noise = np.stack([gumbel_row(sampling.seed, 101 + i, width) for i in range(50)])
+    wanted = (logits.numpy() * np.float32(1 / temperature) + noise).argmax(axis=1)
+    assert sampler.draw(logits, batch)[0].tokens.tolist() == wanted.tolist()

@@ -31,18 +31,19 @@ def test_its_error_is_raised() -> None:
 
 def test_its_team_ends_with_it() -> None:
     def multiply() -> int:
+        before = num_tasks()
         torch.set_num_threads(_NUM_THREADS)
         torch.ones(4000, 500).exp()
-        return num_tasks()
+        return num_tasks() - before
 
     before = torch.get_num_threads()
     torch.set_num_threads(_NUM_THREADS)  # Makes threads of another kind, which stay.
     try:
         num_others = num_tasks()
-        assert call_apart(multiply) == num_others + _NUM_THREADS
+        assert call_apart(multiply) == _NUM_THREADS - 1
         end_s = time.monotonic() + _PATIENCE_S
         while num_tasks() > num_others and time.monotonic() < end_s:
             time.sleep(0.01)
-        assert num_tasks() == num_others
+        assert num_tasks() <= num_others  # fewer: those of earlier tests may end late
     finally:
         torch.set_num_threads(before)
