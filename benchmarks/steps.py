@@ -1,11 +1,12 @@
-"""What a step of each member costs, on one core: one token drawn, and a verify of a block.
+"""What a step of each member costs: one token drawn, and a verify of a block.
 
     python -m benchmarks.steps --json
 
 The members of the pool in one process, each with its engine, dtype and quantisation. ``in turn``:
 one step of every member after the other, so that each finds the caches as the others have left
 them. ``in a row``: 30 steps of one member, then of the next. The target is there a second time
-without exact mode, which shows what that costs.
+through torch's operations, as on a machine where the compiled decoder is not. ``of_bound`` is the
+share of a step in which its weights would be read as fast as memory delivers them to one core.
 """
 
 import argparse
@@ -13,13 +14,16 @@ import statistics
 import time
 from array import array
 from itertools import product
+from unittest.mock import patch
 
 import torch
 from tqdm import trange
 
 from benchmarks.report import add_json_argument, print_report
+from benchmarks.stage_times import bandwidth_bytes_per_s
 from specrouter_dist.cli.session import open_pool
 from specrouter_dist.config import ModelMember, SamplingParams
+from specrouter_dist.engine import fast_loading
 from specrouter_dist.engine.factory import load_engine
 from specrouter_dist.engine.interface import Engine, Extension
 from specrouter_dist.pools.loading import model_members
@@ -38,6 +42,10 @@ class Stepper:
         tokens = array(TOKEN_TYPECODE, [5] * _CONTEXT_TOKENS)
         self._slot = engine.open(_GREEDY, _CONTEXT_TOKENS, _CONTEXT_TOKENS + 32)
         engine.extend([Extension(self._slot, 0, tokens, 1)])
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._engine.info.weight_bytes
 
     def step_us(self, num_rows: int) -> float:
         """Time of a forward of ``num_rows``, a pick after each."""
@@ -63,20 +71,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", default="tiny")
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
     add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
-    torch.set_num_threads(1)
+    bytes_per_us = bandwidth_bytes_per_s("cpu") / 1e6
+    torch.set_num_threads(arguments.threads)
     target = pool.config.target
 
-    def stepper(member: ModelMember, *, exact: bool) -> Stepper:
+    def stepper(member: ModelMember) -> Stepper:
         directory = pool.directories[member.name]
+        exact = pool.config.exact
         return Stepper(load_engine(member, directory, num_ids=report.num_ids, exact=exact))
 
-    steppers = {
-        member.name: stepper(member, exact=pool.config.exact) for member in model_members(pool)
-    }
-    steppers[f"{target.name}, not exact"] = stepper(target, exact=False)
+    steppers = {member.name: stepper(member) for member in model_members(pool)}
+    with patch.object(fast_loading, "find_library", return_value=None):
+        steppers[f"{target.name}, through torch"] = stepper(target)
     medians = measure(steppers, arguments.rounds)
     rows = [
         {
@@ -85,6 +95,7 @@ def main() -> None:
             "order": order,
             "us": round(us, 1),
             "target_steps": round(us / medians[target.name, 1, order], 3),
+            "of_bound": round(steppers[name].weight_bytes / bytes_per_us / us, 3),
         }
         for (name, num_rows, order), us in sorted(medians.items())
     ]
