@@ -14,13 +14,14 @@ from transformers import Qwen3Config
 
 from specrouter_dist.config import LoraMember, Quantization, SamplingParams
 from specrouter_dist.engine.adapted import AdaptedEngine
-from specrouter_dist.engine.decoder import Part
+from specrouter_dist.engine.decoder import Part, Run
 from specrouter_dist.engine.factory import load_adapted
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.lora import AdaptedRows
 from specrouter_dist.engine.toy import ToyEngine
 from specrouter_dist.errors import EngineError
+from specrouter_dist.speculation.messages import TokenArray
 from tests.adapters import path_of, write_adapter
 from tests.unit.engine.fast_models import SMALL, load, logged_logits, save, small, text
 
@@ -144,13 +145,20 @@ def test_one_forward_serves_all_and_an_unadapted_one_does_nothing_more(
 ) -> None:
     base, adapted = engines(saved)
     decoder, seen = type(base._decoder), []
-    forward = decoder.forward
+    forward, draw = decoder.forward, decoder.draw
 
-    def noting(self: Any, parts: Sequence[Part]) -> Tensor:
+    def noting_forward(self: Any, parts: Sequence[Part]) -> Tensor:
         seen.append([part.adapter for part in parts])
         return forward(self, parts)
 
-    monkeypatch.setattr(decoder, "forward", noting)
+    def noting_draw(self: Any, runs: Sequence[Run]) -> list[TokenArray] | None:
+        drawn = draw(self, runs)
+        if drawn is not None:
+            seen.append([run.part.adapter for run in runs])
+        return drawn
+
+    monkeypatch.setattr(decoder, "forward", noting_forward)
+    monkeypatch.setattr(decoder, "draw", noting_draw)
     own = [base, *adapted.values()]
     slots = [engine.open(GREEDY, 5, 64) for engine in own]
     base.extend([Extension(slot, 0, text(VOCAB, 9), 1) for slot in slots])
