@@ -54,6 +54,8 @@ def members() -> Iterator[dict[str, object]]:
             "kind": "model",
             "role": "target" if name == "target" else "drafter",
             "model": str(POOLS_DIRECTORY / "tiny" / name),
+            # A target so slow that a drafter pays wherever it is.
+            "engine": "general" if name == "target" else "fast",
             "kv_tokens": 4096,
             "resources": {f"accelerator_type:{kind}": 0.001},
             "labels": {"ray.io/accelerator-type": kind},

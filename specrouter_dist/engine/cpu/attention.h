@@ -37,57 +37,81 @@ struct Cache {
   }
 };
 
-// softmax(q k^T / sqrt(head_dim)) v of one query; `weights` has room for a whole context.
-template <int Vectors>
-void attend(const Part& part, const Cache& cache, int64_t head, const float* query,
-            int64_t num_keys, float* weights, float* result) {
+// As many queries as there are registers for.
+#ifdef __AVX512F__
+constexpr int kQueriesAtOnce = 4;
+#else
+constexpr int kQueriesAtOnce = 1;
+#endif
+
+struct Query {
+  const float* query;  // scaled
+  int64_t num_keys;    // up to its own position
+  float* result;
+};
+
+// softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.
+//
+// Keys behind a query's own position have no weight in it: what is added then is 0.
+template <int Vectors, int Queries>
+void attend(const Part& part, const Cache& cache, int64_t head, const Query* queries,
+            float* weights, int64_t stride) {
   const int64_t offset = head * cache.head_dim, row_floats = 2 * cache.half();
-  Vector q[Vectors];
-  for (int v = 0; v < Vectors; ++v) q[v] = load(query + v * kLanes);
-  Vector highest = broadcast(-INFINITY);
-  for (int64_t first = 0; first < num_keys; first += kLanes) {
+  const int64_t most_keys = queries[Queries - 1].num_keys;
+  Vector q[Queries][Vectors], highest[Queries], totals[Queries] = {}, mixed[Queries][Vectors] = {};
+  for (int n = 0; n < Queries; ++n) {
+    highest[n] = broadcast(-INFINITY);
+    for (int v = 0; v < Vectors; ++v) q[n][v] = load(queries[n].query + v * kLanes);
+  }
+  for (int64_t first = 0; first < most_keys; first += kLanes) {
     const float* keys = cache.row(part, first) + offset;
-    const int64_t count = std::min<int64_t>(kLanes, num_keys - first);
-    Vector products[kLanes] = {};
-    for (int64_t i = 0; i < count; ++i, keys += row_floats) {
-      products[i] = q[0] * load(keys);
-      for (int v = 1; v < Vectors; ++v) products[i] += q[v] * load(keys + v * kLanes);
+    const int64_t count = std::min<int64_t>(kLanes, most_keys - first);
+    Vector products[Queries][kLanes] = {};
+    for (int64_t i = 0; i < count; ++i, keys += row_floats)
+      for (int v = 0; v < Vectors; ++v) {
+        const Vector key = load(keys + v * kLanes);
+        for (int n = 0; n < Queries; ++n) products[n][i] += q[n][v] * key;
+      }
+    for (int n = 0; n < Queries; ++n) {
+      const Ints is_seen = kLane < static_cast<int32_t>(queries[n].num_keys - first);
+      const Vector scores = is_seen ? sums(products[n]) : broadcast(-INFINITY);
+      store(weights + n * stride + first, scores);
+      highest[n] = scores > highest[n] ? scores : highest[n];
     }
-    const Vector scores =
-        kLane < static_cast<int32_t>(count) ? sums(products) : broadcast(-INFINITY);
-    store(weights + first, scores);
-    highest = scores > highest ? scores : highest;
   }
-  float most = highest[0];
-  for (int i = 1; i < kLanes; ++i) most = std::max(most, highest[i]);
-  Vector totals{};
-  for (int64_t i = 0; i < num_keys; i += kLanes) {
-    const Vector powers = exp(load(weights + i) - most);
-    store(weights + i, powers);
-    totals += powers;
+  for (int n = 0; n < Queries; ++n) {
+    const float most = greatest(highest[n]);
+    for (int64_t i = 0; i < most_keys; i += kLanes) {
+      const Vector powers = exp(load(weights + n * stride + i) - most);
+      store(weights + n * stride + i, powers);
+      totals[n] += powers;
+    }
   }
-  Vector mixed[Vectors] = {};
-  for (int64_t first = 0; first < num_keys; first += kPageTokens) {
+  for (int64_t first = 0; first < most_keys; first += kPageTokens) {
     const float* values = cache.row(part, first) + cache.half() + offset;
-    const int64_t count = std::min(kPageTokens, num_keys - first);
-    for (int64_t i = 0; i < count; ++i, values += row_floats) {
-      __builtin_prefetch(values + 4 * row_floats);
-      const Vector weight = broadcast(weights[first + i]);
-      for (int v = 0; v < Vectors; ++v) mixed[v] += weight * load(values + v * kLanes);
-    }
+    const int64_t count = std::min(kPageTokens, most_keys - first);
+    for (int64_t i = 0; i < count; ++i, values += row_floats)
+      for (int v = 0; v < Vectors; ++v) {
+        const Vector value = load(values + v * kLanes);
+        for (int n = 0; n < Queries; ++n)
+          mixed[n][v] += broadcast(weights[n * stride + first + i]) * value;
+      }
   }
-  const float scale = 1.0f / sum(totals);
-  for (int v = 0; v < Vectors; ++v) store(result + v * kLanes, mixed[v] * scale);
+  for (int n = 0; n < Queries; ++n) {
+    const float scale = 1.0f / sum(totals[n]);
+    for (int v = 0; v < Vectors; ++v) store(queries[n].result + v * kLanes, mixed[n][v] * scale);
+  }
 }
 
-using Attend = void (*)(const Part&, const Cache&, int64_t, const float*, int64_t, float*, float*);
+using Attend = void (*)(const Part&, const Cache&, int64_t, const Query*, float*, int64_t);
 
 // For the head sizes that there are, else null.
+template <int Queries>
 inline Attend attend_of(int64_t head_dim) {
   switch (head_dim) {
 #define HEAD(vectors)   \
   case vectors* kLanes: \
-    return attend<vectors>
+    return attend<vectors, Queries>
     HEAD(1);
     HEAD(2);
     HEAD(3);

@@ -28,7 +28,7 @@ int64_t specrouter_version() { return 1; }
 int64_t specrouter_runs_here() { return runs_here(); }
 
 // Whether it has an attention for such heads.
-int64_t specrouter_has_heads(int64_t head_dim) { return attend_of(head_dim) != nullptr; }
+int64_t specrouter_has_heads(int64_t head_dim) { return attend_of<1>(head_dim) != nullptr; }
 
 int64_t specrouter_scratch_floats(const Model* m, int64_t num_rows) {
   return num_rows * (m->hidden + qkv_width(*m) + m->num_heads * m->head_dim + 2 * m->intermediate);

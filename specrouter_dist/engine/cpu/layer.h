@@ -128,29 +128,36 @@ inline void place_rows(const Model& m, const Layer& layer, const Batch& batch, c
   }
 }
 
-// Heads [first, stop) of all rows, a group of queries by its keys' head.
+// All rows, some of the heads: queries of a few rows by one head of keys at a time.
 inline void attend_heads(const Model& m, const Batch& batch, const Cache& cache,
                          const Scratch& scratch, int index, int size) {
   static thread_local std::vector<float> weights;
-  const Attend attend = attend_of(m.head_dim);
+  const Attend several = attend_of<kQueriesAtOnce>(m.head_dim), one = attend_of<1>(m.head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
   const int64_t group = m.num_heads / m.num_kv_heads, width = qkv_width(m);
   int64_t task = 0;
   for (int64_t p = 0; p < batch.num_parts; ++p) {
     const Part& part = batch.parts[p];
-    weights.resize(std::max<size_t>(weights.size(), part.start + part.num_rows + kLanes));
+    const int64_t stride = (part.start + part.num_rows + kLanes - 1) / kLanes * kLanes;
+    weights.resize(std::max<size_t>(weights.size(), stride * kQueriesAtOnce));
     for (int64_t block = 0; block < part.num_rows; block += kRowsAtOnce)
       for (int64_t head = 0; head < m.num_kv_heads; ++head) {
         if (task++ % size != index) continue;
+        Query queries[kQueriesAtOnce];
+        int count = 0;
         const int64_t stop = std::min<int64_t>(block + kRowsAtOnce, part.num_rows);
         for (int64_t i = block; i < stop; ++i)
           for (int64_t g = 0; g < group; ++g) {
             const int64_t row = part.first_row + i, at = (head * group + g) * m.head_dim;
             float* query = scratch.qkv + row * width + at;
             for (int64_t d = 0; d < m.head_dim; ++d) query[d] *= scale;
-            attend(part, cache, head, query, part.start + i + 1, weights.data(),
-                   scratch.mixed + row * m.num_heads * m.head_dim + at);
+            queries[count++] = {query, part.start + i + 1,
+                                scratch.mixed + row * m.num_heads * m.head_dim + at};
+            if (count < kQueriesAtOnce) continue;
+            several(part, cache, head, queries, weights.data(), stride);
+            count = 0;
           }
+        for (int n = 0; n < count; ++n) one(part, cache, head, queries + n, weights.data(), stride);
       }
   }
 }

@@ -19,6 +19,9 @@ constexpr int kRowsAtOnce = 8;
 constexpr int kRowsAtOnce = 2;
 #endif
 constexpr int64_t kCachedBytes = 1 << 19;
+// Weights are asked for so far ahead of their use. Measured for blocks of 8 rows, one thread: 2.9
+// ms without, 2.5 at 1,024, 2.2 at 2,048, 1.9 here and at 8,192.
+constexpr int64_t kAheadBytes = 6144;
 
 struct Matrix {
   const void* panels;  // [ceil(num_outs / 32)][num_ins] cells of 32 weights
@@ -59,9 +62,11 @@ inline void multiply(const Matrix& matrix, int64_t panel, const float* x, int64_
     for (int v = 0; v < 2 * Panels; ++v) sums[r][v] = Vector{};
   for (int64_t k = 0; k < matrix.num_ins; ++k) {
     Vector weights[2 * Panels];
-    for (int p = 0; p < Panels; ++p)
-      Weight::read(cells + p * panel_bytes + k * Weight::kCellBytes, weights[2 * p],
-                   weights[2 * p + 1]);
+    for (int p = 0; p < Panels; ++p) {
+      const char* cell = cells + p * panel_bytes + k * Weight::kCellBytes;
+      __builtin_prefetch(cell + kAheadBytes, 0, 2);
+      Weight::read(cell, weights[2 * p], weights[2 * p + 1]);
+    }
     for (int r = 0; r < Rows; ++r) {
       const Vector factor = broadcast(x[r * x_stride + k]);
       for (int v = 0; v < 2 * Panels; ++v) sums[r][v] += factor * weights[v];

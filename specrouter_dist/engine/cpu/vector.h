@@ -43,6 +43,12 @@ inline float sum(Vector v) {
   return v[0];
 }
 
+inline float greatest(Vector v) {
+  float most = v[0];
+  for (int i = 1; i < kLanes; ++i) most = v[i] > most ? v[i] : most;
+  return most;
+}
+
 // Which lanes are not 0, as bits.
 inline unsigned bits_of(Ints v) {
 #ifdef __AVX512F__
