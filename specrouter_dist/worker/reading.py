@@ -33,9 +33,10 @@ MAX_TOKENS = 1024
 """Longest text that is read, prompt included."""
 _SHARE = 0.01
 """Of the worker's time."""
-_MOST_CREDIT_S = 0.25
-"""Time not spent on reading that may be spent later."""
-_CHUNK_TOKENS = 64
+_FIRST_CREDIT_S, _MOST_CREDIT_S = 0.25, 0.05
+"""Time not spent on reading that may be spent later: what a worker begins with, and what it can
+earn. More would slow down who comes back after a pause."""
+_CHUNK_TOKENS = 16
 """Fed at once: work that comes meanwhile waits no longer."""
 _PROBED_ROWS = 5
 _PROBED_DRAFTS = 3
@@ -76,7 +77,7 @@ class Readers:
         self._waiting: deque[tuple[Settled, ModelHost]] = deque()
         self._open: _Open | None = None
         self._num_texts = 0
-        self._credit_s = _MOST_CREDIT_S
+        self._credit_s = _FIRST_CREDIT_S
         self._at_s = clock()
 
     def add(self, text: Settled) -> None:
@@ -94,9 +95,18 @@ class Readers:
         opened = self._open
         if opened is None or not (opened.model.is_target or opened.model.lives_in):
             return False
+        self._drop(opened)
+        return True
+
+    def stop(self) -> None:
+        """Reads nothing more, and frees what the text that is being read takes."""
+        self._waiting.clear()
+        if self._open is not None:
+            self._drop(self._open)
+
+    def _drop(self, opened: _Open) -> None:
         opened.model.engine.close(opened.slot)
         self._open = None
-        return True
 
     def idle_s(self) -> float | None:
         """How long until there is something to do; None: until a text comes."""
@@ -126,7 +136,8 @@ class Readers:
         now_s = self._clock()
         earned_s = _SHARE * max(0.0, now_s - self._at_s)
         self._at_s = now_s
-        self._credit_s = min(_MOST_CREDIT_S, self._credit_s + earned_s)
+        if self._credit_s < _MOST_CREDIT_S:
+            self._credit_s = min(_MOST_CREDIT_S, self._credit_s + earned_s)
         return self._credit_s
 
     def _next(self) -> bool:

@@ -164,6 +164,7 @@ class Worker:
             self._on_failure(self.error)
 
     def _close(self) -> None:
+        self._readers.stop()
         self._closing = True
 
     def _touch(self, session: Session) -> None:
