@@ -11,6 +11,7 @@ from torch import Tensor
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
 from specrouter_dist.engine.decoder import Decoder, Part, Run
 from specrouter_dist.engine.eight_bits import check_quantization
+from specrouter_dist.engine.fast_checks import check_extension, end_of
 from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
@@ -187,12 +188,17 @@ class FastEngine:
         if len({extension.slot for extension in batch}) != len(batch):
             raise EngineError("slot: a batch extends a session once")
         for extension in batch:
-            self._check(extension)
+            check_extension(extension, self._sessions[extension.slot], self._info.vocab_size)
         for extension in batch:
-            self._sessions.own_pages(extension.slot, extension.start, _stop(extension))
+            self._sessions.own_pages(extension.slot, extension.start, end_of(extension))
+        picks = self._run(batch)
+        return self._step_by_step(batch) if picks is None else picks
+
+    def _step_by_step(self, batch: Sequence[Extension]) -> list[Picks]:
+        """A forward with its draws, and one for each draft."""
         order = sorted(range(len(batch)), key=lambda i: self._reading_order(batch[i]))
         batch = [batch[i] for i in order]
-        picks = self._run(batch) or self._step(batch)
+        picks = self._step(batch)
         drafting = [i for i, extension in enumerate(batch) if extension.num_drafts > 0]
         while drafting:
             drafting = self._draft(batch, picks, drafting)
@@ -214,12 +220,10 @@ class FastEngine:
             is_over = tokens[-1] in self._sessions[extension.slot].stop_ids
             if num_drafted < extension.num_drafts and not is_over:
                 start = extension.start + len(extension.tokens) + num_drafted
-                num_more = extension.num_drafts - num_drafted - 1
-                steps[i] = extension.draft_step(start, tokens[-1], num_more)
+                steps[i] = extension.draft_step(start, tokens[-1])
         if steps:
-            wanted = list(steps.values())
-            for i, more in zip(steps, self._run(wanted) or self._step(wanted), strict=True):
-                picks[i] += more
+            for i, step_picks in zip(steps, self._step(list(steps.values())), strict=True):
+                picks[i] += step_picks
         return list(steps)
 
     def _run(self, batch: Sequence[Extension]) -> list[Picks] | None:
@@ -292,27 +296,3 @@ class FastEngine:
         if not wanted:
             return hidden.new_zeros(0, self._info.vocab_size, dtype=torch.float32)
         return self._decoder.logits(hidden, wanted)
-
-    def _check(self, extension: Extension) -> None:
-        session = self._sessions[extension.slot]
-        count = len(extension.tokens)
-        stop = _stop(extension)
-        if count == 0 or not 0 <= extension.num_picks <= count:
-            raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
-        if len(extension.followers) > count:
-            raise EngineError(f"followers: at most {count}, got {len(extension.followers)}")
-        if extension.num_drafts > 0 and extension.num_picks == 0:
-            raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
-        if not 0 <= extension.start <= session.fed:
-            raise EngineError(f"start: must be 0 to {session.fed}, got {extension.start}")
-        if stop > session.reserved:
-            raise EngineError(f"slot {extension.slot}: {stop} of {session.reserved} positions")
-        if max(extension.tokens) >= self._info.vocab_size:
-            raise EngineError(
-                f"tokens: ids must be below {self._info.vocab_size}, got {max(extension.tokens)}"
-            )
-
-
-def _stop(extension: Extension) -> int:
-    """The position behind the last that is fed, drafts included."""
-    return extension.start + len(extension.tokens) + extension.num_drafts

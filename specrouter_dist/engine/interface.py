@@ -61,15 +61,13 @@ class Extension:
         """Whether picks and drafts are all that is wanted."""
         return not (self.num_runner_ups or self.sparse_rows or self.followers or self.weighed)
 
-    def draft_step(self, start: int, token: int, num_drafts: int = 0) -> "Extension":
-        """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others;
-        ``num_drafts`` are left to be drawn."""
+    def draft_step(self, start: int, token: int) -> "Extension":
+        """Feeds ``token``, drawn for position ``start``, and asks for one pick like the others."""
         return Extension(
             self.slot,
             start,
             array(TOKEN_TYPECODE, (token,)),
             num_picks=1,
-            num_drafts=num_drafts,
             num_runner_ups=self.num_runner_ups,
         )
 
