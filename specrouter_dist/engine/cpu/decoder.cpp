@@ -9,12 +9,21 @@ using namespace specrouter;
 namespace {
 
 bool runs_here() {
-#ifdef __AVX512F__
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")) return false;
-#elif defined(__AVX2__)
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return false;
+  bool found = true;
+#ifdef __AVX2__
+  found &= __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
 #endif
-  return true;
+#ifdef __FMA__
+  found &= __builtin_cpu_supports("fma") != 0;
+#endif
+#ifdef __AVX512F__
+  found &= __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+  found &= __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+#ifdef __AVX512VBMI__
+  found &= __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+#endif
+  return found;
 }
 
 }  // namespace
