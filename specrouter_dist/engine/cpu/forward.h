@@ -30,32 +30,32 @@ struct Forward {
 
   void attention(int64_t i, const Layer& layer, const Cache& cache, Range rows) const {
     norm_rows(m, batch.hidden, layer.attention_norm, scratch.normed, rows);
-    team.meet();
+    team.meet(size);
     const Rows in{scratch.normed, m.hidden, scratch.qkv, qkv_width(m)};
     linear<false>(i, layer.qkv, &Adapter::qkv, in, share(layer.qkv.num_panels(), index, size));
-    team.meet();
+    team.meet(size);
     place_rows(m, layer, batch, cache, scratch.qkv, rows);
-    team.meet();
+    team.meet(size);
     attend_heads(m, batch, cache, scratch, index, size);
-    team.meet();
+    team.meet(size);
     const Rows out{scratch.mixed, m.num_heads * m.head_dim, batch.hidden, m.hidden};
     linear<true>(i, layer.out, &Adapter::out, out, share(layer.out.num_panels(), index, size));
-    team.meet();
+    team.meet(size);
   }
 
   void mlp(int64_t i, const Layer& layer, Range rows) const {
     norm_rows(m, batch.hidden, layer.mlp_norm, scratch.normed, rows);
-    team.meet();
+    team.meet(size);
     const Rows in{scratch.normed, m.hidden, scratch.wide, 2 * m.intermediate};
     const int64_t half = m.intermediate / kPanel;
     const Range gates = share(half, index, size);
     linear<false>(i, layer.gate_up, &Adapter::gate_up, in, gates);
     linear<false>(i, layer.gate_up, &Adapter::gate_up, in, {gates.first + half, gates.stop + half});
     gate(m, scratch.wide, batch.num_rows, gates);
-    team.meet();
+    team.meet(size);
     const Rows out{scratch.wide, 2 * m.intermediate, batch.hidden, m.hidden};
     linear<true>(i, layer.down, &Adapter::down, out, share(layer.down.num_panels(), index, size));
-    team.meet();
+    team.meet(size);
   }
 
   template <bool Add>
@@ -70,10 +70,10 @@ struct Forward {
 inline void read_logits(const Model& m, const float* hidden, const int32_t* rows, int64_t num_rows,
                         float* normed, float* logits, int index, int size) {
   norm_rows(m, hidden, m.last_norm, normed, share(num_rows, index, size), rows);
-  team.meet();
+  team.meet(size);
   const Rows in{normed, m.hidden, logits, m.head.num_outs};
   project<false>(m.is_bfloat16, m.head, in, num_rows, share(m.head.num_panels(), index, size));
-  team.meet();
+  team.meet(size);
 }
 
 // A row of a forward behind which a session's token is drawn.
@@ -93,7 +93,7 @@ inline void draw(const Model& m, const Batch& batch, const Draws* draws,
     const int64_t token = picks[i].token;
     of.tokens[token] = of.dice.best(logits + i * width, width, of.first_position + token);
   }
-  team.meet();
+  team.meet(size);
 }
 
 // The picks behind each session's last rows, and then drafts, one behind the other, until each
@@ -120,7 +120,7 @@ inline void draw_all(const Model& m, Batch batch, const Draws* draws, int32_t* i
       picks.push_back({p, p, draws[p].num_picks + step});
       if (index == 0) ids[p] = draws[p].tokens[draws[p].num_picks + step - 1];
     }
-    team.meet();
+    team.meet(size);
   }
 }
 

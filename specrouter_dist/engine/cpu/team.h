@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -25,8 +26,8 @@ class Team {
 
   // Runs work(0) ... work(size - 1) at once, the first on this thread.
   void run(int size, const std::function<void(int)>& work) {
-    size_ = size;
     if (size == 1) return work(0);
+    const std::lock_guard<std::mutex> alone(running_);
     while (static_cast<int>(threads_.size()) < size - 1)
       threads_.emplace_back(
           [this, index = static_cast<int>(threads_.size()) + 1] { serve(index); });
@@ -37,11 +38,11 @@ class Team {
     wait_until([this] { return left_.load(std::memory_order_acquire) == 0; });
   }
 
-  // All of a run come here before any goes on.
-  void meet() {
-    if (size_ == 1) return;
+  // All `size` threads of a run come here before any goes on.
+  void meet(int size) {
+    if (size == 1) return;
     const int turn = turn_.load(std::memory_order_relaxed);
-    if (here_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    if (here_.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
       here_.store(0, std::memory_order_relaxed);
       turn_.store(turn + 1, std::memory_order_release);
     } else {
@@ -89,9 +90,9 @@ class Team {
     }
   }
 
+  std::mutex running_;  // engines of one process take turns
   std::vector<std::thread> threads_;
   const std::function<void(int)>* work_ = nullptr;
-  int size_ = 1;
   std::atomic<bool> stopping_{false};
   std::atomic<int> round_{0}, left_{0}, here_{0}, turn_{0};
 };

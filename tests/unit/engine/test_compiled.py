@@ -3,6 +3,7 @@
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -227,3 +228,19 @@ def test_noise_is_made_where_it_can_win_and_nowhere_else_matters(
     noise = np.stack([gumbel_row(sampling.seed, 101 + i, width) for i in range(50)])
     wanted = (logits.numpy() * np.float32(1 / temperature) + noise).argmax(axis=1)
     assert sampler.draw(logits, batch)[0].tokens.tolist() == wanted.tolist()
+
+
+def test_engines_of_one_process_do_not_disturb_each_other(saved: Path) -> None:
+    """Each on a thread of its own, at once, with one thread and with several."""
+    engines = [load(saved) for _ in range(3)]
+    counts = ((1, 9), (5, 0), (2, 4))
+    with threads(1):
+        wanted = drawn(engines[0], counts)
+
+    def draw_often(engine: FastEngine, num_threads: int) -> list[list[list[int]]]:
+        torch.set_num_threads(num_threads)  # of this thread
+        return [drawn(engine, counts) for _ in range(60)]
+
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(draw_often, engines, (2, 1, 3)):
+            assert found == [wanted] * 60
