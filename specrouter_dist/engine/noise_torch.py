@@ -91,13 +91,13 @@ class NoiseSource:
 
     def session(self, seed: int) -> "SessionNoise":
         """The noise of one request."""
-        blocks = self._free.pop() if self._free else [self._block() for _ in range(self.num_blocks)]
+        blocks = self._free.pop() if self._free else [None] * self.num_blocks
         noise = SessionNoise(self, seed, blocks)
         # Forks and other members' sessions share it: it is over when nobody has it.
         weakref.finalize(noise, self._free.append, blocks).atexit = False
         return noise
 
-    def _block(self) -> Any:
+    def make_block(self) -> Any:
         """Room for ``[block_rows, num_ids]``: an array on the CPU, else a tensor."""
         shape = (self.block_rows, self.num_ids)
         if self._device.type == "cpu":
@@ -138,6 +138,8 @@ class SessionNoise:
     def _block(self, number: int) -> Any:
         place = number % len(self._blocks)
         block = self._blocks[place]
+        if block is None:  # Most sessions need none: see engine/cpu/noise.h.
+            block = self._blocks[place] = self._source.make_block()
         if self._numbers[place] != number:
             self._source.maker.fill(block, self._seed, number * self._source.block_rows)
             self._numbers[place] = number
