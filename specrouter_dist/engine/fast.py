@@ -11,7 +11,7 @@ from torch import Tensor
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
 from specrouter_dist.engine.decoder import Decoder, Part, Run
 from specrouter_dist.engine.eight_bits import check_quantization
-from specrouter_dist.engine.fast_checks import check_extension, end_of
+from specrouter_dist.engine.extension_checks import check_extension, end_of
 from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
@@ -188,7 +188,10 @@ class FastEngine:
         if len({extension.slot for extension in batch}) != len(batch):
             raise EngineError("slot: a batch extends a session once")
         for extension in batch:
-            check_extension(extension, self._sessions[extension.slot], self._info.vocab_size)
+            session = self._sessions[extension.slot]
+            check_extension(extension, fed=session.fed, reserved=session.reserved)
+            if (most := max(extension.tokens)) >= self._info.vocab_size:
+                raise EngineError(f"tokens: ids must be below {self._info.vocab_size}, got {most}")
         for extension in batch:
             self._sessions.own_pages(extension.slot, extension.start, end_of(extension))
         picks = self._run(batch)

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.engine.extension_checks import check_extension
 from specrouter_dist.engine.general_checks import (
     cache_argument,
     check_supported,
@@ -159,7 +160,9 @@ class GeneralEngine:
     @torch.inference_mode()
     def extend(self, batch: Sequence[Extension]) -> list[Picks]:
         for extension in batch:
-            _check(self._sessions[extension.slot], extension)
+            session = self._sessions[extension.slot]
+            fed, reserved = len(session.tokens), session.max_total_tokens
+            check_extension(extension, fed=fed, reserved=reserved)
         return [self._extend(self._sessions[extension.slot], extension) for extension in batch]
 
     def fork(self, slot: int, length: int, max_total_tokens: int | None = None) -> int:
@@ -282,19 +285,3 @@ class GeneralEngine:
                 layer.keys = layer.keys[..., :length, :]
                 layer.values = layer.values[..., :length, :]
             session.cached = length
-
-
-def _check(session: _Session, extension: Extension) -> None:
-    """Raises EngineError for an extension that does not fit its session."""
-    fed, count = len(session.tokens), len(extension.tokens)
-    if not 0 <= extension.start <= fed:
-        raise EngineError(f"start: must be 0 to {fed}, got {extension.start}")
-    if count == 0 or not 0 <= extension.num_picks <= count:
-        raise EngineError(f"num_picks: must be 0 to {count} (> 0), got {extension.num_picks}")
-    if len(extension.followers) > count:
-        raise EngineError(f"followers: at most {count}, got {len(extension.followers)}")
-    if extension.num_drafts > 0 and extension.num_picks == 0:
-        raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
-    stop = extension.start + count + extension.num_drafts
-    if stop > session.max_total_tokens:
-        raise EngineError(f"tokens: {stop} of the {session.max_total_tokens} positions reserved")

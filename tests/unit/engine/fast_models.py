@@ -67,6 +67,15 @@ def only_eager() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Forwards use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
 def text(vocab_size: int, num_tokens: int) -> "array[int]":
     return array("I", [(7 * i * i + 3 * i + 5) % vocab_size for i in range(num_tokens)])
 

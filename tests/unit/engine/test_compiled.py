@@ -4,7 +4,7 @@ import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,15 @@ from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError
 from specrouter_dist.speculation.noise import gumbel_row
-from tests.unit.engine.fast_models import load, logged_logits, only_eager, save, small, text
+from tests.unit.engine.fast_models import (
+    load,
+    logged_logits,
+    only_eager,
+    save,
+    small,
+    text,
+    threads,
+)
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -85,14 +93,6 @@ def test_one_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(library, "_VERSION", library._VERSION + 1)
     with pytest.raises(EngineError, match="built of other sources; install the package again"):
         Library(path.origin)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
 
 
 def all_logits(engine: FastEngine, num_threads: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from specrouter_dist.engine.eager import EagerDecoder
 from specrouter_dist.engine.exactness import Span, padded_rows, rows_at_once, split_spans
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
-from tests.unit.engine.fast_models import load, logged_logits, only_eager, save, text
+from tests.unit.engine.fast_models import load, logged_logits, only_eager, save, text, threads
 
 GREEDY = SamplingParams(temperature=0.0)
 SIZES: dict[str, Any] = {"num_hidden_layers": 2, "max_position_embeddings": 512}
@@ -90,14 +90,6 @@ def one_by_one(engine: FastEngine) -> Tensor:
     """Logits of a session alone, fed a token at a time, by one thread."""
     with threads(1):
         return logits_in_blocks(engine, 1)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
 
 
 def tokens_of(engine: FastEngine) -> "array[int]":

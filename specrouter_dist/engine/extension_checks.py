@@ -1,6 +1,5 @@
 """Whether an extension fits its session."""
 
-from specrouter_dist.engine.fast_sessions import Session
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.errors import EngineError
 
@@ -10,8 +9,13 @@ def end_of(extension: Extension) -> int:
     return extension.start + len(extension.tokens) + extension.num_drafts
 
 
-def check_extension(extension: Extension, session: Session, vocab_size: int) -> None:
+def check_extension(extension: Extension, *, fed: int, reserved: int) -> None:
     """
+    Args:
+        extension: of a session.
+        fed: positions of the session that have been.
+        reserved: positions that may be.
+
     Raises:
         EngineError: it does not fit; names the field and what is accepted.
     """
@@ -22,9 +26,7 @@ def check_extension(extension: Extension, session: Session, vocab_size: int) -> 
         raise EngineError(f"followers: at most {count}, got {len(extension.followers)}")
     if extension.num_drafts > 0 and extension.num_picks == 0:
         raise EngineError("num_drafts: drafts follow a pick, so num_picks must be above 0")
-    if not 0 <= extension.start <= session.fed:
-        raise EngineError(f"start: must be 0 to {session.fed}, got {extension.start}")
-    if end > session.reserved:
-        raise EngineError(f"slot {extension.slot}: {end} of {session.reserved} positions")
-    if max(extension.tokens) >= vocab_size:
-        raise EngineError(f"tokens: ids must be below {vocab_size}, got {max(extension.tokens)}")
+    if not 0 <= extension.start <= fed:
+        raise EngineError(f"start: must be 0 to {fed}, got {extension.start}")
+    if end > reserved:
+        raise EngineError(f"tokens: {end} of the {reserved} positions reserved")
