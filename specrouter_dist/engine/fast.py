@@ -237,15 +237,8 @@ class FastEngine:
             dice = self._sampler.dice(extension.slot)
             if dice is None or not extension.wants_tokens_only:
                 return None
-            runs.append(
-                Run(
-                    self._part(extension),
-                    extension.num_picks,
-                    extension.num_drafts,
-                    extension.first_pick,
-                    dice,
-                )
-            )
+            counts = extension.num_picks, extension.num_drafts
+            runs.append(Run(self._part(extension), *counts, extension.first_pick, dice))
         order = sorted(range(len(runs)), key=lambda i: runs[i].num_drafts, reverse=True)
         drawn = self._decoder.draw([runs[i] for i in order])
         if drawn is None:
