@@ -12,13 +12,12 @@ from importlib.util import find_spec
 from typing import ClassVar
 
 from specrouter_dist.engine import decoder
+from specrouter_dist.engine.kv_cache import PAGE_TOKENS
 from specrouter_dist.errors import EngineError
 
 _logger = logging.getLogger(__name__)
 
 _MODULE = "specrouter_dist.engine.cpu._decoder"
-_VERSION = 1
-"""Of decoder.cpp, whose structures these are."""
 
 
 class Matrix(Structure):
@@ -112,6 +111,14 @@ def dice_of(dice: decoder.Dice) -> Dice:
     return Dice(dice.inverse_temperature, dice.seed is not None, dice.seed or 0)
 
 
+def layout() -> int:
+    """As decoder.cpp has it: sizes of all that is handed over."""
+    found = PAGE_TOKENS
+    for structure in (Model, Layer, Batch, Rows, Draws, Adapter):
+        found = found * 509 + ctypes.sizeof(structure)
+    return found
+
+
 class Library:
     """The calls of one file.
 
@@ -121,8 +128,10 @@ class Library:
 
     def __init__(self, path: str) -> None:
         calls = ctypes.CDLL(path)
-        calls.specrouter_version.restype = c_int64
-        if calls.specrouter_version() != _VERSION:
+        has_layout = getattr(calls, "specrouter_layout", None)
+        if has_layout is not None:
+            has_layout.restype = c_int64
+        if has_layout is None or has_layout() != layout():
             raise EngineError(f"{path}: built of other sources; install the package again")
         self.forward = calls.specrouter_forward
         self.forward.argtypes = [POINTER(Model), POINTER(Batch), c_int64]

@@ -90,7 +90,7 @@ def test_one_for_another_cpu_is_not_called(
 def test_one_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     path = library.find_spec(library._MODULE)
     assert path is not None and path.origin is not None
-    monkeypatch.setattr(library, "_VERSION", library._VERSION + 1)
+    monkeypatch.setattr(library, "PAGE_TOKENS", 32)
     with pytest.raises(EngineError, match="built of other sources; install the package again"):
         Library(path.origin)
 
