@@ -24,16 +24,25 @@ struct Part {
   const Adapter* adapter;  // of each layer, or null
 };
 
-// One layer of the cache: for each position its keys, all heads, then its values.
+// One layer of the cache, page by page. A page holds, head by head, its keys and then its values:
+// keys sixteen positions at a time, component by component, so that the products of a query with
+// sixteen keys are the lanes of one sum; values position by position.
 struct Cache {
-  float* rows;
+  float* pages;
   int64_t num_kv_heads;
   int64_t head_dim;
 
-  int64_t half() const { return num_kv_heads * head_dim; }
-  float* row(const Part& part, int64_t position) const {
-    const int64_t page = part.pages[position / kPageTokens];
-    return rows + (page * kPageTokens + position % kPageTokens) * 2 * half();
+  float* page(const Part& part, int64_t position, int64_t head) const {
+    const int64_t number = part.pages[position / kPageTokens];
+    return pages + (number * num_kv_heads + head) * 2 * kPageTokens * head_dim;
+  }
+  // Component 0 of the key at a position; the next lies kLanes behind.
+  float* key(const Part& part, int64_t position, int64_t head) const {
+    const int64_t at = position % kPageTokens;
+    return page(part, position, head) + at / kLanes * kLanes * head_dim + at % kLanes;
+  }
+  float* value(const Part& part, int64_t position, int64_t head) const {
+    return page(part, position, head) + (kPageTokens + position % kPageTokens) * head_dim;
   }
 };
 
@@ -50,34 +59,44 @@ struct Query {
   float* result;
 };
 
+// q k^T of `Blocks` times sixteen keys that lie one behind the other; every product is one chain of
+// additions over the components.
+template <int Queries, int Blocks>
+inline void score(const Query* queries, const float* keys, int64_t head_dim, int64_t first,
+                  float* scores, int64_t stride, Vector* highest) {
+  Vector products[Queries][Blocks] = {};
+  for (int64_t d = 0; d < head_dim; ++d)
+    for (int b = 0; b < Blocks; ++b) {
+      const Vector components = load(keys + (b * head_dim + d) * kLanes);
+      for (int n = 0; n < Queries; ++n)
+        products[n][b] += broadcast(queries[n].query[d]) * components;
+    }
+  for (int n = 0; n < Queries; ++n)
+    for (int b = 0; b < Blocks; ++b) {
+      const int64_t begin = first + b * kLanes;
+      const Ints is_seen = kLane < static_cast<int32_t>(queries[n].num_keys - begin);
+      const Vector seen = is_seen ? products[n][b] : broadcast(-INFINITY);
+      store(scores + n * stride + begin, seen);
+      highest[n] = seen > highest[n] ? seen : highest[n];
+    }
+}
+
 // softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.
 //
 // Keys behind a query's own position have no weight in it: what is added then is 0.
 template <int Vectors, int Queries>
 void attend(const Part& part, const Cache& cache, int64_t head, const Query* queries,
             float* weights, int64_t stride) {
-  const int64_t offset = head * cache.head_dim, row_floats = 2 * cache.half();
+  // Sums wait for one another unless there are several.
+  constexpr int kBlocks = Queries == 1 ? 4 : 2;
   const int64_t most_keys = queries[Queries - 1].num_keys;
-  Vector q[Queries][Vectors], highest[Queries], totals[Queries] = {}, mixed[Queries][Vectors] = {};
-  for (int n = 0; n < Queries; ++n) {
-    highest[n] = broadcast(-INFINITY);
-    for (int v = 0; v < Vectors; ++v) q[n][v] = load(queries[n].query + v * kLanes);
-  }
-  for (int64_t first = 0; first < most_keys; first += kLanes) {
-    const float* keys = cache.row(part, first) + offset;
-    const int64_t count = std::min<int64_t>(kLanes, most_keys - first);
-    Vector products[Queries][kLanes] = {};
-    for (int64_t i = 0; i < count; ++i, keys += row_floats)
-      for (int v = 0; v < Vectors; ++v) {
-        const Vector key = load(keys + v * kLanes);
-        for (int n = 0; n < Queries; ++n) products[n][i] += q[n][v] * key;
-      }
-    for (int n = 0; n < Queries; ++n) {
-      const Ints is_seen = kLane < static_cast<int32_t>(queries[n].num_keys - first);
-      const Vector scores = is_seen ? sums(products[n]) : broadcast(-INFINITY);
-      store(weights + n * stride + first, scores);
-      highest[n] = scores > highest[n] ? scores : highest[n];
-    }
+  Vector highest[Queries], totals[Queries] = {}, mixed[Queries][Vectors] = {};
+  for (int n = 0; n < Queries; ++n) highest[n] = broadcast(-INFINITY);
+  for (int64_t first = 0; first < most_keys;) {
+    const int64_t step = most_keys - first >= kBlocks * kLanes ? kBlocks : 1;
+    const auto run = step == 1 ? score<Queries, 1> : score<Queries, kBlocks>;
+    run(queries, cache.key(part, first, head), cache.head_dim, first, weights, stride, highest);
+    first += step * kLanes;
   }
   for (int n = 0; n < Queries; ++n) {
     const float most = greatest(highest[n]);
@@ -88,9 +107,9 @@ void attend(const Part& part, const Cache& cache, int64_t head, const Query* que
     }
   }
   for (int64_t first = 0; first < most_keys; first += kPageTokens) {
-    const float* values = cache.row(part, first) + cache.half() + offset;
+    const float* values = cache.value(part, first, head);
     const int64_t count = std::min(kPageTokens, most_keys - first);
-    for (int64_t i = 0; i < count; ++i, values += row_floats)
+    for (int64_t i = 0; i < count; ++i, values += cache.head_dim)
       for (int v = 0; v < Vectors; ++v) {
         const Vector value = load(values + v * kLanes);
         for (int n = 0; n < Queries; ++n)

@@ -31,11 +31,11 @@ bool runs_here() {
 extern "C" {
 
 // Sizes of what is handed over; a library of others must not be called.
-int64_t specrouter_layout() {
-  int64_t layout = kPageTokens;
-  for (const size_t size : {sizeof(Model), sizeof(Layer), sizeof(Batch), sizeof(Part),
-                            sizeof(Draws), sizeof(Adapter)})
-    layout = layout * 509 + static_cast<int64_t>(size);
+uint64_t specrouter_layout() {
+  uint64_t layout = kPageTokens;
+  for (const size_t size :
+       {sizeof(Model), sizeof(Layer), sizeof(Batch), sizeof(Part), sizeof(Draws), sizeof(Adapter)})
+    layout = layout * 509 + size;
   return layout;
 }
 

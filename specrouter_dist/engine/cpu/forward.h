@@ -17,7 +17,7 @@ struct Forward {
 
   void run() const {
     const Flushing flushing;
-    const Range rows = share(batch.num_rows, index, size);
+    const Range rows = share_of_rows(batch.num_rows, index, size);
     embed(m, batch, rows);
     const int64_t layer_floats = batch.cache_rows * 2 * m.num_kv_heads * m.head_dim;
     for (int64_t i = 0; i < m.num_layers; ++i) {
@@ -69,7 +69,7 @@ struct Forward {
 // Logits of some rows of the residual stream, by all threads of a team.
 inline void read_logits(const Model& m, const float* hidden, const int32_t* rows, int64_t num_rows,
                         float* normed, float* logits, int index, int size) {
-  norm_rows(m, hidden, m.last_norm, normed, share(num_rows, index, size), rows);
+  norm_rows(m, hidden, m.last_norm, normed, share_of_rows(num_rows, index, size), rows);
   team.meet(size);
   const Rows in{normed, m.hidden, logits, m.head.num_outs};
   project<false>(m.is_bfloat16, m.head, in, num_rows, share(m.head.num_panels(), index, size));

@@ -27,6 +27,12 @@ inline Range share(int64_t count, int index, int size) {
   return {count * index / size, count * (index + 1) / size};
 }
 
+// Of rows the first thread has most, since of outputs, whose shares are of whole panels, it has
+// least.
+inline Range share_of_rows(int64_t num_rows, int index, int size) {
+  return share(num_rows, size - 1 - index, size);
+}
+
 inline float bfloat16_at(const void* values, int64_t i) {
   const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(values)[i]) << 16;
   float value;
@@ -113,8 +119,14 @@ inline void place(const Model& m, const Layer& layer, const Part& part, const Ca
       pairs[i + 1] = a * sine + b * cosine;
     }
   }
-  const float* fresh = qkv + m.num_heads * m.head_dim;
-  std::memcpy(cache.row(part, position), fresh, 2 * cache.half() * sizeof(float));
+  const float* keys = qkv + m.num_heads * m.head_dim;
+  const float* values = keys + m.num_kv_heads * m.head_dim;
+  for (int64_t head = 0; head < m.num_kv_heads; ++head) {
+    const int64_t at = head * m.head_dim;
+    float* key = cache.key(part, position, head);
+    for (int64_t i = 0; i < m.head_dim; ++i) key[i * kLanes] = keys[at + i];
+    std::memcpy(cache.value(part, position, head), values + at, m.head_dim * sizeof(float));
+  }
 }
 
 inline void place_rows(const Model& m, const Layer& layer, const Batch& batch, const Cache& cache,

@@ -116,7 +116,7 @@ def layout() -> int:
     found = PAGE_TOKENS
     for structure in (Model, Layer, Batch, Rows, Draws, Adapter):
         found = found * 509 + ctypes.sizeof(structure)
-    return found
+    return found % 2**64
 
 
 class Library:
@@ -130,7 +130,7 @@ class Library:
         calls = ctypes.CDLL(path)
         has_layout = getattr(calls, "specrouter_layout", None)
         if has_layout is not None:
-            has_layout.restype = c_int64
+            has_layout.restype = c_uint64
         if has_layout is None or has_layout() != layout():
             raise EngineError(f"{path}: built of other sources; install the package again")
         self.forward = calls.specrouter_forward

@@ -40,7 +40,7 @@ struct Batch {
   int64_t num_rows, num_parts;
   const int32_t* ids;
   const Part* parts;
-  float* cache;  // [layers][cache_rows][2 * num_kv_heads * head_dim]
+  float* cache;  // [layers][cache_rows * 2 * num_kv_heads * head_dim] in pages
   int64_t cache_rows;
   float* hidden;   // [num_rows][hidden]: the residual stream, and the result
   float* scratch;  // specrouter_scratch_floats()

@@ -29,15 +29,6 @@ inline Vector add_pairs(Vector a, Vector b) {
          __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
-// The sums of sixteen vectors, each of the same order of additions.
-template <int Count = kLanes>
-inline Vector sums(const Vector* vectors) {
-  if constexpr (Count == 1)
-    return vectors[0];
-  else
-    return add_pairs(sums<Count / 2>(vectors), sums<Count / 2>(vectors + Count / 2));
-}
-
 inline float sum(Vector v) {
   for (int step = 0; step < 4; ++step) v = add_pairs(v, v);
   return v[0];
