@@ -19,9 +19,6 @@ from specrouter_dist.routing.state import (
 )
 from specrouter_dist.routing.surface import Floats, Surface
 
-FORGOTTEN = 0.3
-"""Share of what was observed of a member that is forgotten in a second in which it neither works
-nor is probed."""
 FADED = 0.01
 """Share that is forgotten in a second of hops and the like that are not in use: nobody probes them,
 and what was bad once may have become better."""
@@ -107,18 +104,18 @@ class LatencyTable:
             self._hops[pair] = DecayedMean(self.hop_prior_us, level)
 
     def forget(self) -> set[str]:
-        """Of members not observed since the last call, what was observed counts for less: one that
-        was slow is tried again. To be called once a second; returns these members."""
+        """What was observed of what has not been since the last call counts for less: what was slow
+        is tried again. To be called once a second; returns the members of which nothing was."""
         unknown = self._forwards.keys() - self._observed
         for member in unknown:
             self._take_back(member)
         for surfaces in (self._forwards, self._drafting):
             for member in surfaces.keys() & unknown:
-                surfaces[member].drift(FORGOTTEN)
+                surfaces[member].fade()
         for known in (self._slowdowns, self._hops):
             for pair, mean in known.items():
                 if pair not in self._observed:
-                    mean.drift(FADED if unknown.isdisjoint(pair) else FORGOTTEN)
+                    mean.drift(FADED)
         self._observed.clear()
         return unknown
 

@@ -16,7 +16,7 @@ from math import exp, log
 
 import numpy as np
 
-from specrouter_dist.routing.latency import FADED, FORGOTTEN
+from specrouter_dist.routing.latency import FADED
 from specrouter_dist.routing.observations import Pace
 from specrouter_dist.routing.state import Manner, PaceState
 
@@ -127,14 +127,14 @@ class PaceTable:
 
     def forget(self, members: set[str]) -> None:
         """Of what was not observed since the last call, while others were at their load, what was
-        known counts for less; for much less with one of ``members``, of whom nothing is known
-        any more. To be called once a second."""
+        known counts for less. ``members`` have not worked: they are taken to be as they were before
+        they became slower. To be called once a second."""
         for member in members:
             self.restore(self._aside.pop(member, ()))
         for known in self._filters.values():
             for part in known.parts if known.observed else ():
                 if part not in known.observed:
-                    known.fade(part, FADED if members.isdisjoint(part.chain) else FORGOTTEN)
+                    known.fade(part, FADED)
             known.observed.clear()
 
     def on_change(self, member: str, factor: float) -> None:

@@ -25,7 +25,7 @@ from specrouter_dist.routing.traffic import Traffic
 
 _UNSAVED_PLANS = 1000
 """More than can have been handed out since a snapshot was written: workers ignore lower numbers."""
-VERSION = 4
+VERSION = 5
 MAX_BYTES = 64 * 1024 * 1024
 """About 200,000 pairs, each from one source and for one kind of request."""
 

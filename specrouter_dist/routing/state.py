@@ -104,12 +104,34 @@ def check_score(state: ScoreState) -> ScoreState:
     return state
 
 
+class LineState(NamedTuple):
+    """Decayed sums over observed steps, for the line of observed over profiled times."""
+
+    weight: Count
+    u: Count
+    """Of one over what was profiled,"""
+    uu: Count
+    """of its square,"""
+    z: Count
+    """of what was observed over what was profiled,"""
+    uz: Count
+    """and of the product of both."""
+
+
+def _check_line(line: LineState) -> LineState:
+    if line.weight and not 1e-6 <= line.z / line.weight <= 1e6:
+        raise ValueError(f"ratios lie in [1e-6, 1e6], got {line.z / line.weight}")
+    if line.u**2 > line.weight * line.uu * (1 + 1e-9) or (line.weight and not line.uu):
+        raise ValueError("there are no steps of which these are sums")
+    return line
+
+
 class BatchState(NamedTuple):
     """Times of a member's steps for so many sessions at a time."""
 
     num_sessions: Size
-    ratio: Ratio
-    """Observed over profiled."""
+    line: Annotated[LineState, AfterValidator(_check_line)]
+    """Of observed over profiled."""
     points_us: Annotated[tuple[tuple[Size, Size, Positive], ...], Field(min_length=1)]
     """Profiled: sizes and contexts with their times."""
 

@@ -1,10 +1,9 @@
 """Times of one member's steps over size, sessions and context: the shape from a profile, the level
 from what is observed.
 
-A step in a chain is slower than the same step in a profile's loop, because the caches have gone
-cold or the core was asleep, and it is only observed at the sizes that the present plan uses. So
-what is observed scales the whole surface; otherwise sizes that are not used would look fast for
-ever, and the planner would chase them.
+Steps are only observed at the sizes that the present plan uses. So what is observed moves the whole
+surface (routing/line.py); otherwise sizes that are not used would look fast for ever, and the
+planner would chase them.
 """
 
 import bisect
@@ -14,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from specrouter_dist.routing.decayed import DecayedMean
+from specrouter_dist.routing.line import Line
 from specrouter_dist.routing.observations import ForwardTimes
 from specrouter_dist.routing.state import BatchState
 
@@ -104,7 +103,7 @@ class _Curves:
 
 class Surface:
     """Times over the size per session, the number of sessions in the batch and their mean context:
-    profiled, times the decayed ratio of observed to profiled at about that number of sessions.
+    profiled, along the line of what is observed at about that number of sessions.
 
     Attention reads every session's cache, so a step takes longer by a slope times the context. The
     slope is profiled at few sizes and numbers of sessions, and is one of them too: more rows have
@@ -119,8 +118,8 @@ class Surface:
         self._slopes_us = _Curves()
         """What each further token of context, of every session, adds."""
         self._shortest_tokens = 0
-        self._ratios: dict[int, DecayedMean] = {}
-        self._nearest_ratios: dict[int, DecayedMean] = {}
+        self._lines: dict[int, Line] = {}
+        self._nearest_lines: dict[int, Line] = {}
 
     def profile(self, size: int, num_sessions: int, context_tokens: int, mean_us: float) -> None:
         """Takes a point of the start-up profile."""
@@ -133,8 +132,8 @@ class Surface:
             slope_us = (points_us[size, long] - points_us[size, short]) / (long - short)
             self._slopes_us.put(size, num_sessions, max(0.0, slope_us))
         self._shortest_tokens = min(self._shortest_tokens or short, short)
-        self._nearest_ratios.clear()
-        self._ratios.setdefault(num_sessions, DecayedMean(1.0))
+        self._nearest_lines.clear()
+        self._lines.setdefault(num_sessions, Line())
 
     def observe(
         self, size: float, num_sessions: int, context_tokens: float, times: ForwardTimes
@@ -144,15 +143,15 @@ class Surface:
         if not self._points_us:
             return 1.0
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
-        ratio = times.total_us / times.count / profiled_us
-        return self._nearest(num_sessions).observe(ratio, times.count)
+        mean_us = times.total_us / times.count
+        return self._nearest(num_sessions).observe(profiled_us, mean_us, times.count)
 
     def at(self, size: float, num_sessions: int, context_tokens: float) -> float | None:
         """Time in microseconds; None without a profile."""
         if not self._points_us:
             return None
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
-        return profiled_us * self._nearest(num_sessions).value
+        return self._nearest(num_sessions).at(profiled_us)
 
     def over(self, sizes: range, num_sessions: int, context_tokens: float) -> Floats | None:
         """Times at each of these sizes in microseconds; None without a profile."""
@@ -161,30 +160,31 @@ class Surface:
         slopes_us = self._slopes_us.over(sizes, num_sessions)
         more_us = self._beyond_shortest(context_tokens) * slopes_us
         profiled_us = self._times_us.over(sizes, num_sessions) + more_us
-        return profiled_us * self._nearest(num_sessions).value
+        line = self._nearest(num_sessions)
+        return line.more_us + line.ratio * profiled_us
 
     def slope_us(self, size: float, num_sessions: int) -> float | None:
         """What each further token of context, of every session, adds; None without a profile."""
         if not self._points_us:
             return None
-        return self._slopes_us.at(size, num_sessions) * self._nearest(num_sessions).value
+        return self._slopes_us.at(size, num_sessions) * self._nearest(num_sessions).ratio
 
     @property
     def is_in_doubt(self) -> bool:
         """What was observed last is a hiccup or the beginning of a change."""
-        return any(ratio.is_in_doubt for ratio in self._ratios.values())
+        return any(line.is_in_doubt for line in self._lines.values())
 
-    def drift(self, share: float) -> None:
-        """Nothing was observed: so much of what was is forgotten."""
-        for ratio in self._ratios.values():
-            ratio.drift(share)
+    def fade(self) -> None:
+        """For a second nothing was observed."""
+        for line in self._lines.values():
+            line.fade()
 
     def state(self) -> tuple[BatchState, ...]:
         """Everything known."""
         return tuple(
             BatchState(
                 num_sessions,
-                self._ratios[num_sessions].level,
+                self._lines[num_sessions].state,
                 tuple((*at, mean_us) for at, mean_us in points_us.items()),
             )
             for num_sessions, points_us in self._points_us.items()
@@ -195,14 +195,14 @@ class Surface:
         for batch in batches:
             for size, context_tokens, mean_us in batch.points_us:
                 self.profile(size, batch.num_sessions, context_tokens, mean_us)
-            self._ratios[batch.num_sessions] = DecayedMean(1.0, batch.ratio)
-        self._nearest_ratios.clear()
+            self._lines[batch.num_sessions] = Line(batch.line)
+        self._nearest_lines.clear()
 
-    def _nearest(self, num_sessions: int) -> DecayedMean:
-        found = self._nearest_ratios.get(num_sessions)
+    def _nearest(self, num_sessions: int) -> Line:
+        found = self._nearest_lines.get(num_sessions)
         if found is None:
-            nearest = min(self._ratios, key=lambda known: abs(known - num_sessions))
-            found = self._nearest_ratios[num_sessions] = self._ratios[nearest]
+            nearest = min(self._lines, key=lambda known: abs(known - num_sessions))
+            found = self._nearest_lines[num_sessions] = self._lines[nearest]
         return found
 
     def _profiled_us(self, size: float, num_sessions: int, context_tokens: float) -> float:

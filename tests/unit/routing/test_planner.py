@@ -295,10 +295,10 @@ class TestRefusals:
 
 def test_a_clock_that_is_set_back_does_not_keep_a_member_slow() -> None:
     made = router({"small": 200.0, "target": 3000.0}, {})
-    slow = Observations()
-    slow.forwards[ForwardKey("small", 1, 1)] = ForwardTimes(50, 50 * 1000.0)
-    for _ in range(2):
-        made.observe(slow, 1e6)
+    for mean_us in (200.0, 1000.0, 1000.0):
+        told = Observations()
+        told.forwards[ForwardKey("small", 1, 1)] = ForwardTimes(50, 50 * mean_us)
+        made.observe(told, 1e6)
     before_us = made.latency.forward_us("small", 1)
     for second in range(30):
         made.observe(Observations(), float(second))

@@ -139,8 +139,8 @@ EVIDENCE, FORWARDS, HOPS, SLOWDOWNS, CONTEXT = (
 REACHED, ACCEPTED, NUM_BLOCKS, NUM_EMPTY, AGE_S = 4, 5, 6, 7, 8
 
 BAD = {
-    "an older version": (put("version", value=1), "of version 1; this is version 4"),
-    "a newer version": (put("version", value=5), "of version 5; this is version 4"),
+    "an older version": (put("version", value=1), "of version 1; this is version 5"),
+    "a newer version": (put("version", value=6), "of version 6; this is version 5"),
     "no version": (lambda content: content.pop("version"), "of version None"),
     "another pool": (put("pool_hash", value="other"), "of pool 'other', not of 'pool'"),
     "a missing part": (lambda content: content.pop("latency"), "latency: Field required"),
@@ -182,8 +182,12 @@ BAD = {
     "a size of zero": (put(*FORWARDS, 0, 1, 0, 2, 0, 0, value=0), "latency.0.0.1.0.2.0.0: .*got 0"),
     "no times": (put(*FORWARDS, 0, 1, 0, 2, value=[]), "latency.0.0.1.0.2: .*at least 1"),
     "a ratio of zero": (
-        put(*FORWARDS, 0, 1, 0, 1, 0, value=0.0),
+        put(*FORWARDS, 0, 1, 0, 1, value=[1.0, 1.0, 1.0, 0.0, 0.0]),
         "latency.0.0.1.0.1: .*ratios lie",
+    ),
+    "sums of no steps": (
+        put(*FORWARDS, 0, 1, 0, 1, value=[1.0, 2.0, 1.0, 1.0, 1.0]),
+        "latency.0.0.1.0.1: .*no steps of which these are sums",
     ),
     "an absurd slowdown": (put(*SLOWDOWNS, 0, 2, 0, value=1e9), "latency.2.0.2: .*ratios lie in"),
     "a negative hop": (put(*HOPS, 0, 2, 0, value=-5.0), "latency.3.0.2.0: .*got -5.0"),
