@@ -47,6 +47,7 @@ class Run:
         num_drafts: tokens wanted behind the last pick, one after the other.
         first_position: of the first of them.
         dice: of all of them.
+        stop_ids: what is behind one of them is not wanted, and may be anything.
     """
 
     part: Part
@@ -54,6 +55,7 @@ class Run:
     num_drafts: int
     first_position: int
     dice: Dice
+    stop_ids: TokenArray
 
 
 class Decoder(Protocol):

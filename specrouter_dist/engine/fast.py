@@ -1,5 +1,6 @@
 """The fast engine: our own decoder for the Llama family over a paged KV cache."""
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from specrouter_dist.engine.lora import Adapter
 from specrouter_dist.engine.ragged import reading_order
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
-from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 
 
 def supports(config: Mapping[str, Any]) -> bool:
@@ -136,7 +137,7 @@ class FastEngine:
                 f"max_total_tokens: must be 1 to {self._info.context_tokens}, "
                 f"got {max_total_tokens}"
             )
-        stop_ids = frozenset(sampling.stop_token_ids)
+        stop_ids = array(TOKEN_TYPECODE, sampling.stop_token_ids)
         slot = self._sessions.open(max_total_tokens, stop_ids, self._adapter)
         try:
             self._sampler.open(slot, sampling, prompt_tokens)
@@ -238,7 +239,8 @@ class FastEngine:
             if dice is None or not extension.wants_tokens_only:
                 return None
             counts = extension.num_picks, extension.num_drafts
-            runs.append(Run(self._part(extension), *counts, extension.first_pick, dice))
+            stop_ids = self._sessions[extension.slot].stop_ids
+            runs.append(Run(self._part(extension), *counts, extension.first_pick, dice, stop_ids))
         order = sorted(range(len(runs)), key=lambda i: runs[i].num_drafts, reverse=True)
         drawn = self._decoder.draw([runs[i] for i in order])
         if drawn is None:
@@ -249,12 +251,12 @@ class FastEngine:
     def _until_stop(self, extension: Extension, drawn: TokenArray) -> Picks:
         """Of one run, no drafts behind a stop token."""
         session, num_picks = self._sessions[extension.slot], extension.num_picks
-        num_drafts = len(drawn) - num_picks
-        session.fed = max(session.fed, extension.start + len(extension.tokens) + num_drafts)
-        if num_drafts:
+        if len(drawn) > num_picks:
             behind = range(max(num_picks, 1), len(drawn))
             stops = (i for i in behind if drawn[i - 1] in session.stop_ids)
             drawn = drawn[: next(stops, len(drawn))]
+        num_fed = len(extension.tokens) + len(drawn) - num_picks
+        session.fed = max(session.fed, extension.start + num_fed)
         return Picks(drawn)
 
     def _part(self, extension: Extension) -> Part:

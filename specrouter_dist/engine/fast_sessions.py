@@ -19,7 +19,8 @@ class Session:
     table: PageTable
     reserved: int
     """Positions that may be fed."""
-    stop_ids: frozenset[int]
+    stop_ids: TokenArray
+    """Nothing is drawn behind one of them."""
     adapter: Adapter | None = None
     """Which its rows run through."""
     fed: int = 0
@@ -64,9 +65,7 @@ class SessionTable:
             raise EngineError(f"slot: {slot} is not open")
         return self._sessions[slot]
 
-    def open(
-        self, num_positions: int, stop_ids: frozenset[int], adapter: Adapter | None = None
-    ) -> int:
+    def open(self, num_positions: int, stop_ids: TokenArray, adapter: Adapter | None = None) -> int:
         """Takes a slot and pages for ``num_positions``.
 
         Raises:

@@ -73,7 +73,8 @@ class Climb:
         if stretch.num_rounds == _UNTIMED_ROUNDS:
             stretch.since_s = self.clock()
         elif stretch.num_rounds > _UNTIMED_ROUNDS:
-            stretch.timed_rounds += 1
+            # Alone, the target has made a forward for each.
+            stretch.timed_rounds += num_new_tokens if len(stretch.plan.chain) == 1 else 1
             stretch.timed_tokens += num_new_tokens
 
     def leave(self, observations: Observations) -> None:

@@ -15,6 +15,7 @@ from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import PairKey
 from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.traffic import Traffic
+from specrouter_dist.speculation.steps import run_tokens
 
 Floats = npt.NDArray[np.float64]
 _Number = TypeVar("_Number", float, Floats)
@@ -107,9 +108,12 @@ class Costs:
 
     def alone_us(self, member: str) -> float:
         """Time per token of a member that decodes by itself."""
-        time_us = self.latency.forward_us(member, 1.0, self.regime.num_sessions)
+        num_sessions = self.regime.num_sessions
+        time_us = self.latency.forward_us(member, 1.0, num_sessions)
         assert time_us is not None, f"the times of {member} are unknown"
-        return time_us
+        num_tokens = run_tokens(time_us)
+        run_us = self.latency.drafting_us(member, num_tokens, num_sessions)
+        return time_us if run_us is None else run_us / num_tokens
 
     def drafting_us(self, drafter: str) -> Floats:
         """Time of a block that the drafter draws by itself, shape [MAX_DRAFT_TOKENS]."""

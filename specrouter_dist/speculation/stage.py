@@ -65,12 +65,13 @@ class Stage:
         self.block_tokens: int | None = None
         """Downstream waits for so many tokens: fewer are not sent while more can follow, and a
         step draws no further than to a block's end. None: each step's are sent."""
+        self.max_drafts = max_drafts
+        """Most tokens that a step draws while there is no upstream."""
         self._limit = end
         self._prompt_tokens = prompt_tokens
         self._end = end
         self._ending = ending
         self._chunk_tokens = chunk_tokens
-        self._max_drafts = max_drafts
         self._ended = False
         self._step: Step | None = None
 
@@ -154,6 +155,7 @@ class Stage:
             step.num_proposals,
             min(num_accepted, len(new)),
             rejected=num_accepted < min(len(proposed), len(new)),
+            drafted=max(0, len(new) - 1) if not step.num_proposals else 0,
         )
         return new
 
@@ -167,7 +169,7 @@ class Stage:
 
     def _drafts_wanted(self) -> int:
         """Tokens to draw in this step, without an upstream."""
-        wanted = min(self._max_drafts, self._room())
+        wanted = min(self.max_drafts, self._room())
         if self.block_tokens is not None:
             num_ahead = len(self.tokens) - self.settled
             wanted = min(wanted, self.block_tokens - num_ahead % self.block_tokens)

@@ -25,6 +25,7 @@ from specrouter_dist.speculation.preparing import Preparations
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, Step
 from specrouter_dist.worker.forks import EngineForks, draws_of
+from specrouter_dist.worker.runs import Runs
 from specrouter_dist.worker.session import Session
 
 MAX_DRAFTS = 16
@@ -88,6 +89,7 @@ class ModelHost:
         self.preparations = Preparations(self._begin_preparing)
         self._odds: dict[str, Odds] = {}
         """By sampling regime."""
+        self._runs = Runs() if is_target else None
         self.num_threads = 1
         """CPU threads of its forwards."""
         self._num_open = 0
@@ -97,7 +99,7 @@ class ModelHost:
         """Of these, those that were there."""
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
-        """Reserves a slot. Only drafters draw several tokens in one step."""
+        """Reserves a slot."""
         self.give_way()
         end = min(request.end, self.engine.info.context_tokens)
         tokens = array(TOKEN_TYPECODE, request.tokens)
@@ -137,6 +139,8 @@ class ModelHost:
     def take_steps(self, now: float, observations: Observations) -> list[tuple[Session, Step]]:
         """Starts a step of every session that has one, as far as a batch goes; the others wait or
         rest."""
+        if self._runs is not None:
+            self._runs.allow(self.ready)
         batch: list[tuple[Session, Step]] = []
         num_tokens = 0
         for session in list(self.ready):
@@ -217,6 +221,8 @@ class ModelHost:
         started = time.perf_counter()
         all_picks = engine.extend(extensions)
         elapsed_us = (time.perf_counter() - started) * 1e6
+        if self._runs is not None:
+            self._runs.note(extensions, elapsed_us)
         for session in sessions:
             session.device_us += elapsed_us / len(sessions)
         return all_picks

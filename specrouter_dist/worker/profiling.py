@@ -17,7 +17,7 @@ from specrouter_dist.routing.observations import (
     Observations,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
-from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, run_tokens
 from specrouter_dist.worker.member import ModelHost
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
@@ -152,6 +152,17 @@ def fastest_threads(engine: Engine, most: int, *, drafts: bool) -> int:
     return next(count for count in counts if min(times_us[count]) <= enough_us)
 
 
+def _draws_runs(engine: Engine, threads: int) -> bool:
+    """Whether the model is so fast that by itself it draws several tokens in a step."""
+    engine.set_threads(threads)
+    context_tokens = min(SHORTEST_CONTEXT, engine.info.context_tokens - _ROOM)
+    kind = _Kind(context_tokens, 1, 0)
+    with _sessions(engine, 1, context_tokens) as slots:
+        return (
+            bool(slots) and run_tokens(min(_time(engine, {kind: slots}, _THREADS_GRID)[kind])) > 1
+        )
+
+
 def _take_memory(engine: Engine, context_tokens: int) -> None:
     """What the largest batches need is taken at the start, or found wanting there: under load the
     process would grow whenever a batch is the largest so far."""
@@ -168,9 +179,10 @@ def profile_all(hosts: Sequence[ModelHost], most_threads: int) -> Observations:
     """Of all models of a worker, one after the other; each has its number of CPU threads then."""
     observations = Observations(is_profile=True)
     for host in hosts:
-        drafts = not host.is_target
-        host.num_threads = fastest_threads(host.engine, most_threads, drafts=drafts)
-        measured = profile(host.name, host.engine, drafts=drafts, threads=host.num_threads)
+        threads = fastest_threads(host.engine, most_threads, drafts=not host.is_target)
+        host.num_threads = threads
+        drafts = not host.is_target or _draws_runs(host.engine, threads)
+        measured = profile(host.name, host.engine, drafts=drafts, threads=threads)
         observations.forwards |= measured.forwards
     return observations
 

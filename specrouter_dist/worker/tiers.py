@@ -31,6 +31,8 @@ class TieredHost(ModelHost):
         super().__init__(slim.name, slim.target.engine, is_target=True)
         self.path = (slim.name, slim.target.name)
         self._slim = slim.slim
+        # Its stages draw token by token.
+        self._runs = None
 
     def forward(
         self, batch: Sequence[tuple[Session, Step]], observations: Observations

@@ -86,6 +86,7 @@ class CompiledDecoder:
             tokens = array(TOKEN_TYPECODE, bytes(4 * (run.num_picks + run.num_drafts)))
             drawn.num_picks, drawn.num_drafts = run.num_picks, run.num_drafts
             drawn.first_position, drawn.dice = run.first_position, c.dice_of(run.dice)
+            drawn.stop_ids, drawn.num_stop_ids = run.stop_ids.buffer_info()
             drawn.tokens = tokens.buffer_info()[0]
             found.append(tokens)
         batch = self._batch(parts, ids)

@@ -97,7 +97,7 @@ inline void draw(const Model& m, const Batch& batch, const Draws* draws,
 }
 
 // The picks behind each session's last rows, and then drafts, one behind the other, until each
-// session has its number; those with most drafts come first.
+// session has its number or a stop; those with most drafts come first.
 inline void draw_all(const Model& m, Batch batch, const Draws* draws, int32_t* ids, float* logits,
                      int index, int size) {
   const Scratch scratch = lay_out(m, batch.scratch, batch.num_rows);
@@ -107,18 +107,23 @@ inline void draw_all(const Model& m, Batch batch, const Draws* draws, int32_t* i
   for (int64_t p = 0; p < batch.num_parts; ++p)
     for (int64_t i = 0; i < draws[p].num_picks; ++i)
       picks.push_back({p, parts[p].first_row + parts[p].num_rows - draws[p].num_picks + i, i});
-  for (int64_t step = 0; batch.num_parts; ++step) {
+  std::vector<char> has_stopped(parts.size());
+  for (int64_t step = 0, num_going = batch.num_parts; num_going; ++step) {
     Forward{m, batch, scratch, index, size}.run();
     draw(m, batch, draws, picks, scratch, logits, index, size);
     while (batch.num_parts && draws[batch.num_parts - 1].num_drafts <= step) --batch.num_parts;
-    batch.num_rows = batch.num_parts;
+    batch.num_rows = num_going = batch.num_parts;
     picks.clear();
     for (int64_t p = 0; p < batch.num_parts; ++p) {
+      const int64_t next = draws[p].num_picks + step;
+      const int32_t token = draws[p].tokens[next - 1];
+      has_stopped[p] |= draws[p].stops(token);
+      num_going -= has_stopped[p];
       parts[p].start += parts[p].num_rows;
       parts[p].first_row = p;
       parts[p].num_rows = 1;
-      picks.push_back({p, p, draws[p].num_picks + step});
-      if (index == 0) ids[p] = draws[p].tokens[draws[p].num_picks + step - 1];
+      picks.push_back({p, p, next});
+      if (index == 0) ids[p] = token;
     }
     team.meet(size);
   }

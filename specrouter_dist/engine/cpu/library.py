@@ -102,6 +102,8 @@ class Draws(Structure):
         ("num_drafts", c_int64),
         ("first_position", c_int64),
         ("dice", Dice),
+        ("stop_ids", c_void_p),
+        ("num_stop_ids", c_int64),
         ("tokens", c_void_p),
     ]
 

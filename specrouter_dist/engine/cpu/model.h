@@ -1,6 +1,8 @@
 // What a call is given: a model's weights and a batch of rows, as library.py lays them out.
 #pragma once
 
+#include <algorithm>
+
 #include "attention.h"
 #include "matrix.h"
 #include "noise.h"
@@ -52,7 +54,13 @@ struct Draws {
   int64_t num_drafts;      // and one behind the other after the last pick
   int64_t first_position;  // of the first of them
   Dice dice;
+  const int32_t* stop_ids;  // nothing is wanted behind one of them
+  int64_t num_stop_ids;
   int32_t* tokens;  // [num_picks + num_drafts], the result
+
+  bool stops(int32_t token) const {
+    return std::find(stop_ids, stop_ids + num_stop_ids, token) != stop_ids + num_stop_ids;
+  }
 };
 
 inline int64_t qkv_width(const Model& m) { return (m.num_heads + 2 * m.num_kv_heads) * m.head_dim; }
