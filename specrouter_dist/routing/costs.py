@@ -112,8 +112,9 @@ class Costs:
         time_us = self.latency.forward_us(member, 1.0, num_sessions)
         assert time_us is not None, f"the times of {member} are unknown"
         num_tokens = run_tokens(time_us)
-        run_us = self.latency.drafting_us(member, num_tokens, num_sessions)
-        return time_us if run_us is None else run_us / num_tokens
+        if num_tokens == 1 or not self.latency.knows_blocks(member, num_tokens):
+            return time_us
+        return float(self.drafting_us(member)[num_tokens - 1]) / num_tokens
 
     def drafting_us(self, drafter: str) -> Floats:
         """Time of a block that the drafter draws by itself, shape [MAX_DRAFT_TOKENS]."""

@@ -23,7 +23,8 @@ FADED = 0.01
 """Share that is forgotten in a second of hops and the like that are not in use: nobody probes them,
 and what was bad once may have become better."""
 _DRAFTING_ROWS = 4
-"""A step that draws several tokens feeds no more than the tail of its stream."""
+"""A step that draws several tokens feeds no more than the tail of its stream. One that draws none
+behind its picks is a block of one token if it feeds one; of more it may be a verify."""
 
 
 class LatencyTable:
@@ -178,6 +179,11 @@ class LatencyTable:
         context = self.context_tokens if context_tokens is None else context_tokens
         return surface.at(num_tokens, num_sessions, context) if surface else None
 
+    def knows_blocks(self, member: str, num_tokens: int) -> bool:
+        """Whether blocks of that length, or longer ones, were profiled."""
+        surface = self._drafting.get(member)
+        return surface is not None and surface.largest_size >= num_tokens
+
     def forwards_us(self, member: str, sizes: range, num_sessions: int) -> Floats | None:
         """:meth:`forward_us` at each of these sizes, at the typical context."""
         surface = self._forwards.get(member)
@@ -220,7 +226,7 @@ class LatencyTable:
         surfaces: list[tuple[Surface, float]] = []
         if not key.num_drafts:
             surfaces.append((self._forwards.setdefault(key.member, Surface()), size))
-        if size <= _DRAFTING_ROWS:
+        if size <= (_DRAFTING_ROWS if key.num_drafts else 1):
             drafting = self._drafting.setdefault(key.member, Surface())
             surfaces.append((drafting, 1.0 + key.num_drafts))
         return surfaces

@@ -163,6 +163,11 @@ class Surface:
         line = self._nearest(num_sessions)
         return line.more_us + line.ratio * profiled_us
 
+    @property
+    def largest_size(self) -> int:
+        """Profiled; 0 without a profile."""
+        return max((size for points in self._points_us.values() for size, _ in points), default=0)
+
     def slope_us(self, size: float, num_sessions: int) -> float | None:
         """What each further token of context, of every session, adds; None without a profile."""
         if not self._points_us:

@@ -75,7 +75,7 @@ def test_every_chain_prints_what_the_target_alone_prints(
 
 
 def test_plans_that_leave_it_and_come_back_change_no_text(slims: Slims) -> None:
-    sampling = SamplingParams(temperature=0.8, max_tokens=48)
+    sampling = SamplingParams(temperature=0.8, max_tokens=96)
     wanted = slims.texts(("target",), LOCK_STEP, sampling)
     chains = itertools.cycle([("draft", "target"), ("target",), ("slim", "target")])
     numbers = itertools.count(1)

@@ -16,11 +16,13 @@ from specrouter_dist.engine.cpu import library
 from specrouter_dist.engine.cpu.decoder import CompiledDecoder
 from specrouter_dist.engine.cpu.library import Library, find_library
 from specrouter_dist.engine.cpu.packing import pack_linear, pad_halves
+from specrouter_dist.engine.decoder import Run
 from specrouter_dist.engine.eager import EagerDecoder
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError
+from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.noise import gumbel_row
 from tests.unit.engine.fast_models import (
     load,
@@ -191,6 +193,34 @@ def test_a_run_ends_with_its_stop_token(saved: Path) -> None:
     ending = engine.open(SamplingParams(temperature=0.0, stop_token_ids=[stop]), 20, 64)
     found = engine.extend([Extension(ending, 0, tokens, 1, 12)])[0].tokens
     assert found == wanted[: wanted.index(stop) + 1]
+    assert engine._sessions[ending].fed == 20 + len(found) - 1
+
+
+def test_nothing_is_computed_behind_the_last_stop(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(saved)
+    tokens = text(engine.info.vocab_size, 20)
+    free = engine.open(GREEDY, 20, 64)
+    wanted = engine.extend([Extension(free, 0, tokens, 1, 12)])[0].tokens
+    raw: list[list[TokenArray]] = []
+    draw = type(engine._decoder).draw
+
+    def kept(decoder: CompiledDecoder, runs: Sequence[Run]) -> list[TokenArray]:
+        raw.append(draw(decoder, runs))
+        return raw[-1]
+
+    monkeypatch.setattr(type(engine._decoder), "draw", kept)
+    lasts = [wanted.index(wanted[3]), wanted.index(wanted[7])]
+    slots = [
+        engine.open(SamplingParams(temperature=0.0, stop_token_ids=[wanted[last]]), 20, 64)
+        for last in lasts
+    ]
+    picks = engine.extend([Extension(slot, 0, tokens, 1, 12) for slot in slots])
+    for drawn, found, last in zip(raw[-1], picks, lasts, strict=True):
+        assert found.tokens == wanted[: last + 1]
+        assert drawn[: max(lasts) + 1] == wanted[: max(lasts) + 1]
+        assert not any(drawn[max(lasts) + 1 :])
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(temperature=0.7, seed=3)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from specrouter_dist.config import Plan
+from specrouter_dist.config import EdgeKnobs, Plan
 from specrouter_dist.routing.climbing import Climb
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import Ladder, Rung
@@ -11,7 +11,11 @@ from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.steps import StageCounts
 
 HALF_WAY = Progress(100, 100)
-FIRST, SECOND = Plan(number=1, chain=("target",)), Plan(number=2, chain=("target",))
+KNOBS = EdgeKnobs(window=4, burst=4, patience=4)
+FIRST, SECOND = (
+    Plan(number=number, chain=("small", "target"), edges=(KNOBS,)) for number in (1, 2)
+)
+ALONE = Plan(number=3, chain=("target",))
 
 
 class Clock:
@@ -46,6 +50,15 @@ def test_the_time_of_the_first_rounds_is_not_told(climb: Climb, clock: Clock) ->
     assert (key.plan, key.traffic, key.num_sessions) == (FIRST, GREEDY, 1)
     assert (pace.num_rounds, pace.num_tokens) == (10, 30)
     assert pace.total_us == pytest.approx(100_000)
+
+
+def test_alone_the_target_makes_a_round_for_every_token(climb: Climb, clock: Clock) -> None:
+    seen = Observations()
+    climb.board(Ladder.only(ALONE), 0, HALF_WAY, seen)
+    go(climb, clock, 12)
+    climb.leave(seen)
+    (pace,) = seen.paces.values()
+    assert (pace.num_rounds, pace.num_tokens) == (30, 30)
 
 
 def test_every_plan_and_load_is_timed_by_itself(climb: Climb, clock: Clock) -> None:

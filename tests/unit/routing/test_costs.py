@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from specrouter_dist.routing.costs import LENGTHS, MAX_DRAFT_TOKENS, Costs, Drafts, Floats, Regime
-from specrouter_dist.routing.observations import Observations, PairKey, Survival
+from specrouter_dist.routing.observations import (
+    ForwardKey,
+    ForwardTimes,
+    Observations,
+    PairKey,
+    Survival,
+)
 from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import GREEDY
@@ -47,6 +53,23 @@ def test_times_of_all_lengths_follow_a_new_profile(router: Router) -> None:
         slower.forwards[key] = times
     router.observe(slower, 0.0)
     assert costs(router).drafting_us("small") == pytest.approx(2 * before)
+
+
+def fast_target(*, longest: int) -> Router:
+    """Steps of a millisecond; runs of up to ``longest`` tokens were profiled, at half of that for
+    each further one."""
+    made = Router(("target",), {}, {"target": "here"}, hop_us=0.0)
+    told = Observations(is_profile=True)
+    for num_tokens in {1, longest}:
+        key = ForwardKey("target", 1, 1, num_tokens - 1)
+        told.forwards[key] = ForwardTimes(1, 500.0 + 500.0 * num_tokens)
+    made.observe(told, 0.0)
+    return made
+
+
+@pytest.mark.parametrize(("longest", "us"), [(1, 1000.0), (4, 1000.0), (8, 562.5), (16, 562.5)])
+def test_a_fast_target_alone_costs_what_its_runs_do(longest: int, us: float) -> None:
+    assert costs(fast_target(longest=longest)).alone_us("target") == us
 
 
 def test_hops_of_all_drafters_are_those_of_each(router: Router) -> None:
