@@ -32,7 +32,8 @@ from specrouter_dist.tracing.records import WorkerTrace
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.lookup import LookupHost
 from specrouter_dist.worker.lora import hosts_of
-from specrouter_dist.worker.member import Member, ModelHost
+from specrouter_dist.worker.member import Member
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.openmp import call_apart
 from specrouter_dist.worker.posts import Call, SetPlans
 from specrouter_dist.worker.profiling import profile_all

@@ -12,7 +12,7 @@ from specrouter_dist.engine.factory import load_adapted
 from specrouter_dist.engine.interface import Engine
 from specrouter_dist.routing.observations import ForwardKey, Observations
 from specrouter_dist.speculation.steps import Step
-from specrouter_dist.worker.member import ModelHost, host_of
+from specrouter_dist.worker.model_host import ModelHost, host_of
 from specrouter_dist.worker.session import Session
 
 

@@ -18,7 +18,7 @@ from specrouter_dist.routing.observations import (
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, run_tokens
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
 _SAMPLED = SamplingParams(temperature=0.8, max_tokens=64, seed=0)

@@ -25,7 +25,7 @@ from specrouter_dist.routing.observations import (
 from specrouter_dist.routing.similarity import SparseRows, sampled_positions
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.chains import Chains
 from specrouter_dist.worker.checks import check_submit
-from specrouter_dist.worker.member import ModelHost, Opening
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session

@@ -14,7 +14,8 @@ from specrouter_dist.errors import UnavailableError
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.steps import Step
-from specrouter_dist.worker.member import ModelHost, Opening, slot_of
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost, slot_of
 from specrouter_dist.worker.session import Session
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.speculation.tiers import TieredStage, TieredStep
-from specrouter_dist.worker.member import ModelHost, Opening, slot_of
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost, slot_of
 from specrouter_dist.worker.session import Session
 from specrouter_dist.worker.slim import SlimHost
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 
 
 class Turns:

@@ -38,7 +38,8 @@ from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.speculation.messages import Proposals, Truth
 from specrouter_dist.worker.chains import Chains
 from specrouter_dist.worker.lora import AdapterHost
-from specrouter_dist.worker.member import Member, ModelHost
+from specrouter_dist.worker.member import Member
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
 from specrouter_dist.worker.reading import Readers

@@ -24,7 +24,7 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.worker.lookup import LookupHost
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.session import Session
 from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.worker import Worker

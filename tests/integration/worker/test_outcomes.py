@@ -10,7 +10,7 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.routing.observations import Observations, OutcomeKey
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.preparing import Preparations
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.posts import Call
 from specrouter_dist.worker.session import Session
 from tests.integration.worker.toys import WAIT_S, Toys, plan

@@ -12,7 +12,7 @@ from specrouter_dist.links.control import Settled
 from specrouter_dist.routing.observations import LawReading, Observations, Reading
 from specrouter_dist.routing.similarity import MAX_ROWS, SparseRows, sampled_positions
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.posts import Call
 from specrouter_dist.worker.reading import MAX_TOKENS, Readers
 from tests.integration.worker.toys import WAIT_S, Toys, engine, plan

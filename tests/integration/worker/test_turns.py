@@ -10,7 +10,7 @@ from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from specrouter_dist.worker.ending import StopIds
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.posts import Call
 from specrouter_dist.worker.worker import Worker
 from tests.integration.worker.toys import SECRET, WAIT_S, engine, plan

@@ -14,7 +14,8 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.worker.lookup import LookupHost
-from specrouter_dist.worker.member import Member, ModelHost
+from specrouter_dist.worker.member import Member
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.posts import SetDirectory
 from specrouter_dist.worker.worker import Worker
 

@@ -8,7 +8,8 @@ from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
-from specrouter_dist.worker.member import ModelHost, Opening
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.session import Session
 
 SAMPLING = SamplingParams(temperature=0.0, max_tokens=20)

@@ -14,7 +14,8 @@ from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, EdgeId, Truth
 from specrouter_dist.speculation.steps import Step
 from specrouter_dist.worker.lora import hosts_of
-from specrouter_dist.worker.member import ModelHost, Opening
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.session import Session
 from tests.adapters import write_adapter
 from tests.unit.engine.fast_models import load, save, small

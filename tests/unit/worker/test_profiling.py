@@ -11,7 +11,7 @@ from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import ForwardKey
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker import profiling
-from specrouter_dist.worker.member import ModelHost
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.profiling import fastest_threads, profile, profile_all
 
 US = 1e-6

@@ -11,7 +11,8 @@ from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import EdgeId, Proposals, Truth
 from specrouter_dist.worker.chains import Chains
-from specrouter_dist.worker.member import ModelHost, Opening
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.session import Session
 

@@ -13,7 +13,8 @@ from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.speculation.ending import StopIds
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, EdgeId, Truth
 from specrouter_dist.worker.chains import Chains
-from specrouter_dist.worker.member import ModelHost, Opening
+from specrouter_dist.worker.member import Opening
+from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.parking import LEASE_S
 from specrouter_dist.worker.session import Session
