@@ -15,7 +15,7 @@ from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import PairKey
 from specrouter_dist.routing.replay import own_text_names
 from specrouter_dist.routing.traffic import Traffic
-from specrouter_dist.speculation.steps import run_tokens
+from specrouter_dist.speculation.runs import run_tokens
 
 Floats = npt.NDArray[np.float64]
 _Number = TypeVar("_Number", float, Floats)

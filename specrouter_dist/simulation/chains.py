@@ -264,7 +264,7 @@ class Chains:
 
 
 def _stage(replica: Replica, request: Request, tokens: TokenArray) -> Stage | LookupStage:
-    """Only drafters draw several tokens in one step."""
+    """As a worker opens it."""
     if isinstance(replica.member, LookupMember):
         return LookupStage(
             tokens,

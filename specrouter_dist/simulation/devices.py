@@ -21,6 +21,7 @@ from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.speculation.odds import Odds
 from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.preparing import Preparations
+from specrouter_dist.speculation.runs import Runs
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, Step
 
 MAX_DRAFTS = 16
@@ -69,6 +70,7 @@ class Replica:
         """What was fed to prepare for outcomes is none."""
         self.busy_us = 0.0
         """Time spent in its forwards."""
+        self.runs = Runs() if self.is_target else None
         self.num_attached = 0
         """Requests that it works for now: its load."""
         self.sessions: dict[int, Session] = {}
@@ -170,6 +172,8 @@ class Device:
         then()
 
     def _take_steps(self, replica: Replica) -> Batch:
+        if replica.runs is not None:
+            replica.runs.allow([session.model_stage for session in replica.ready])
         batch: list[tuple[Session, Step, TokenArray]] = []
         num_tokens = 0
         for session in list(replica.ready):
@@ -215,6 +219,8 @@ class Device:
 
     def _finish(self, replica: Replica, batch: Batch, elapsed_us: float) -> None:
         replica.num_steps += 1
+        if replica.runs is not None:
+            replica.runs.note([step for _, step, _ in batch], elapsed_us)
         key = forward_key(replica.name, [(session, step) for session, step, _ in batch])
         if key is not None:
             self.observations.add_forward(key, elapsed_us)

@@ -22,6 +22,7 @@ from specrouter_dist.simulation.devices import MAX_DRAFTS
 from specrouter_dist.simulation.oracle import Oracle
 from specrouter_dist.simulation.profile import MemberProfile, Profile
 from specrouter_dist.simulation.texts import Text
+from specrouter_dist.speculation.runs import run_tokens
 from specrouter_dist.speculation.tokens import TokenBuffer, common_prefix
 
 CALIBRATION_TOKENS = 256
@@ -46,7 +47,8 @@ def step_times(member: MemberProfile) -> Observations:
             observations.add_forward(key, member.step.us(num_rows, num_sessions, contexts))
         first_us = member.step.us(num_sessions, num_sessions, contexts)
         draft_us = member.draft_us(num_sessions, contexts)
-        for num_drafts in range(1, MAX_DRAFTS if member.role == "drafter" else 0):
+        is_drafting = member.role == "drafter" or run_tokens(first_us) > 1
+        for num_drafts in range(1, MAX_DRAFTS if is_drafting else 0):
             key = ForwardKey(
                 member.name, num_sessions, num_sessions, num_drafts, context_tokens=context
             )

@@ -88,6 +88,11 @@ class Stage:
         return self._ended or len(self.tokens) >= self._end
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it writes by itself, its prompt fed."""
+        return self.up is None and self.kv_len >= self._prompt_tokens
+
+    @property
     def wait_ms(self) -> float | None:
         """How long the stage would wait for proposals; None when it waits for none."""
         if self.up is None or self._step or not self._waits():

@@ -7,17 +7,6 @@ from specrouter_dist.speculation.messages import TokenArray
 MOST_BATCH_TOKENS = 1024
 """A batch that feeds so many takes no further session: it would keep those who wait for a token
 waiting for the prompts of others, and need memory without a bound."""
-_MOST_RUN_US = 10_000.0
-"""Nobody sees that tokens come so far apart, and a new request waits half of it."""
-_MOST_RUN_TOKENS = 8
-
-
-def run_tokens(token_us: float) -> int:
-    """Tokens that a target draws in one step for requests without a drafter, if each takes so long:
-    what is done once a step costs as much for eight as for one. A power of two, since the times of
-    steps of one length are comparable."""
-    fitting = max(1, min(_MOST_RUN_TOKENS, int(_MOST_RUN_US / max(token_us, 1.0))))
-    return 1 << (fitting.bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
 from specrouter_dist.speculation.odds import Odds
 from specrouter_dist.speculation.outcomes import Outcomes
 from specrouter_dist.speculation.preparing import Preparations
+from specrouter_dist.speculation.runs import Runs
 from specrouter_dist.speculation.stage import Stage
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, Step
 from specrouter_dist.worker.forks import EngineForks, draws_of
 from specrouter_dist.worker.member import Opening
-from specrouter_dist.worker.runs import Runs
 from specrouter_dist.worker.session import Session
 
 MAX_DRAFTS = 16
@@ -96,7 +96,7 @@ class ModelHost:
         """Starts a step of every session that has one, as far as a batch goes; the others wait or
         rest."""
         if self._runs is not None:
-            self._runs.allow(self.ready)
+            self._runs.allow([session.model_stage for session in self.ready])
         batch: list[tuple[Session, Step]] = []
         num_tokens = 0
         for session in list(self.ready):

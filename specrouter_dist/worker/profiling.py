@@ -17,7 +17,8 @@ from specrouter_dist.routing.observations import (
     Observations,
 )
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
-from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, run_tokens
+from specrouter_dist.speculation.runs import run_tokens
+from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker.model_host import ModelHost
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
