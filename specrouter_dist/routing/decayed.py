@@ -1,15 +1,12 @@
 """A mean that follows what is observed: slowly while it stays, at once when it has changed."""
 
+from specrouter_dist.routing.doubt import Doubt, Judgement
 from specrouter_dist.routing.state import Level
 
 _MEMORY_VALUES = 2000.0
 """Weight of the past; in steps, about the last ten seconds of decoding."""
 _PRIOR_VALUES = 5.0
 """The prior counts as so many observed values."""
-_FAR = 2.0
-"""Means that differ by this factor from what is known are a hiccup or a change."""
-_ALIKE = 1.5
-"""Means that differ by less say the same."""
 
 
 class DecayedMean:
@@ -18,18 +15,12 @@ class DecayedMean:
     def __init__(self, prior: float, level: Level | None = None) -> None:
         self._prior = prior
         self.value, self._weight = level or Level(prior, _PRIOR_VALUES)
-        self._far: float | None = None
-        """The newest mean, if it was far from what is known."""
+        self._doubt = Doubt()
 
     @property
     def level(self) -> Level:
         """Where it stands."""
         return Level(self.value, self._weight)
-
-    @property
-    def is_in_doubt(self) -> bool:
-        """The newest mean was far from what is known: the next one tells whether that is so."""
-        return self._far is not None
 
     def drift(self, share: float) -> None:
         """Nothing was observed: the estimate goes so much of the way back to the prior. Without
@@ -44,15 +35,12 @@ class DecayedMean:
         one before said the same: then things have changed, and what was is forgotten.
         """
         # A prior is no evidence: what comes first is believed.
-        is_far = self._weight > _PRIOR_VALUES and _differ(mean, self.value, _FAR)
-        before, self._far = self._far, mean if is_far else None
-        if self._far is not None and before is not None and not _differ(mean, before, _ALIKE):
+        judgement = self._doubt.judge(mean, self.value if self._weight > _PRIOR_VALUES else mean)
+        if judgement is Judgement.CHANGE:
             factor = mean / self.value if self.value else 1.0
-            self.value, self._weight, self._far = mean, count, None
+            self.value, self._weight = mean, count
             return factor
-        if self._far is not None:
-            count = 1.0
-        self.add(mean, count)
+        self.add(mean, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0
 
     def add(self, mean: float, count: float) -> None:
@@ -60,7 +48,3 @@ class DecayedMean:
         total = self._weight + count
         self.value += (mean - self.value) * count / total
         self._weight = min(total, _MEMORY_VALUES)
-
-
-def _differ(one: float, other: float, factor: float) -> bool:
-    return max(one, other) > factor * min(one, other)

@@ -9,14 +9,11 @@ the two cannot be told apart, and a prior decides: what is longer is mostly long
 
 from functools import cached_property
 
+from specrouter_dist.routing.doubt import Doubt, Judgement
 from specrouter_dist.routing.state import LineState
 
 _MEMORY_STEPS = 2000.0
 """Weight of the past; about the last ten seconds of decoding."""
-_FAR = 2.0
-"""Means that differ by this factor from what is known are a hiccup or a change."""
-_ALIKE = 1.5
-"""Means that differ by less say the same."""
 _RATIO_SHARE, _MORE_SHARE = 0.02, 0.004
 """That the ratio is 1, and that nothing comes on top, counts as so much of what was observed: sizes
 that hardly differ tell nothing of either, however often they come."""
@@ -37,8 +34,7 @@ class Line:
     def __init__(self, state: LineState = _NOTHING) -> None:
         self.state = state
         """Decayed sums over steps of 1, 1/p, 1/p^2, y/p and y/p^2, profiled p and observed y."""
-        self._far: float | None = None
-        """The newest mean over what was known, if it was far from it."""
+        self._doubt = Doubt()
         self._usual: tuple[float, float] | None = None
         """What the line was before it became slower."""
 
@@ -75,7 +71,7 @@ class Line:
     @property
     def is_in_doubt(self) -> bool:
         """The newest mean was far from what is known: the next one tells whether that is so."""
-        return self._far is not None
+        return self._doubt.is_open
 
     def observe(self, profiled_us: float, mean_us: float, count: float) -> float:
         """Takes a mean of ``count`` steps. Returns by what factor things have changed: 1.0, or one
@@ -86,12 +82,11 @@ class Line:
         """
         factor = mean_us / self.at(profiled_us)
         # A prior is no evidence: what comes first is believed.
-        is_far = self.state.weight > 0 and _differ(factor, 1.0, _FAR)
-        before, self._far = self._far, factor if is_far else None
-        if is_far and before is not None and not _differ(factor, before, _ALIKE):
+        judgement = self._doubt.judge(factor if self.state.weight else 1.0, 1.0)
+        if judgement is Judgement.CHANGE:
             self._change(factor, count)
             return factor
-        self._add(profiled_us, mean_us, 1.0 if is_far else count)
+        self._add(profiled_us, mean_us, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0
 
     def fade(self) -> None:
@@ -129,7 +124,6 @@ class Line:
         kept = min(1.0, count / weight)
         weight, u, uu = kept * weight, kept * u, kept * uu
         more_us, ratio = factor * usual[0], factor * usual[1]
-        self._far = None
         self._put(LineState(weight, u, uu, more_us * u + ratio * weight, more_us * uu + ratio * u))
 
     def _approach(self, goal: tuple[float, float], share: float) -> None:
@@ -142,7 +136,3 @@ class Line:
     def _put(self, state: LineState) -> None:
         self.state = state
         self.__dict__.pop("_fitted", None)
-
-
-def _differ(one: float, other: float, factor: float) -> bool:
-    return max(one, other) > factor * min(one, other)
