@@ -15,7 +15,7 @@ from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.snapshot import restore
 from specrouter_dist.routing.traffic import GREEDY
 from specrouter_dist.serving.backend import PoolBackend
-from tests.pools import open_tiny, requests, short_start
+from tests.pools import open_slow_tiny, open_tiny, requests, short_start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -31,8 +31,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def backend(state: Path) -> Iterator[PoolBackend]:
-    with open_tiny("ray") as opened:
+def backend(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolBackend]:
+    with open_slow_tiny("ray", tmp_path_factory.mktemp("pool")) as opened:
         yield opened
 
 
