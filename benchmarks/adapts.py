@@ -2,9 +2,12 @@
 
     python -m benchmarks.adapts --times 5 --json
     python -m benchmarks.adapts --only switch --times 3 --json
+    python -m benchmarks.adapts --slow-target --only slow --json
 
 Requests run one after the other through Ray; the router chooses. What is measured is told by
-``benchmarks/slowed.py``, ``benchmarks/switched.py`` and ``benchmarks/restarted.py``.
+``benchmarks/slowed.py``, ``benchmarks/switched.py`` and ``benchmarks/restarted.py``. Where the
+target is so fast that no drafter pays, none can be left: ``--slow-target`` runs it in the general
+engine.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from pathlib import Path
 from benchmarks import restarted, slowed, switched
 from benchmarks.arms import comparison_arguments, run_arm
 from benchmarks.known import own_state
-from benchmarks.pools import without_prefix_cache
+from benchmarks.pools import with_slow_target, without_prefix_cache
 from benchmarks.prompts import read_prompts
 from benchmarks.report import add_json_argument, print_report
 from specrouter_dist.actors.pool import RunningPool
@@ -103,6 +106,7 @@ def main() -> None:
     """Parses the arguments, measures, prints."""
     parser = comparison_arguments(__doc__)
     parser.add_argument("--only", choices=WAYS, help="one of the three; else all")
+    parser.add_argument("--slow-target", action="store_true", help="drafters pay on any machine")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--settle", type=int, default=80, help="requests before a switch")
@@ -112,7 +116,7 @@ def main() -> None:
     add_json_argument(parser)
     arguments = parser.parse_args()
     pool, report = open_pool(arguments.pool, dtype=None)
-    pool = without_prefix_cache(pool)
+    pool = without_prefix_cache(with_slow_target(pool) if arguments.slow_target else pool)
     with own_state() as state, open_backend(pool, report, BackendName.RAY) as backend:
         results = measure(backend, pool, state, arguments)
     print_report("adapts", arguments, results)

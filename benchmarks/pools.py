@@ -19,6 +19,17 @@ def without_prefix_cache(pool: Pool) -> Pool:
     return replace(pool, config=config, config_hash=f"{pool.config_hash}:cold")
 
 
+def with_slow_target(pool: Pool) -> Pool:
+    """Its target in the general engine: so slow that drafters pay on any machine."""
+    target = pool.config.target
+    members = tuple(
+        member.model_copy(update={"engine": "general"}) if member is target else member
+        for member in pool.config.members
+    )
+    config = pool.config.model_copy(update={"members": members})
+    return replace(pool, config=config, config_hash=f"{pool.config_hash}:slow")
+
+
 def with_exact(pool: Pool, *, exact: bool) -> Pool:
     """Exact mode on or off."""
     config = pool.config.model_copy(update={"exact": exact})

@@ -11,6 +11,7 @@ asks for anything; an actor of Ray that does nothing takes about a hundredth of 
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Mapping
 from itertools import cycle, islice
 from typing import Any
@@ -98,6 +99,7 @@ def measure(backend: PoolBackend, arguments: argparse.Namespace) -> dict[str, ob
         "router_share_of_pool_above_idle": above_idle(working, idle),
         "planner_share_of_pool": spent_s["deciding"] / pool_cpu_s(working["cpu_s"]),
         "router_spent_s": spent_s,
+        "chains": Counter(" -> ".join(result.chain) for result in results),
         "num_tokens": sum(len(result.token_ids) for result in results),
         "tokens_per_second": tokens_per_second,
     }

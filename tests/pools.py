@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.pools import with_slow_target
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
@@ -62,18 +63,10 @@ def open_tiny(backend: str, dtype: Dtype | None = None) -> PoolBackend:
     return open_backend(pool, report, BackendName(backend))
 
 
-def open_slow_tiny(backend: str, directory: Path) -> PoolBackend:
+def open_slow_tiny(backend: str) -> PoolBackend:
     """The same with a target so slow that drafters pay on any machine."""
-    pool = yaml.safe_load((POOLS_DIRECTORY / "tiny.yaml").read_text(encoding="utf-8"))
-    for member in pool["members"]:
-        if "model" in member:
-            member["model"] = str(POOLS_DIRECTORY / member["model"])
-        if member.get("role") == "target":
-            member["engine"] = "general"
-    file = directory / "tiny.yaml"
-    file.write_text(yaml.safe_dump(pool), encoding="utf-8")
-    opened, report = open_pool(str(file), dtype=None)
-    return open_backend(opened, report, BackendName(backend))
+    pool, report = open_pool("tiny", dtype=None)
+    return open_backend(with_slow_target(pool), report, BackendName(backend))
 
 
 def prompts() -> list[TokenArray]:

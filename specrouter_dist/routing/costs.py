@@ -93,6 +93,7 @@ class Costs:
     devices: Mapping[str, str]
     latency: LatencyTable
     agreement: AgreementTable
+    _alone: dict[str, float] = field(default_factory=dict)
     _drafting: dict[str, Floats] = field(default_factory=dict)
     _verifying: dict[str, Floats] = field(default_factory=dict)
     _curves: dict[tuple[str, str], Curve] = field(default_factory=dict)
@@ -102,12 +103,17 @@ class Costs:
 
     def is_known(self, member: str) -> bool:
         """Whether the member's times are known."""
-        if self.latency.forward_us(member, 1) is None:
-            return False
-        return member == self.target or self.latency.drafting_us(member, 1) is not None
+        knows_steps = self.latency.knows_forwards(member)
+        return knows_steps and (member == self.target or self.latency.knows_blocks(member, 1))
 
     def alone_us(self, member: str) -> float:
         """Time per token of a member that decodes by itself."""
+        found = self._alone.get(member)
+        if found is None:
+            found = self._alone[member] = self._measure_alone(member)
+        return found
+
+    def _measure_alone(self, member: str) -> float:
         num_sessions = self.regime.num_sessions
         time_us = self.latency.forward_us(member, 1.0, num_sessions)
         assert time_us is not None, f"the times of {member} are unknown"

@@ -179,6 +179,11 @@ class LatencyTable:
         context = self.context_tokens if context_tokens is None else context_tokens
         return surface.at(num_tokens, num_sessions, context) if surface else None
 
+    def knows_forwards(self, member: str) -> bool:
+        """Whether any were profiled."""
+        surface = self._forwards.get(member)
+        return surface is not None and surface.largest_size > 0
+
     def knows_blocks(self, member: str, num_tokens: int) -> bool:
         """Whether blocks of that length, or longer ones, were profiled."""
         surface = self._drafting.get(member)

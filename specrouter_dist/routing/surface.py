@@ -118,6 +118,8 @@ class Surface:
         self._slopes_us = _Curves()
         """What each further token of context, of every session, adds."""
         self._shortest_tokens = 0
+        self.largest_size = 0
+        """Profiled; 0 without a profile."""
         self._lines: dict[int, Line] = {}
         self._nearest_lines: dict[int, Line] = {}
 
@@ -132,6 +134,7 @@ class Surface:
             slope_us = (points_us[size, long] - points_us[size, short]) / (long - short)
             self._slopes_us.put(size, num_sessions, max(0.0, slope_us))
         self._shortest_tokens = min(self._shortest_tokens or short, short)
+        self.largest_size = max(self.largest_size, size)
         self._nearest_lines.clear()
         self._lines.setdefault(num_sessions, Line())
 
@@ -162,11 +165,6 @@ class Surface:
         profiled_us = self._times_us.over(sizes, num_sessions) + more_us
         line = self._nearest(num_sessions)
         return line.more_us + line.ratio * profiled_us
-
-    @property
-    def largest_size(self) -> int:
-        """Profiled; 0 without a profile."""
-        return max((size for points in self._points_us.values() for size, _ in points), default=0)
 
     def slope_us(self, size: float, num_sessions: int) -> float | None:
         """What each further token of context, of every session, adds; None without a profile."""

@@ -31,8 +31,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def backend(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolBackend]:
-    with open_slow_tiny("ray", tmp_path_factory.mktemp("pool")) as opened:
+def backend(state: Path) -> Iterator[PoolBackend]:
+    with open_slow_tiny("ray") as opened:
         yield opened
 
 
