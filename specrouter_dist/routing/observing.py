@@ -82,13 +82,16 @@ def _observe_block(
     pair: PairKey, match_tokens: int, step: Step, accepted: int, seen: Observations
 ) -> None:
     """``match_tokens``: from so many on the verifier continues its own text; 0: never."""
+    block = step.num_proposals, accepted
     if match_tokens:
         own, beside = own_text_names(pair.draft, match_tokens)
-        block = (step.num_proposals, accepted) if step.from_own_text else (0, 0)
-        seen.add_block(pair._replace(draft=own), *block)
-        pair = pair._replace(draft=beside)
+        seen.add_block(pair._replace(draft=own), *(block if step.from_own_text else (0, 0)))
+        if not step.from_own_text:
+            seen.add_block(pair._replace(draft=beside), *block)
     if not step.from_own_text:
-        seen.add_block(pair, step.num_proposals, accepted)
+        # Also while the own text is continued now and then: else what is known of the pair without
+        # it would be what a few rounds long ago have said.
+        seen.add_block(pair, *block)
 
 
 def answer(

@@ -73,6 +73,8 @@ def test_where_nothing_matches_the_block_is_the_drafters() -> None:
     assert verifier.found() == {
         OWN: Survival(num_blocks=1, num_empty=1),
         BESIDE: Survival([1, 1], [1, 0], num_blocks=1),
+        # What is known of the pair by itself does not grow old meanwhile.
+        "small": Survival([1, 1], [1, 0], num_blocks=1),
     }
     assert verifier.drafter_restarts
 
@@ -123,4 +125,5 @@ def test_pairs_are_named_by_who_verifies() -> None:
     assert set(verifier.seen.pairs) == {
         PairKey(OWN, "medium", GREEDY),
         PairKey(BESIDE, "medium", GREEDY),
+        PairKey("small", "medium", GREEDY),
     }

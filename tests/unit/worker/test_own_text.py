@@ -39,7 +39,7 @@ def test_rounds_are_observed_by_edge_and_the_text_stays(
     assert pool.text() == alone
     wanted = set()
     for draft, verifier, match in zip(CHAIN, CHAIN[1:], matches, strict=False):
-        names = own_text_names(draft, match) if match else (draft,)
+        names = (draft, *own_text_names(draft, match)) if match else (draft,)
         wanted |= {(name, verifier) for name in names}
     assert set(pairs(pool)) == wanted
 
@@ -51,6 +51,7 @@ def test_a_middle_stages_rounds_are_all_observed(match: int) -> None:
     pool.text()
     stage = pool.sessions["medium"].model_stage
     own, beside = (pairs(pool)[name, "medium"] for name in own_text_names("small", match))
+    assert pairs(pool)["small", "medium"] == beside
     assert stage.own_counts.accepted and stage.own_counts.truncations, "some matches mislead"
     for seen, counts in ((own, stage.own_counts), (beside, stage.counts)):
         assert seen.is_plausible
