@@ -2,12 +2,13 @@
 
     python -m benchmarks.adapts --times 5 --json
     python -m benchmarks.adapts --only switch --times 3 --json
-    python -m benchmarks.adapts --slow-target --only slow --json
+    python -m benchmarks.adapts --slow-target --only slow --slower 20 --json
 
 Requests run one after the other through Ray; the router chooses. What is measured is told by
 ``benchmarks/slowed.py``, ``benchmarks/switched.py`` and ``benchmarks/restarted.py``. Where the
 target is so fast that no drafter pays, none can be left: ``--slow-target`` runs it in the general
-engine.
+engine. Where it is so slow that a drafter pays though it is five times slower, ``--slower`` says how
+much slower it becomes.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def measure(
     times = arguments.times
     results: dict[str, object] = {}
     if arguments.only in (None, "slow"):
-        results["slow"] = slowed.measure(running, auto(), times)
+        results["slow"] = slowed.measure(running, auto(), times, arguments.slower)
     if arguments.only in (None, "switch"):
         results["switch"] = switched.measure(switches(), list(by_task), times)
     if arguments.only in (None, "restart"):
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--only", choices=WAYS, help="one of the three; else all")
     parser.add_argument("--slow-target", action="store_true", help="drafters pay on any machine")
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--slower", type=float, default=5.0, help="so many times: slow")
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--settle", type=int, default=80, help="requests before a switch")
     parser.add_argument("--watched", type=int, default=6, help="requests after a switch")

@@ -1,4 +1,4 @@
-"""A member gets a fifth of its time, and later all of it again: when is it left, and taken again?
+"""A member becomes slower, and later as fast as before: when is it left, and taken again?
 
 The process of the drafter that most requests use is stopped and continued every few milliseconds.
 Left: from the slowdown to the first of five requests in a row that end on a chain without the
@@ -17,22 +17,22 @@ from contextlib import contextmanager
 from specrouter_dist.actors.pool import RunningPool
 from specrouter_dist.serving.results import GenerateResult
 
-_RUN_S, _STOP_S = 0.0005, 0.002
-"""A fifth of the time, in turns shorter than a block: five times slower, and not by chance."""
+_RUN_S = 0.0005
+"""Shorter than a block: how slow one is must not be chance."""
 _IN_A_ROW = 5
 _PATIENCE_S = 60.0
 _SETTLE_REQUESTS = 40
 
 
 @contextmanager
-def slowed(pid: int) -> Iterator[None]:
-    """The process gets a fifth of its time."""
-    ended = threading.Event()
+def slowed(pid: int, times_slower: float) -> Iterator[None]:
+    """The process runs for one of so many parts of its time."""
+    ended, stop_s = threading.Event(), _RUN_S * (times_slower - 1)
 
     def pulse() -> None:
         while not ended.is_set():
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(_STOP_S)
+            time.sleep(stop_s)
             os.kill(pid, signal.SIGCONT)
             time.sleep(_RUN_S)
 
@@ -63,7 +63,7 @@ def seconds_until(results: Iterator[GenerateResult], member: str, *, used: bool)
 
 
 def measure(
-    running: RunningPool, results: Iterator[GenerateResult], times: int
+    running: RunningPool, results: Iterator[GenerateResult], times: int, times_slower: float
 ) -> dict[str, object]:
     """One row per slowdown, and the medians.
 
@@ -77,7 +77,7 @@ def measure(
         member = next((m for m in reversed(usual[:-1]) if m in running.workers), None)
         if member is None:
             raise SystemExit(f"the router uses no model as a drafter: {dict(used)}")
-        with slowed(running.pids()[member]):
+        with slowed(running.pids()[member], times_slower):
             left_s = seconds_until(results, member, used=False)
         again_s = seconds_until(results, member, used=True)
         rows.append({"member": member, "left_after_s": left_s, "used_again_after_s": again_s})
