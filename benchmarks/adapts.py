@@ -7,8 +7,7 @@
 Requests run one after the other through Ray; the router chooses. What is measured is told by
 ``benchmarks/slowed.py``, ``benchmarks/switched.py`` and ``benchmarks/restarted.py``. Where the
 target is so fast that no drafter pays, none can be left: ``--slow-target`` runs it in the general
-engine. Where it is so slow that a drafter pays though it is five times slower, ``--slower`` says how
-much slower it becomes.
+engine. Before so slow a target a drafter may pay even five times slower: ``--slower``.
 """
 
 import argparse
