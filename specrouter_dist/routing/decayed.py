@@ -32,13 +32,14 @@ class DecayedMean:
         far from it.
 
         One far from what is known is a hiccup of the machine and counts as one value, unless the
-        one before said the same: then things have changed, and what was is forgotten.
+        one before was, too: then things have changed, and what was is forgotten.
         """
         # A prior is no evidence: what comes first is believed.
-        judgement = self._doubt.judge(mean, self.value if self._weight > _PRIOR_VALUES else mean)
+        known = self.value if self._weight > _PRIOR_VALUES else mean
+        judgement, believed = self._doubt.judge(mean, known)
         if judgement is Judgement.CHANGE:
-            factor = mean / self.value if self.value else 1.0
-            self.value, self._weight = mean, count
+            factor = believed / self.value if self.value else 1.0
+            self.value, self._weight = believed, count
             return factor
         self.add(mean, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0

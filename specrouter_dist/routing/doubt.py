@@ -1,12 +1,10 @@
-"""Hiccups of a machine, and changes of it: a value far from what is known is believed if the next
-one says the same."""
+"""Hiccups of a machine, and changes of it: what is far from what is known is believed if the next
+value is far on the same side."""
 
 from enum import Enum, auto
 
 _FAR = 2.0
 """Values that differ by this factor from what is known are a hiccup or a change."""
-_ALIKE = 1.5
-"""Values that differ by less say the same."""
 
 
 class Judgement(Enum):
@@ -30,17 +28,14 @@ class Doubt:
         """The next value tells whether the newest was a hiccup or the beginning of a change."""
         return self._far is not None
 
-    def judge(self, value: float, known: float) -> Judgement:
-        """Takes the next value."""
-        is_far = _differ(value, known, _FAR)
-        before, self._far = self._far, value if is_far else None
-        if not is_far:
-            return Judgement.USUAL
-        if before is None or _differ(value, before, _ALIKE):
-            return Judgement.HICCUP
-        self._far = None
-        return Judgement.CHANGE
-
-
-def _differ(one: float, other: float, factor: float) -> bool:
-    return max(one, other) > factor * min(one, other)
+    def judge(self, value: float, known: float) -> tuple[Judgement, float]:
+        """Takes the next value. Returns what it is, and what to believe if it is a change: the one
+        nearer to what was known. The first may be of a time that was half over when things changed,
+        and hiccups are of any length."""
+        before, self._far = self._far, None
+        if max(value, known) <= _FAR * min(value, known):
+            return Judgement.USUAL, value
+        if before is None or (before > known) is not (value > known):
+            self._far = value
+            return Judgement.HICCUP, value
+        return Judgement.CHANGE, (min if value > known else max)(value, before)

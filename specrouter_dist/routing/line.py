@@ -7,13 +7,13 @@ profiled_us``, by least squares of relative errors over decayed sums. While only
 the two cannot be told apart, and a prior decides: what is longer is mostly longer by so much.
 """
 
-from functools import cached_property
-
 from specrouter_dist.routing.doubt import Doubt, Judgement
 from specrouter_dist.routing.state import LineState
 
 _MEMORY_STEPS = 2000.0
 """Weight of the past; about the last ten seconds of decoding."""
+_USUAL_STEPS = 40_000.0
+"""The same of what is usual: some minutes."""
 _RATIO_SHARE, _MORE_SHARE = 0.02, 0.004
 """That the ratio is 1, and that nothing comes on top, counts as so much of what was observed: sizes
 that hardly differ tell nothing of either, however often they come."""
@@ -23,7 +23,9 @@ _FADED = 0.01
 """Share that is forgotten in a second in which nothing is observed: what was slow a while ago is
 tried again."""
 _RECOVERED = 0.3
-"""The same of a change for the worse: it may be over."""
+"""The same of what is slower than usual: that may be over."""
+_SLOWER = 1.25
+"""Than usual, by this factor; what is faster by as much is usual at once."""
 
 _NOTHING = LineState(0.0, 0.0, 0.0, 0.0, 0.0)
 
@@ -34,39 +36,17 @@ class Line:
     def __init__(self, state: LineState = _NOTHING) -> None:
         self.state = state
         """Decayed sums over steps of 1, 1/p, 1/p^2, y/p and y/p^2, profiled p and observed y."""
+        self.more_us, self.ratio = _fitted(state)
+        """What every step takes beside what was profiled, and what that is multiplied by."""
+        self._usual = state
+        """The same sums over a longer time."""
+        self._recovers = False
+        """Since it is not observed: it was slower than usual."""
         self._doubt = Doubt()
-        self._usual: tuple[float, float] | None = None
-        """What the line was before it became slower."""
-
-    @cached_property
-    def _fitted(self) -> tuple[float, float]:
-        """``more_us`` and ``ratio``."""
-        weight, u, uu, z, uz = self.state
-        if not weight:
-            return 0.0, 1.0
-        a, b, d = uu * (1 + _MORE_SHARE), u, weight * (1 + _RATIO_SHARE)
-        z += weight * _RATIO_SHARE
-        determinant = a * d - b * b
-        more_us, ratio = (d * uz - b * z) / determinant, (a * z - b * uz) / determinant
-        if more_us < 0.0:
-            return 0.0, z / d
-        if ratio < _LEAST_RATIO:
-            return max(0.0, uz - b * _LEAST_RATIO) / a, _LEAST_RATIO
-        return more_us, ratio
 
     def at(self, profiled_us: float) -> float:
         """Time of a step for which so much was profiled."""
         return self.more_us + self.ratio * profiled_us
-
-    @property
-    def more_us(self) -> float:
-        """What every step takes beside what was profiled."""
-        return self._fitted[0]
-
-    @property
-    def ratio(self) -> float:
-        """And what that is multiplied by."""
-        return self._fitted[1]
 
     @property
     def is_in_doubt(self) -> bool:
@@ -78,52 +58,38 @@ class Line:
         far from it.
 
         One far from what is known is a hiccup of the machine and counts as one step, unless the one
-        before said the same: then things have changed.
+        before was, too: then things have changed.
         """
+        self._recovers = False
         factor = mean_us / self.at(profiled_us)
         # A prior is no evidence: what comes first is believed.
-        judgement = self._doubt.judge(factor if self.state.weight else 1.0, 1.0)
+        judgement, believed = self._doubt.judge(factor if self.state.weight else 1.0, 1.0)
         if judgement is Judgement.CHANGE:
-            self._change(factor, count)
-            return factor
+            self._change(believed, count)
+            return believed
         self._add(profiled_us, mean_us, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0
 
     def fade(self) -> None:
         """For a second nothing was observed. Without this a choice once disqualified would never
         be tried again."""
-        if self._usual is not None:
-            self._approach(self._usual, _RECOVERED)
+        self._recovers |= self._over_usual() > _SLOWER
+        if self._recovers:
+            self._approach(_fitted(self._usual), _RECOVERED)
         else:
             self._approach((0.0, 1.0), _FADED)
 
     def _add(self, profiled_us: float, mean_us: float, count: float) -> None:
-        weight, u, uu, z, uz = self.state
-        count = min(count, _MEMORY_STEPS)
-        kept = min(1.0, (_MEMORY_STEPS - count) / weight) if weight else 0.0
-        one = 1.0 / profiled_us
-        ratio = mean_us * one
-        self._put(
-            LineState(
-                kept * weight + count,
-                kept * u + count * one,
-                kept * uu + count * one * one,
-                kept * z + count * ratio,
-                kept * uz + count * ratio * one,
-            )
-        )
+        step = 1.0 / profiled_us, mean_us / profiled_us
+        self._usual = _added(self._usual, *step, min(count, _MEMORY_STEPS), _USUAL_STEPS)
+        self._put(_added(self.state, *step, min(count, _MEMORY_STEPS), _MEMORY_STEPS))
 
     def _change(self, factor: float, count: float) -> None:
         """All is so much slower or faster: the line keeps its shape, and little weight."""
-        usual = self.more_us, self.ratio
-        if factor < 1.0:
-            self._usual = None
-        elif self._usual is None:
-            self._usual = usual
         weight, u, uu, _, _ = self.state
         kept = min(1.0, count / weight)
         weight, u, uu = kept * weight, kept * u, kept * uu
-        more_us, ratio = factor * usual[0], factor * usual[1]
+        more_us, ratio = factor * self.more_us, factor * self.ratio
         self._put(LineState(weight, u, uu, more_us * u + ratio * weight, more_us * uu + ratio * u))
 
     def _approach(self, goal: tuple[float, float], share: float) -> None:
@@ -135,4 +101,40 @@ class Line:
 
     def _put(self, state: LineState) -> None:
         self.state = state
-        self.__dict__.pop("_fitted", None)
+        self.more_us, self.ratio = _fitted(state)
+        if self._over_usual() < 1 / _SLOWER:
+            self._usual = state
+
+    def _over_usual(self) -> float:
+        """Times of steps as they are observed, over what is usual of them."""
+        more_us, ratio = _fitted(self._usual)
+        profiled_us = self.state.weight / self.state.u if self.state.u else 1.0
+        return self.at(profiled_us) / (more_us + ratio * profiled_us)
+
+
+def _fitted(state: LineState) -> tuple[float, float]:
+    """``more_us`` and ``ratio``."""
+    weight, u, uu, z, uz = state
+    if not weight:
+        return 0.0, 1.0
+    a, b, d = uu * (1 + _MORE_SHARE), u, weight * (1 + _RATIO_SHARE)
+    z += weight * _RATIO_SHARE
+    determinant = a * d - b * b
+    more_us, ratio = (d * uz - b * z) / determinant, (a * z - b * uz) / determinant
+    if more_us < 0.0:
+        return 0.0, z / d
+    if ratio < _LEAST_RATIO:
+        return max(0.0, uz - b * _LEAST_RATIO) / a, _LEAST_RATIO
+    return more_us, ratio
+
+
+def _added(state: LineState, u: float, z: float, count: float, memory: float) -> LineState:
+    """With ``count`` steps of 1/p and y/p on top."""
+    kept = min(1.0, (memory - count) / state.weight) if state.weight else 0.0
+    return LineState(
+        kept * state.weight + count,
+        kept * state.u + count * u,
+        kept * state.uu + count * u * u,
+        kept * state.z + count * z,
+        kept * state.uz + count * z * u,
+    )

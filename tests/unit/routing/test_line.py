@@ -82,3 +82,36 @@ def test_it_goes_on_where_it_stood() -> None:
         line.observe(profiled_us, 2 * profiled_us, 100)
     again = Line(LineState(*line.state))
     assert again.at(300.0) == line.at(300.0)
+
+
+def test_what_crept_up_and_is_left_goes_back_to_what_it_was() -> None:
+    """Not all at once, so that no time is far from the ones before."""
+    line = Line()
+    for _ in range(100):
+        line.observe(100.0, 120.0, 100)
+    for mean_us in range(140, 500, 20):
+        line.observe(100.0, float(mean_us), 150)
+    assert line.at(100.0) > 280.0
+    for _ in range(10):
+        line.fade()
+    assert line.at(100.0) < 180.0
+
+
+def test_what_is_slow_for_long_is_usual() -> None:
+    line = Line()
+    line.observe(100.0, 120.0, 100)
+    for _ in range(400):
+        line.observe(100.0, 200.0, 500)
+    for _ in range(10):
+        line.fade()
+    assert line.at(100.0) > 180.0
+
+
+def test_what_has_become_faster_is_usual_at_once() -> None:
+    line = Line()
+    for mean_us, times in ((300.0, 200), (100.0, 2)):
+        for _ in range(times):
+            line.observe(100.0, mean_us, 500)
+    for _ in range(10):
+        line.fade()
+    assert line.at(100.0) == pytest.approx(100.0, rel=0.05)
