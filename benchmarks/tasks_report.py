@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks import task_agreement, task_shift, task_speed
 from benchmarks.arms import comparison_arguments
 from benchmarks.known import own_state
-from benchmarks.pools import without_prefix_cache
+from benchmarks.pools import with_slow_target, without_prefix_cache
 from benchmarks.report import add_json_argument, print_report, report
 from benchmarks.task_agreement import Models
 from benchmarks.task_plots import draw_agreement, draw_curves, draw_speed
@@ -127,6 +127,7 @@ def parse_arguments() -> argparse.Namespace:
     """What is measured, and how long."""
     parser = comparison_arguments(__doc__ or "")
     parser.add_argument("--out", type=Path, required=True, help="a folder for report and plots")
+    parser.add_argument("--slow-target", action="store_true", help="drafters pay on any machine")
     parser.add_argument("--parts", default=",".join(PARTS), help="by comma")
     parser.add_argument("--base", default="small", help="the drafter that the tasks' began as")
     parser.add_argument("--control", type=Path, help="the folder of the drafter of all tasks")
@@ -159,7 +160,7 @@ def main() -> None:
     arguments = parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
     pool, checked = open_pool(arguments.pool, dtype=None)
-    cold = without_prefix_cache(pool)
+    cold = without_prefix_cache(with_slow_target(pool) if arguments.slow_target else pool)
     results: dict[str, Any] = {}
     if "agreement" in arguments.parts:
         results["agreement"] = agreement(pool, arguments)
