@@ -22,24 +22,33 @@ class DecayedMean:
         """Where it stands."""
         return Level(self.value, self._weight)
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """The newest value was far from what is known: the next one tells whether that is so."""
+        return self._doubt.is_open
+
+    def approach(self, goal: float, share: float) -> None:
+        """So much of the way."""
+        self.value += (goal - self.value) * share
+
     def drift(self, share: float) -> None:
         """Nothing was observed: the estimate goes so much of the way back to the prior. Without
         this a choice once disqualified would never be tried again."""
-        self.value += (self._prior - self.value) * share
+        self.approach(self._prior, share)
 
-    def observe(self, mean: float, count: float) -> float:
-        """Takes a mean of ``count`` values. Returns by what factor things have changed: 1.0, or one
-        far from it.
+    def observe(self, mean: float, count: float, base: float = 0.0) -> float:
+        """Takes a mean of ``count`` values, that come on top of ``base``. Returns by what factor
+        things have changed, the base included: 1.0, or one far from it.
 
         One far from what is known is a hiccup of the machine and counts as one value, unless the
         one before was, too: then things have changed, and what was is forgotten.
         """
         # A prior is no evidence: what comes first is believed.
         known = self.value if self._weight > _PRIOR_VALUES else mean
-        judgement, believed = self._doubt.judge(mean, known)
+        judgement, believed = self._doubt.judge(base + mean, base + known)
         if judgement is Judgement.CHANGE:
-            factor = believed / self.value if self.value else 1.0
-            self.value, self._weight = believed, count
+            factor = believed / (base + self.value) if base + self.value else 1.0
+            self.value, self._weight = believed - base, count
             return factor
         self.add(mean, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0

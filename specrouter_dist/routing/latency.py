@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import prod
 
 from specrouter_dist.routing.decayed import DecayedMean
+from specrouter_dist.routing.line import RECOVERED
 from specrouter_dist.routing.observations import (
     SHORTEST_CONTEXT,
     ForwardKey,
@@ -89,27 +90,37 @@ class LatencyTable:
     def is_in_doubt(self, member: str) -> bool:
         """Whether what was observed last of the member is a hiccup or the beginning of a change."""
         known = (surfaces.get(member) for surfaces in (self._forwards, self._drafting))
-        return any(surface.is_in_doubt for surface in known if surface)
+        hops = (hop for pair, hop in self._hops.items() if member in pair)
+        return any(each.is_in_doubt for each in (*known, *hops) if each)
 
     def _on_change(self, member: str, factor: float) -> None:
         """While a member is slower its hops look longer: when it is as fast again, what was known
         before holds again."""
         if factor > 1:
-            hops = {pair: hop.level for pair, hop in self._hops.items() if member in pair}
-            self._aside.setdefault(member, hops)
+            self._put_aside(member, self._hops_of(member))
         elif factor < 1:
-            self._take_back(member)
+            for pair, level in self._aside.pop(member, {}).items():
+                self._hops[pair] = DecayedMean(self.hop_prior_us, level)
 
-    def _take_back(self, member: str) -> None:
-        for pair, level in self._aside.pop(member, {}).items():
-            self._hops[pair] = DecayedMean(self.hop_prior_us, level)
+    def _hops_of(self, member: str) -> dict[tuple[str, str], Level]:
+        return {pair: hop.level for pair, hop in self._hops.items() if member in pair}
+
+    def _put_aside(self, member: str, hops: dict[tuple[str, str], Level]) -> None:
+        """As they were before; what is there already is older."""
+        self._aside.setdefault(member, hops)
+
+    def _recover(self, member: str) -> None:
+        """It is not in use: what was slow may be over."""
+        for pair, level in self._aside.get(member, {}).items():
+            if pair in self._hops:
+                self._hops[pair].approach(level.value, RECOVERED)
 
     def forget(self) -> set[str]:
         """What was observed of what has not been since the last call counts for less: what was slow
         is tried again. To be called once a second; returns the members of which nothing was."""
         unknown = self._forwards.keys() - self._observed
         for member in unknown:
-            self._take_back(member)
+            self._recover(member)
         for surfaces in (self._forwards, self._drafting):
             for member in surfaces.keys() & unknown:
                 surfaces[member].fade()
@@ -120,14 +131,23 @@ class LatencyTable:
         self._observed.clear()
         return unknown
 
-    def observe_wait(self, key: WaitKey, times: ForwardTimes) -> None:
-        """Takes waits for blocks: what they last beyond the drafting is the hop."""
+    def observe_wait(self, key: WaitKey, times: ForwardTimes) -> float:
+        """Takes waits for blocks: what they last beyond the drafting is the hop. Returns by what
+        factor they have changed: 1.0, or one far from it."""
         block_us = self.drafting_us(key.draft, key.num_proposals)
-        if block_us is not None and times.count:
-            pair = key.draft, key.verifier
-            self._observed.add(pair)
-            hop = self._hops.setdefault(pair, DecayedMean(self.hop_prior_us))
-            hop.observe(max(0.0, times.total_us / times.count - block_us), times.count)
+        if block_us is None or not times.count:
+            return 1.0
+        pair, before = (key.draft, key.verifier), self._hops_of(key.draft)
+        self._observed.add(pair)
+        hop = self._hops.setdefault(pair, DecayedMean(self.hop_prior_us))
+        hop_us = max(0.0, times.total_us / times.count - block_us)
+        factor = hop.observe(hop_us, times.count, block_us)
+        if factor > 1:
+            # That a drafter is slower is first seen by who waits for it.
+            self._put_aside(key.draft, before)
+        elif factor < 1:
+            self._aside.pop(key.draft, None)
+        return factor
 
     def hop_us(self, draft: str, verifier: str) -> float:
         """What a round pays for crossing between the two, there and back."""

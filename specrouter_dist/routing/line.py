@@ -22,7 +22,7 @@ _LEAST_RATIO = 0.5
 _FADED = 0.01
 """Share that is forgotten in a second in which nothing is observed: what was slow a while ago is
 tried again."""
-_RECOVERED = 0.3
+RECOVERED = 0.3
 """The same of what is slower than usual: that may be over."""
 _SLOWER = 1.25
 """Than usual, by this factor; what is faster by as much is usual at once."""
@@ -75,7 +75,7 @@ class Line:
         be tried again."""
         self._recovers |= self._over_usual() > _SLOWER
         if self._recovers:
-            self._approach(_fitted(self._usual), _RECOVERED)
+            self._approach(_fitted(self._usual), RECOVERED)
         else:
             self._approach((0.0, 1.0), _FADED)
 

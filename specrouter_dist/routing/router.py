@@ -92,14 +92,7 @@ class Router:
 
     def observe(self, observations: Observations, now_s: float) -> None:
         """Takes what a worker has measured; ``now_s`` only dates it."""
-        for forward, times in self._plausible(observations.forwards):
-            if observations.is_profile:
-                self.latency.profile(forward, times)
-            elif (factor := self.latency.observe(forward, times)) != 1.0:
-                self.paces.on_change(forward.member, factor)
-                self._cadence.hurry()
-        for wait, times in self._plausible(observations.waits):
-            self.latency.observe_wait(wait, times)
+        self._time(observations)
         chained = list(self._plausible(observations.pairs))
         for pair, _ in chained:
             self._see(pair.traffic, now_s)
@@ -115,6 +108,17 @@ class Router:
         for laws in observations.laws:
             self._compare(laws, now_s)
         self._forget(now_s)
+
+    def _time(self, observations: Observations) -> None:
+        for forward, times in self._plausible(observations.forwards):
+            if observations.is_profile:
+                self.latency.profile(forward, times)
+            elif (factor := self.latency.observe(forward, times)) != 1.0:
+                self.paces.on_change(forward.member, factor)
+                self._cadence.hurry()
+        for wait, times in self._plausible(observations.waits):
+            if self.latency.observe_wait(wait, times) != 1.0:
+                self._cadence.hurry()
 
     def _count_prepared(self, observations: Observations) -> None:
         for key, counts in self._plausible(observations.outcomes):

@@ -143,6 +143,26 @@ class TestLatency:
         assert table.hop_us("m", "target") == pytest.approx(300, rel=0.01)
         assert table.hop_us("target", "m") == 100.0
 
+    def test_a_drafter_that_is_slower_is_first_seen_by_who_waits(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        key = WaitKey("m", "target", 3)
+        assert table.observe_wait(key, times(800, 1000)) == 1.0
+        assert table.observe_wait(key, times(8000, 10)) == 1.0
+        assert table.is_in_doubt("m") and table.is_in_doubt("target")
+        assert table.observe_wait(key, times(9000, 10)) == pytest.approx(10.0, rel=0.02)
+        assert table.hop_us("m", "target") == pytest.approx(7500, rel=0.01)
+        table.forget()
+        for seconds in range(1, 11):
+            assert table.hop_us("m", "target") > 2000 or seconds > 3, "it is not over at once"
+            table.forget()
+        assert table.hop_us("m", "target") == pytest.approx(300, rel=0.6)
+
+    def test_a_hop_that_hardly_matters_does_not_change(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        for wait_us in (505, 560, 501, 580, 590):
+            assert table.observe_wait(WaitKey("m", "target", 3), times(wait_us, 100)) == 1.0
+            assert not table.is_in_doubt("m")
+
     def test_a_verify_beside_a_drafter_may_be_slower(self, table: LatencyTable) -> None:
         assert table.slowdown("d", "m") == 1.0
         table.observe(ForwardKey("m", 3, 1, beside="d"), times(300, 10_000))
