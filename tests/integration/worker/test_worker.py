@@ -122,7 +122,7 @@ def test_every_verifier_may_continue_its_own_text(toys: Toys, temperature: float
     assert {(key.draft, key.verifier) for key in pairs} == {
         (name, verifier)
         for draft, verifier in (("small", "medium"), ("medium", "target"))
-        for name in own_text_names(draft, 1)
+        for name in (draft, *own_text_names(draft, 1))
     }
     levels = {level[:2] for level in last.stats["levels"]}  # type: ignore[index, union-attr]
     assert levels >= {(OWN_TEXT, "medium"), (OWN_TEXT, "target")}
