@@ -44,11 +44,10 @@ class DecayedMean:
         one before was, too: then things have changed, and what was is forgotten.
         """
         # A prior is no evidence: what comes first is believed.
-        known = self.value if self._weight > _PRIOR_VALUES else mean
-        judgement, believed = self._doubt.judge(base + mean, base + known)
+        total = base + (self.value if self._weight > _PRIOR_VALUES else mean)
+        judgement, factor = self._doubt.judge((base + mean) / total if total else 1.0, 1.0)
         if judgement is Judgement.CHANGE:
-            factor = believed / (base + self.value) if base + self.value else 1.0
-            self.value, self._weight = believed - base, count
+            self.value, self._weight = max(0.0, factor * total - base), count
             return factor
         self.add(mean, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0

@@ -97,17 +97,14 @@ class LatencyTable:
         """While a member is slower its hops look longer: when it is as fast again, what was known
         before holds again."""
         if factor > 1:
-            self._put_aside(member, self._hops_of(member))
+            # What is there already is older.
+            self._aside.setdefault(member, self._hops_of(member))
         elif factor < 1:
             for pair, level in self._aside.pop(member, {}).items():
                 self._hops[pair] = DecayedMean(self.hop_prior_us, level)
 
     def _hops_of(self, member: str) -> dict[tuple[str, str], Level]:
         return {pair: hop.level for pair, hop in self._hops.items() if member in pair}
-
-    def _put_aside(self, member: str, hops: dict[tuple[str, str], Level]) -> None:
-        """As they were before; what is there already is older."""
-        self._aside.setdefault(member, hops)
 
     def _recover(self, member: str) -> None:
         """It is not in use: what was slow may be over."""
@@ -137,14 +134,14 @@ class LatencyTable:
         block_us = self.drafting_us(key.draft, key.num_proposals)
         if block_us is None or not times.count:
             return 1.0
-        pair, before = (key.draft, key.verifier), self._hops_of(key.draft)
+        pair = key.draft, key.verifier
         self._observed.add(pair)
         hop = self._hops.setdefault(pair, DecayedMean(self.hop_prior_us))
-        hop_us = max(0.0, times.total_us / times.count - block_us)
+        before, hop_us = hop.level, max(0.0, times.total_us / times.count - block_us)
         factor = hop.observe(hop_us, times.count, block_us)
         if factor > 1:
             # That a drafter is slower is first seen by who waits for it.
-            self._put_aside(key.draft, before)
+            self._aside.setdefault(key.draft, {**self._hops_of(key.draft), pair: before})
         elif factor < 1:
             self._aside.pop(key.draft, None)
         return factor
