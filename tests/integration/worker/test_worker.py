@@ -203,7 +203,7 @@ def test_a_request_that_is_cancelled_while_it_waits_is_answered() -> None:
 
 def test_a_lost_drafter_is_done_without_and_taken_back() -> None:
     toys = Toys(["small"], ["medium"], ["target"])
-    params = sampling(0.8, max_tokens=4000)
+    params = sampling(0.8, max_tokens=12_000)
     try:
         wanted = alone(params)
         request = toys.submit(PROMPT, plan("small", "medium", "target"), params)
