@@ -34,8 +34,8 @@ def sampling(temperature: float = 0.0, max_tokens: int = 60, **fields: object) -
     )
 
 
-def alone(params: SamplingParams, prompt: list[int] = PROMPT) -> list[int]:
-    toys = Toys(["target"])
+def alone(params: SamplingParams, prompt: list[int] = PROMPT, **options: int) -> list[int]:
+    toys = Toys(["target"], **options)
     try:
         return toys.collect(toys.submit(prompt, plan("target"), params))[0]
     finally:
@@ -202,10 +202,11 @@ def test_a_request_that_is_cancelled_while_it_waits_is_answered() -> None:
 
 
 def test_a_lost_drafter_is_done_without_and_taken_back() -> None:
-    toys = Toys(["small"], ["medium"], ["target"])
+    toys = Toys(["small"], ["medium"], ["target"], context_tokens=1 << 14)
+    # So long that it outlives them all also on a busy machine.
     params = sampling(0.8, max_tokens=12_000)
     try:
-        wanted = alone(params)
+        wanted = alone(params, context_tokens=1 << 14)
         request = toys.submit(PROMPT, plan("small", "medium", "target"), params)
         for name in ("medium", "small", "medium"):
             wait_until(lambda name=name: toys.engines[name].num_open == 1)  # type: ignore[misc]
