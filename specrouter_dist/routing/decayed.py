@@ -45,7 +45,7 @@ class DecayedMean:
         """
         # A prior is no evidence: what comes first is believed.
         total = base + (self.value if self._weight > _PRIOR_VALUES else mean)
-        judgement, factor = self._doubt.judge((base + mean) / total if total else 1.0, 1.0)
+        judgement, factor = self._doubt.judge((base + mean) / total if total else 1.0)
         if judgement is Judgement.CHANGE:
             self.value, self._weight = max(0.0, factor * total - base), count
             return factor

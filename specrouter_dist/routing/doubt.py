@@ -28,14 +28,14 @@ class Doubt:
         """The next value tells whether the newest was a hiccup or the beginning of a change."""
         return self._far is not None
 
-    def judge(self, value: float, known: float) -> tuple[Judgement, float]:
-        """Takes the next value. Returns what it is, and what to believe if it is a change: the one
-        nearer to what was known. The first may be of a time that was half over when things changed,
-        and hiccups are of any length."""
+    def judge(self, factor: float) -> tuple[Judgement, float]:
+        """Takes the next value, over what is known. Returns what it is, and what to believe if it
+        is a change: the one nearer to what was known. The first may be of a time that was half over
+        when things changed, and hiccups are of any length."""
         before, self._far = self._far, None
-        if max(value, known) <= _FAR * min(value, known):
-            return Judgement.USUAL, value
-        if before is None or (before > known) is not (value > known):
-            self._far = value
-            return Judgement.HICCUP, value
-        return Judgement.CHANGE, (min if value > known else max)(value, before)
+        if 1 / _FAR <= factor <= _FAR:
+            return Judgement.USUAL, factor
+        if before is None or (before > 1) is not (factor > 1):
+            self._far = factor
+            return Judgement.HICCUP, factor
+        return Judgement.CHANGE, (min if factor > 1 else max)(factor, before)

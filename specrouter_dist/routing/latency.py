@@ -135,7 +135,8 @@ class LatencyTable:
         if block_us is None or not times.count:
             return 1.0
         pair = key.draft, key.verifier
-        self._observed.add(pair)
+        # A drafter that is waited for is in use, also before it says itself what that took.
+        self._observed.update((pair, key.draft))
         hop = self._hops.setdefault(pair, DecayedMean(self.hop_prior_us))
         before, hop_us = hop.level, max(0.0, times.total_us / times.count - block_us)
         factor = hop.observe(hop_us, times.count, block_us)

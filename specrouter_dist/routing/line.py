@@ -63,7 +63,7 @@ class Line:
         self._recovers = False
         factor = mean_us / self.at(profiled_us)
         # A prior is no evidence: what comes first is believed.
-        judgement, believed = self._doubt.judge(factor if self.state.weight else 1.0, 1.0)
+        judgement, believed = self._doubt.judge(factor if self.state.weight else 1.0)
         if judgement is Judgement.CHANGE:
             self._change(believed, count)
             return believed
