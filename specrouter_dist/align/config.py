@@ -105,6 +105,9 @@ class AlignmentConfig(_Frozen):
     lora: LoraSettings | None = Field(
         default=None, description="of adapters; with form lora, None stands for its defaults"
     )
+    max_prompts: int = Field(
+        default=20_000, gt=0, description="of a longer log so many distinct ones are drawn"
+    )
     shards: int = Field(default=6, gt=0, description="of samples of the target, for each task")
     prompts_per_shard: int = Field(default=1024, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from specrouter_dist.pools.loading import Pool
     from specrouter_dist.speculation.messages import TokenArray
 
-_MOST_PROMPTS = 20_000
-_OF_SAMPLES = {"prompts_per_shard", "max_new_tokens", "held_out_prompts", "seed"}
+_OF_SAMPLES = {"max_prompts", "prompts_per_shard", "max_new_tokens", "held_out_prompts", "seed"}
 """Settings that decide which prompts are held out and what the shards that are there hold."""
 
 
@@ -67,7 +66,7 @@ def align(
         _require_peft()
     checked = resolve_directories(load_pool(pool))
     _check_base(checked, base, form=settings.form)
-    by_task = _prompts_by_task(prompts, checked, tasks, wanted=task or (), seed=settings.seed)
+    by_task = _prompts_by_task(prompts, checked, tasks, wanted=task or (), settings=settings)
 
     from specrouter_dist.align.task_drafters import Aligner
 
@@ -139,7 +138,7 @@ def _check_base(pool: "Pool", base: str, *, form: str) -> None:
 
 
 def _prompts_by_task(
-    path: Path, pool: "Pool", tasks: Path, *, wanted: Sequence[str], seed: int
+    path: Path, pool: "Pool", tasks: Path, *, wanted: Sequence[str], settings: "AlignmentConfig"
 ) -> "dict[str, list[TokenArray]]":
     """Of the tasks ``wanted``, or of all, as the classifier tells them. The rest is left out."""
     from specrouter_dist.cli.prompt_log import read_prompt_log
@@ -158,7 +157,8 @@ def _prompts_by_task(
                 f"{one_of(classifier.names)}",
                 field="task",
             )
-    log = read_prompt_log(path, Tokenizer.load(directory), most=_MOST_PROMPTS, seed=seed)
+    tokenizer = Tokenizer.load(directory)
+    log = read_prompt_log(path, tokenizer, most=settings.max_prompts, seed=settings.seed)
     found: dict[str, list[TokenArray]] = {name: [] for name in wanted or classifier.names}
     for prompt in log.prompts:
         told = classifier.task(prompt.tokens)

@@ -178,10 +178,28 @@ def test_align_writes_a_pool_with_the_new_drafter(
     check_pool(resolve_directories(pool))
     # What is there was learned from something else.
     log.write_text(log.read_text() * 2)
-    (tmp_path / "settings.json").write_text(json.dumps({**SHORT, "seed": 1}))
+    (tmp_path / "settings.json").write_text(json.dumps({**SHORT, "max_prompts": 60}))
     assert exit_code(*arguments) == 2
     said = "was begun with other prompts and settings of samples; name another"
     assert said in capsys.readouterr().err
+
+
+def test_align_learns_from_no_more_prompts_than_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    write_model(partition().model, tmp_path / "tasks")
+    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--json"]
+    arguments += ["--task", partition().model.header.tasks[0].name]
+    num_prompts = []
+    for most in (20_000, 60):
+        settings = tmp_path / f"{most}.json"
+        settings.write_text(json.dumps({**SHORT, "max_prompts": most}))
+        out = str(tmp_path / str(most))
+        assert exit_code(*arguments, "--config", str(settings), "--out", out) == 0
+        (report,) = json.loads(capsys.readouterr().out)["tasks"]
+        num_prompts.append(report["num_prompts"])
+    assert 0 < num_prompts[1] < num_prompts[0]
 
 
 def test_align_writes_a_pool_with_the_tasks_adapter(
