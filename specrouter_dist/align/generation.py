@@ -83,7 +83,8 @@ def fastest_dtype() -> torch.dtype:
 
 
 class BatchGenerator:
-    """A Llama model with fused projections and a preallocated key-value cache."""
+    """A Llama model with fused projections and a preallocated key-value cache, in float32: of one
+    new token attention takes half as long as in bfloat16, and it was most of a step."""
 
     def __init__(self, model: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> None:
         config = model.config
@@ -150,8 +151,7 @@ class BatchGenerator:
 
     def _allocate(self, rows: int, length: int) -> list[tuple[Tensor, Tensor]]:
         shape = (rows, self._heads, length, self._head_dim)
-        empty = self._embedding.new_empty
-        return [(empty(shape), empty(shape)) for _ in self._layers]
+        return [(torch.empty(shape), torch.empty(shape)) for _ in self._layers]
 
     def forward(self, tokens: Tensor, cache: list[tuple[Tensor, Tensor]], start: int) -> Tensor:
         """Logits, (rows, positions, vocabulary).
@@ -177,9 +177,9 @@ class BatchGenerator:
         query, key = heads[:2] * self._cos[start:end] + turned * self._sin[start:end]
         keys[:, :, start:end], values[:, :, start:end] = key, heads[2]
         mixed = functional.scaled_dot_product_attention(
-            query, keys[:, :, :end], values[:, :, :end], is_causal=length > 1
+            query.float(), keys[:, :, :end], values[:, :, :end], is_causal=length > 1
         )
-        return mixed.transpose(1, 2).reshape(rows, length, -1)
+        return mixed.transpose(1, 2).reshape(rows, length, -1).to(qkv.dtype)
 
     def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, (hidden.shape[-1],), weight, self._epsilon)
