@@ -1,18 +1,16 @@
-"""Who drafts for whom: attaching, detaching, losing and finding upstreams (DESIGN: section 3).
+"""Who drafts for whom, and the sessions that are there for it (DESIGN: section 3).
 
-Each session only knows its upstream. It attaches it and hands it the rest of the chain, which
-does likewise. Starting, restarting, reconnecting and re-planning are the same act; but a plan that
-leaves a stage its upstream is only told along the chain.
+What a session has above it is in :mod:`~specrouter_dist.worker.upstreams`; here is whom it drafts
+for: opening and finding sessions, parking those that nobody listens to, and ending them.
 """
 
-import itertools
 import logging
 from collections.abc import Callable, Mapping
 
 from specrouter_dist.config import Plan
-from specrouter_dist.errors import LinkError, SpecRouterError
+from specrouter_dist.errors import SpecRouterError, UnavailableError
 from specrouter_dist.links.address import Address, Peer
-from specrouter_dist.links.control import Attach, Detach, Refused, Replan, Report, Settled
+from specrouter_dist.links.control import Attach, Detach, Refused, Replan
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.observability.spans import begin_span
 from specrouter_dist.routing.traffic import Traffic
@@ -24,10 +22,9 @@ from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.parking import Parking
 from specrouter_dist.worker.session import Session
 from specrouter_dist.worker.telling import tell_drafted
+from specrouter_dist.worker.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
-
-_NOT_FOR_DRAFTERS = {"logprobs": None, "prompt_logprobs": None, "stop": ()}
 
 
 class Chains:
@@ -42,159 +39,24 @@ class Chains:
     ) -> None:
         self.sessions: dict[Session, None] = {}
         """Every open session of this worker, the parked ones too."""
-        self.by_up_edge: dict[EdgeId, Session] = {}
         self.by_down_edge: dict[EdgeId, Session] = {}
+        self.upstreams = Upstreams(members, hub, outbox, touch)
         self._members = members
-        self._hub = hub
         self._outbox = outbox
         self._touch = touch
-        self._directory: dict[str, Address] = {}
-        self._lost: set[Peer] = set()
         self._parking = Parking()
-        self._attach_numbers = itertools.count(1)
-
-    # -- as downstream -------------------------------------------------------------------------
-
-    def want(self, session: Session, plan: Plan) -> None:
-        """Makes ``plan`` the session's chain, unless a newer one or the same already is."""
-        if plan.number < session.plan_number:
-            return
-        wanted = plan.chain[: plan.chain.index(session.member.name)]
-        asked = wanted, plan.edges[: len(wanted)]
-        present = session.wanted, session.edges
-        session.plan_number = plan.number
-        if asked == present:
-            return
-        keeps_upstream = wanted[-1:] == (session.upstream,)
-        if not keeps_upstream:
-            self.release_upstream(session, close=False)
-        session.wanted, session.edges = asked
-        session.refused.clear()
-        if keeps_upstream:
-            self._replan_upstream(session, plan)
-        else:
-            self.attach_upstream(session)
-        # It may have been waiting for what it need not wait for any more.
-        self._touch(session)
-
-    def attach_upstream(self, session: Session) -> None:
-        """Attaches the nearest wanted member that can be had; without any the session goes on
-        alone."""
-        for count in range(len(session.wanted), 0, -1):
-            if session.wanted[count - 1] not in session.refused and self._attach(session, count):
-                return
-
-    def release_upstream(self, session: Session, *, close: bool) -> None:
-        """Lets the upstream go; it parks, or frees everything if ``close``."""
-        name, edge, peer = session.upstream, session.up_edge, session.up_peer
-        if name is not None and edge is not None:
-            self._forget_upstream(session)
-            self._outbox.put(peer, Detach(edge, close))
-            if not close:
-                session.parked_upstreams[name] = (edge, peer)
-
-    def on_refused(self, message: Refused) -> None:
-        """The upstream has no room: the chain is shorter."""
-        session = self.by_up_edge.get(message.edge)
-        if session is not None and session.upstream is not None:
-            session.refused.add(session.upstream)
-            self._forget_upstream(session)
-            self.attach_upstream(session)
-            self._touch(session)
 
     def set_directory(self, directory: Mapping[str, Address]) -> None:
         """Where each member of the pool is now. Shortened chains become whole again."""
-        self._directory = dict(directory)
-        self._lost.clear()
-        for session in self.sessions:
-            if session.num_attached < len(session.wanted):
-                self.release_upstream(session, close=False)
-                session.refused.clear()
-                self.attach_upstream(session)
-                self._touch(session)
-
-    def tell_others(self, message: Settled) -> None:
-        """Sends to every other worker of the pool, and to this one."""
-        addresses = {address.peer: address for address in self._directory.values()}
-        self._outbox.put(None, message)
-        for peer, address in addresses.items():
-            if address.worker != self._hub.address.worker and peer not in self._lost:
-                try:
-                    self._outbox.put(self._hub.connect(address), message)
-                except LinkError:
-                    self._lost.add(peer)
-
-    def _replan_upstream(self, session: Session, plan: Plan) -> None:
-        """The upstream stays; the chain above it and all knobs are those of ``plan`` now."""
-        assert session.up_edge is not None
-        session.num_attached = len(session.wanted)
-        session.model_stage.retune_upstream(session.edges[-1])
-        # A wait that began under other knobs is no measure of a hop.
-        session.waits_since = None
-        self._outbox.put(session.up_peer, Replan(session.up_edge, plan))
-
-    def _attach(self, session: Session, count: int) -> bool:
-        """Whether ``wanted[count - 1]`` could be asked to draft for the session."""
-        name = session.wanted[count - 1]
-        peer: Peer | None = None
-        if name not in self._members:
-            address = self._directory.get(name)
-            if address is None or address.peer in self._lost:
-                return False
-            try:
-                peer = self._hub.connect(address)
-            except LinkError:
-                self._lost.add(address.peer)
-                return False
-        edge = EdgeId(session.id, next(self._attach_numbers), self._hub.address.incarnation)
-        truth = session.model_stage.attach_upstream(edge, session.edges[count - 1])
-        session.up_edge, session.up_peer, session.num_attached = edge, peer, count
-        session.drafter = name
-        session.forget_waiting()
-        session.parked_upstreams.pop(name, None)
-        self.by_up_edge[edge] = session
-        message = Attach(
-            edge=edge,
-            version=truth.version,
-            plan_number=session.plan_number,
-            chain=session.wanted[:count],
-            edges=session.edges[: count - 1],
-            prompt_tokens=session.prompt_tokens,
-            tokens=truth.tokens,
-            sampling=session.sampling.model_copy(update=_NOT_FOR_DRAFTERS),
-            end=session.end,
-            limit=truth.limit,
-            block_tokens=session.edges[count - 1].patience,
-            outcomes=session.edges[count - 1].outcomes,
-            task=session.traffic.task,
-            trace=session.trace,
-        )
-        self._outbox.put(peer, message)
-        return True
-
-    def _forget_upstream(self, session: Session) -> None:
-        if session.up_edge is not None:
-            del self.by_up_edge[session.up_edge]
-        session.up_edge, session.up_peer, session.num_attached = None, None, 0
-        session.forget_waiting()
-        session.model_stage.detach_upstream()
-
-    # -- as upstream ---------------------------------------------------------------------------
+        self.upstreams.set_directory(directory, self.sessions)
 
     def on_attach(self, peer: Peer | None, message: Attach) -> None:
-        """Opens (or takes from the parked) the session that is to draft for ``message.edge``."""
-        name = message.chain[-1]
-        member = self._members.get(name)
-        session = self._parking.take(message.edge.session, name)
-        if session is None:
-            if member is None:
-                self._outbox.put(peer, Refused(message.edge, f"no member {name!r} here"))
-                return
-            try:
-                session = self._open(member, message)
-            except SpecRouterError as error:
-                self._outbox.put(peer, Refused(message.edge, str(error)))
-                return
+        """Finds or opens the session that is to draft for ``message.edge``."""
+        try:
+            session = self._session_for(message)
+        except SpecRouterError as error:
+            self._outbox.put(peer, Refused(message.edge, str(error)))
+            return
         session.down_edge, session.down_peer = message.edge, peer
         self.by_down_edge[message.edge] = session
         truth = Truth(message.edge, message.version, 0, message.tokens, message.limit)
@@ -207,7 +69,7 @@ class Chains:
             chain=message.chain,
             edges=message.edges,
         )
-        self.want(session, plan)
+        self.upstreams.want(session, plan)
         self._touch(session)
 
     def on_replan(self, message: Replan) -> None:
@@ -223,7 +85,7 @@ class Chains:
             session.stage.block_tokens = knobs.patience or None
             session.member.drop_guesses(session)
             session.num_outcomes = knobs.outcomes
-        self.want(session, plan)
+        self.upstreams.want(session, plan)
         self._touch(session)
 
     def on_detach(self, message: Detach, now: float) -> None:
@@ -238,20 +100,9 @@ class Chains:
         else:
             self._park(session, message.edge, now)
 
-    def on_report(self, message: Report) -> None:
-        """Counts of the levels above."""
-        session = self.by_up_edge.get(message.edge)
-        if session is not None:
-            session.upstream_levels = message.levels
-            session.upstream_device_us = message.device_us
-
     def on_peer_lost(self, peer: Peer, now: float) -> None:
         """A worker is gone: its upstreams are replaced, its downstreams' sessions parked."""
-        self._lost.add(peer)
-        for session in [s for s in self.by_up_edge.values() if s.up_peer == peer]:
-            self._forget_upstream(session)
-            self.attach_upstream(session)
-            self._touch(session)
+        self.upstreams.on_peer_lost(peer)
         for session in [s for s in self.by_down_edge.values() if s.down_peer == peer]:
             assert session.down_edge is not None
             del self.by_down_edge[session.down_edge]
@@ -259,7 +110,7 @@ class Chains:
 
     def close(self, session: Session) -> None:
         """Frees the session here and above, with what earlier plans have left parked there."""
-        self.release_upstream(session, close=True)
+        self.upstreams.release(session, close=True)
         for edge, peer in session.parked_upstreams.values():
             self._outbox.put(peer, Detach(edge, True))
         if session.down_edge is not None:
@@ -276,6 +127,31 @@ class Chains:
         for session in self._parking.take_expired(now):
             self.close(session)
         return self._parking.next_end_s
+
+    def _session_for(self, message: Attach) -> Session:
+        """One that is parked, one that another downstream is about to let go, or a new one.
+
+        Raises:
+            SpecRouterError: no such member, no room, or a newer plan has it.
+        """
+        name, request = message.chain[-1], message.edge.session
+        member = self._members.get(name)
+        if member is None:
+            raise UnavailableError(f"no member {name!r} here")
+        if (parked := self._parking.take(request, name)) is not None:
+            return parked
+        in_use = self._session_at(name, request) if member.lives_in else None
+        return self._open(member, message) if in_use is None else self._take_over(in_use, message)
+
+    def _take_over(self, session: Session, message: Attach) -> Session:
+        """What lives in its target's session is there once. A plan that drops who is between the
+        two attaches it before the one that is dropped has let it go."""
+        if message.plan_number < session.plan_number:
+            raise UnavailableError(f"{session.member.name} is in a newer plan's chain")
+        assert session.down_edge is not None
+        del self.by_down_edge[session.down_edge]
+        self._leave(session)
+        return session
 
     def _session_at(self, name: str | None, request: int) -> Session | None:
         if name is None:
@@ -306,9 +182,13 @@ class Chains:
         return session
 
     def _park(self, session: Session, edge: EdgeId, now: float) -> None:
-        self.release_upstream(session, close=False)
+        self._leave(session)
+        self._parking.add(session, edge, now)
+
+    def _leave(self, session: Session) -> None:
+        """It drafts for nobody."""
+        self.upstreams.release(session, close=False)
         session.wanted, session.edges, session.plan_number = (), (), 0
         session.stage.detach_downstream()
         session.member.drop_guesses(session)
         session.down_edge, session.down_peer = None, None
-        self._parking.add(session, edge, now)

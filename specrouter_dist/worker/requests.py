@@ -188,7 +188,7 @@ class Requests:
         plan = request.climb.board(ladder, self._load, progress, seen)
         if plan is not before:
             session.plans.note(plan, session.num_rounds)
-            self._chains.want(session, plan)
+            self._chains.upstreams.want(session, plan)
 
     def _seen(self, request: _Request) -> Observations:
         """Where what the request shows is noted. How fast a lossy one is says nothing of others."""
@@ -217,7 +217,9 @@ class Requests:
                 prompt=text[:prompt_tokens],
             )
         )
-        self._chains.tell_others(Settled(session.id, prompt_tokens, text, session.sampling, task))
+        self._chains.upstreams.tell_others(
+            Settled(session.id, prompt_tokens, text, session.sampling, task)
+        )
 
     def _admit(self) -> None:
         """Opens the oldest queued requests for which there is room."""

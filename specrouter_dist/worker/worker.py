@@ -223,7 +223,7 @@ class Worker:
         chains = self._chains
         match message:
             case Proposals(edge=edge):
-                if (session := chains.by_up_edge.get(edge)) is not None:
+                if (session := chains.upstreams.by_up_edge.get(edge)) is not None:
                     session.model_stage.on_proposals(message)
                     self._touch(session)
             case Truth(edge=edge):
@@ -231,7 +231,7 @@ class Worker:
                     session.stage.on_truth(message)
                     self._touch(session)
             case Report():
-                chains.on_report(message)
+                chains.upstreams.on_report(message)
             case Attach() | Replan() | Refused() | Detach():
                 self._on_chain(peer, message)
             case Settled():
@@ -246,7 +246,7 @@ class Worker:
             case Replan():
                 self._chains.on_replan(message)
             case Refused():
-                self._chains.on_refused(message)
+                self._chains.upstreams.on_refused(message)
             case Detach():
                 self._chains.on_detach(message, self._clock())
 

@@ -1,6 +1,7 @@
 """A slim member in its target's worker: the text, the shared KV storage, and what becomes of it."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -74,23 +75,43 @@ def test_every_chain_prints_what_the_target_alone_prints(
     assert slims.storage.num_rejected > 20
 
 
+def text_under(slims: Slims, chosen: Sequence[Plan], sampling: SamplingParams) -> list[list[int]]:
+    """With one plan behind the other, another at every forward of the target."""
+    endless = itertools.cycle(chosen)
+    numbered = (
+        plan.model_copy(update={"number": number}) for number, plan in enumerate(endless, start=1)
+    )
+
+    def replan() -> None:
+        plan = next(numbered)
+        for session in list(slims.worker._chains.sessions):
+            if session.member.name == "target":
+                slims.worker._chains.upstreams.want(session, plan)
+
+    slims.storage.after_target = lambda: slims.worker.hub.post(Call(replan))
+    try:
+        return slims.planned(chosen[-1], sampling)
+    finally:
+        slims.storage.after_target = lambda: None
+        assert slims.worker.error is None
+        assert next(numbered).number > 12
+
+
 def test_plans_that_leave_it_and_come_back_change_no_text(slims: Slims) -> None:
     sampling = SamplingParams(temperature=0.8, max_tokens=96)
     wanted = slims.texts(("target",), LOCK_STEP, sampling)
-    chains = itertools.cycle([("draft", "target"), ("target",), ("slim", "target")])
-    numbers = itertools.count(1)
+    chains = ("draft", "target"), ("target",), ("slim", "target")
+    chosen = [Plan(chain=chain, edges=(AHEAD,) * (len(chain) - 1)) for chain in chains]
+    assert text_under(slims, chosen, sampling) == wanted
 
-    def replan() -> None:
-        number, chain = next(numbers), next(chains)
-        edges = (AHEAD,) * (len(chain) - 1)
-        plan = Plan(number=number, chain=chain, edges=edges)
-        for session in list(slims.worker._chains.sessions):
-            if session.member.name == "target":
-                slims.worker._chains.want(session, plan)
 
-    slims.storage.after_target = lambda: slims.worker.hub.post(Call(replan))
-    assert slims.texts(("slim", "target"), AHEAD, sampling) == wanted
-    assert next(numbers) > 12
+@settings(max_examples=12, derandomize=True)
+@given(st.lists(plans(), min_size=2, max_size=4))
+def test_plans_that_move_it_in_the_chain_change_no_text(shared: Slims, chosen: list[Plan]) -> None:
+    """Whoever drops out between it and the target lets it go later than the target takes it."""
+    sampling = SamplingParams(temperature=0.7, max_tokens=48)
+    wanted = shared.planned(Plan(chain=("target",)), sampling)
+    assert text_under(shared, chosen, sampling) == wanted
 
 
 def test_the_storage_ends_with_the_targets_session(slims: Slims) -> None:

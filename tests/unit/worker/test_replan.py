@@ -60,7 +60,7 @@ class Pool:
 
     def want(self, plan: Plan) -> None:
         """The target's new plan, told along the chain."""
-        self.chains.want(self.target, plan)
+        self.chains.upstreams.want(self.target, plan)
         self.settle()
 
     def settle(self) -> None:
@@ -84,8 +84,8 @@ class Pool:
                 self.chains.on_detach(message, 0.0)
             case Truth() if message.edge in self.chains.by_down_edge:
                 self._hear(self.chains.by_down_edge[message.edge], message)
-            case Proposals() if message.edge in self.chains.by_up_edge:
-                self._hear(self.chains.by_up_edge[message.edge], message)
+            case Proposals() if message.edge in self.chains.upstreams.by_up_edge:
+                self._hear(self.chains.upstreams.by_up_edge[message.edge], message)
 
     def _hear(self, session: Session, message: Truth | Proposals) -> None:
         if isinstance(message, Truth):

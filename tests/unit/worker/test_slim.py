@@ -57,14 +57,16 @@ class ByHand:
         self.chains.sessions[session] = None
         return session
 
-    def attach(self, tokens: "array[int]") -> None:
+    def attach(
+        self, tokens: "array[int]", edge: EdgeId = EDGE, peer: Peer | None = MEDIUM, number: int = 1
+    ) -> None:
         """Medium, whose stream is ``tokens``, wants the slim member's proposals."""
         self.chains.on_attach(
-            MEDIUM,
+            peer,
             Attach(
-                edge=EDGE,
+                edge=edge,
                 version=1,
-                plan_number=1,
+                plan_number=number,
                 chain=("slim",),
                 edges=(),
                 prompt_tokens=len(PROMPT),
@@ -143,3 +145,21 @@ def test_it_ends_with_the_targets_session(by_hand: ByHand, is_parked: bool) -> N
     assert EDGE not in by_hand.chains.by_down_edge
     by_hand.open_target()
     by_hand.attach(PROMPT)
+
+
+def test_the_newer_plan_has_it_whoever_speaks_first(by_hand: ByHand) -> None:
+    """Medium drops out: the target takes the slim member before it has heard of that."""
+    said: list[object] = []
+    by_hand.outbox.put = lambda peer, message: said.append(message)  # type: ignore[method-assign]
+    target = by_hand.open_target()
+    by_hand.attach(PROMPT)
+    (slim,) = target.guests
+    targets_own = EdgeId(REQUEST, 2, 99)
+    by_hand.attach(PROMPT, targets_own, None, number=2)
+    # What medium still says is of a plan that is over.
+    by_hand.chains.on_detach(Detach(EDGE, False), 0.0)
+    late = EdgeId(REQUEST, 3, 99)
+    by_hand.attach(PROMPT, late, number=1)
+    assert said == [Refused(late, "slim is in a newer plan's chain")]
+    assert target.guests == [slim]
+    assert by_hand.chains.by_down_edge == {targets_own: slim}
