@@ -26,7 +26,7 @@ _Note = dict[str, Any]
 def chains_of(lookups: Chain, drafters: Chain, slim: str, target: str) -> list[Chain]:
     """Without the slim level and with it, the target alone first."""
     firsts = dict.fromkeys([*((drafter,) for drafter in drafters), drafters])
-    without = [(*lookups[:1], *drafters[-1:])]
+    without = [lookups[:1], (*lookups[:1], *drafters[-1:])]
     with_slim = [(slim,), *((*first, slim) for first in firsts)]
     if lookups:
         with_slim.append((lookups[0], slim))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from specrouter_dist.config import LayerSkipMember, LoraMember, ModelMember, SyntheticTexts
 from specrouter_dist.engine.interface import Engine
 from specrouter_dist.errors import EngineError
+from specrouter_dist.pools.llama_configs import refusal
 from specrouter_dist.pools.model_files import read_json
 
 if TYPE_CHECKING:
@@ -61,11 +62,11 @@ def load_engine(
 
 def _load_of(member: ModelMember, directory: Path) -> Callable[..., Engine]:
     """How the engine that runs the member's model is loaded."""
-    from specrouter_dist.engine.fast import FastEngine, supports
+    from specrouter_dist.engine.fast import FastEngine
 
     is_fast = member.engine == "fast"
     if member.engine == "auto":
-        is_fast = supports(read_json(directory / "config.json", "model"))
+        is_fast = refusal(read_json(directory / "config.json", "model")) is None
     if is_fast:
         return partial(
             FastEngine.load, quantization=member.quantization, prefix_cache=member.prefix_cache

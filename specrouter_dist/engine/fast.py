@@ -1,10 +1,10 @@
 """The fast engine: our own decoder for the Llama family over a paged KV cache."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,18 +17,13 @@ from specrouter_dist.engine.fast_loading import load_decoder
 from specrouter_dist.engine.fast_sessions import SessionTable
 from specrouter_dist.engine.interface import Extension, ModelInfo, Picks, TokenLogprobs
 from specrouter_dist.engine.kv_cache import pages_for
-from specrouter_dist.engine.llama_shape import read_shape, refusal
+from specrouter_dist.engine.llama_shape import read_shape
 from specrouter_dist.engine.loading import Weights, checked_context, checked_num_ids
 from specrouter_dist.engine.lora import Adapter
 from specrouter_dist.engine.ragged import reading_order
 from specrouter_dist.engine.sampler import Sampler
 from specrouter_dist.errors import EngineError, RequestError
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE, TokenArray
-
-
-def supports(config: Mapping[str, Any]) -> bool:
-    """Whether the fast engine runs the model that a ``config.json`` describes."""
-    return refusal(config) is None
 
 
 class FastEngine:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from specrouter_dist.config import Dtype, LoraMember, ModelMember
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.pools.adapter_files import read_adapter
+from specrouter_dist.pools.llama_configs import refusal
 from specrouter_dist.pools.llama_sizes import read_sizes
 from specrouter_dist.pools.loading import Pool, lora_members, slim_members
 from specrouter_dist.pools.model_files import (
@@ -69,6 +70,7 @@ def check_pool(pool: Pool, *, available_bytes: int | None = None) -> PoolReport:
     """
     models = pool.config.models
     reports = tuple(_check_member(member, pool.directories[member.name]) for member in models)
+    _check_fast(pool)
     _check_masks(pool, reports)
     _check_agreements(pool)
     num_ids = shared_ids(pool.directories, pool.config.target.name)
@@ -143,6 +145,23 @@ def memory_available() -> int:
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         available = min(available, max(0, int(limit) - used))
     return available
+
+
+def _check_fast(pool: Pool) -> None:
+    """That models which must run in the fast engine can."""
+    models = pool.config.models
+    needed = {m.name: (m.name, "engine") for m in models if m.engine == "fast"}
+    needed |= {m.name: (m.name, "quantization") for m in models if m.quantization is not None}
+    needed |= {slim.of: (slim.name, "of") for slim in slim_members(pool)}
+    needed |= {lora.of: (lora.name, "of") for lora in lora_members(pool)}
+    for model, (member, field) in needed.items():
+        refused = refusal(read_json(pool.directories[model] / "config.json", "model"))
+        if refused is not None:
+            raise ConfigError(
+                f"member {member!r}: {field}: {model!r} must run in the fast engine, which does "
+                f"not run it: {refused}",
+                field=field,
+            )
 
 
 def _check_masks(pool: Pool, reports: Sequence[MemberReport]) -> None:

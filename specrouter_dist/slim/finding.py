@@ -10,10 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.engine.fast import supports
 from specrouter_dist.engine.kv_cache import pages_for
 from specrouter_dist.errors import ConfigError, RequestError
 from specrouter_dist.pools.checks import PoolReport
+from specrouter_dist.pools.llama_configs import refusal
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.pools.model_files import read_json
 from specrouter_dist.routing.latency import LatencyTable
@@ -104,12 +104,11 @@ def check_target(pool: Pool, report: PoolReport, settings: SearchSettings) -> No
     """
     target = pool.config.target
     config = read_json(pool.directories[target.name] / "config.json")
-    if target.engine not in ("auto", "fast") or not supports(config):
-        raise ConfigError(
-            f"member {target.name!r}: layers are skipped by the fast engine, which runs the Llama "
-            f"family; got model_type {config.get('model_type')!r}, engine {target.engine!r}",
-            field="pool",
-        )
+    is_fast = target.engine in ("auto", "fast")
+    refused = refusal(config) if is_fast else f"engine: {target.engine!r}"
+    if refused is not None:
+        text = f"member {target.name!r}: layers are skipped by the fast engine; {refused}"
+        raise ConfigError(text, field="pool")
     space = MaskSpace(report.member(target.name).shape.num_layers)
     for skip in settings.skip:
         space.num_parts(skip)

@@ -3,6 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from specrouter_dist.engine.interface import Engine, Extension, Picks
 from specrouter_dist.routing.observations import ForwardKey, Observations
@@ -29,6 +30,17 @@ MAX_DRAFTS = 16
 """Most tokens that a drafter draws in one step before it looks at its mail."""
 
 
+@dataclass(slots=True)
+class Counts:
+    """Of the sessions of an engine, whichever host they are at."""
+
+    num_open: int = 0
+    num_prefix_queries: int = 0
+    """Tokens that were looked for in the engine's prefix cache."""
+    num_prefix_hits: int = 0
+    """Of these, those that were there."""
+
+
 class ModelHost:
     """A member that is a model on the worker's device."""
 
@@ -48,11 +60,7 @@ class ModelHost:
         self._runs = Runs() if is_target else None
         self.num_threads = 1
         """CPU threads of its forwards."""
-        self._num_open = 0
-        self.num_prefix_queries = 0
-        """Tokens of sessions that were looked for in the engine's prefix cache."""
-        self.num_prefix_hits = 0
-        """Of these, those that were there."""
+        self.counts = Counts()
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
         """Reserves a slot."""
@@ -60,7 +68,7 @@ class ModelHost:
         end = min(request.end, self.engine.info.context_tokens)
         tokens = array(TOKEN_TYPECODE, request.tokens)
         slot, kv_len = self._take_slot(request, tokens, end)
-        self._num_open += 1
+        self.counts.num_open += 1
         return self._make_stage(request, tokens, kv_len, end, ending), slot
 
     def give_way(self) -> None:
@@ -72,7 +80,7 @@ class ModelHost:
         self.ready.pop(session, None)
         self.drop_guesses(session)
         self._publish(session, session.end)
-        self._num_open -= 1
+        self.counts.num_open -= 1
         self._free_slot(slot_of(session))
 
     def drop_guesses(self, session: Session) -> None:
@@ -202,8 +210,8 @@ class ModelHost:
         if request.sampling.prompt_logprobs is not None:
             return slot, 0
         kv_len = self.engine.reuse(slot, tokens)
-        self.num_prefix_queries += len(tokens)
-        self.num_prefix_hits += kv_len
+        self.counts.num_prefix_queries += len(tokens)
+        self.counts.num_prefix_hits += kv_len
         return slot, kv_len
 
     def _free_slot(self, slot: int) -> None:
@@ -227,7 +235,7 @@ class ModelHost:
     ) -> None:
         since, session.waits_since = session.waits_since, None
         # Among others it waits its turn.
-        if since is None or self._num_open > 1:
+        if since is None or self.counts.num_open > 1:
             return
         if (key := wait_key(self.name, session, step)) is not None:
             observations.add_wait(key, (now - since) * 1e6)

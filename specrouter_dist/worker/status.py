@@ -36,6 +36,6 @@ class Status:
             num_running=requests.num_running if requests else 0,
             num_waiting=requests.num_waiting if requests else 0,
             num_tokens=requests.num_tokens if requests else 0,
-            num_prefix_queries=models[0].num_prefix_queries if models else 0,
-            num_prefix_hits=models[0].num_prefix_hits if models else 0,
+            num_prefix_queries=models[0].counts.num_prefix_queries if models else 0,
+            num_prefix_hits=models[0].counts.num_prefix_hits if models else 0,
         )

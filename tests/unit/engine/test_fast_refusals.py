@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, MistralConfig, PretrainedConfig, Qwen2Config
 
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
-from specrouter_dist.engine.fast import supports
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.llama_shape import read_shape
 from specrouter_dist.engine.loading import MemoryPlan, available_bytes, memory_plan
 from specrouter_dist.errors import ConfigError, EngineError
+from specrouter_dist.pools.llama_configs import refusal
 from tests.unit.engine.fast_models import SMALL, load, save, small
 
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
@@ -41,7 +41,7 @@ def test_a_model_it_cannot_run_is_refused_by_the_field(
     with pytest.raises(EngineError, match=field) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
-    assert not supports(json.loads((tmp_path / "config.json").read_text()))
+    assert refusal(json.loads((tmp_path / "config.json").read_text())) is not None
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_a_model_it_cannot_run_is_refused_by_the_field(
 )
 def test_what_it_runs_it_says_it_supports(config: PretrainedConfig, tmp_path: Path) -> None:
     save(config, tmp_path)
-    assert supports(json.loads((tmp_path / "config.json").read_text()))
+    assert refusal(json.loads((tmp_path / "config.json").read_text())) is None
     assert load(tmp_path).info.vocab_size == SMALL["vocab_size"]
 
 
 def test_the_older_spelling_of_rope_scaling_is_refused_too() -> None:
     old = {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}}
-    assert not supports(old)
+    assert refusal(old) is not None
 
 
 def refusal_of(directory: Path, **changes: Any) -> ConfigError:

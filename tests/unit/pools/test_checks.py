@@ -300,3 +300,30 @@ def test_a_context_beyond_the_models_is_refused(tiny: Pool) -> None:
     expected = r"member 'target': context_tokens: at most 2048, .*, got 4096"
     with pytest.raises(ConfigError, match=expected):
         check_pool(load_pool(str(tiny.file)))
+
+
+@pytest.mark.parametrize(
+    ("member", "model", "message"),
+    [
+        (
+            "{name: slim, kind: layer_skip, of: target, mask: [4.mlp]}",
+            "target",
+            "member 'slim': of: 'target' must run in the fast engine",
+        ),
+        (
+            "{name: eight, kind: quantised, of: small}",
+            "small",
+            "member 'eight': quantization: 'eight' must run in the fast engine",
+        ),
+    ],
+)
+def test_what_only_the_fast_engine_has_is_not_asked_of_others(
+    tiny: Pool, member: str, model: str, message: str
+) -> None:
+    """``engine: auto`` runs a model with another activation in the general engine."""
+    text = tiny.file.read_text()
+    tiny.file.write_text(text.replace("members:\n", f"members:\n  - {member}\n"))
+    check_pool(load_pool(str(tiny.file)))
+    change_json(tiny.directories[model] / "config.json", hidden_act="gelu")
+    with pytest.raises(ConfigError, match=f"{message}.*hidden_act"):
+        check_pool(load_pool(str(tiny.file)))

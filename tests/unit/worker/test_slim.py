@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from specrouter_dist.config import EdgeKnobs, LayerSkipMember, SamplingParams
+from specrouter_dist.config import EdgeKnobs, LayerSkipMember, LossyParams, SamplingParams
 from specrouter_dist.links.address import Address, Peer
 from specrouter_dist.links.control import Attach, Detach, Refused
 from specrouter_dist.routing.observations import Observations
@@ -18,7 +18,8 @@ from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.parking import LEASE_S
 from specrouter_dist.worker.session import Session
-from specrouter_dist.worker.slim import slim_hosts
+from specrouter_dist.worker.slim import SlimHost, slim_hosts
+from specrouter_dist.worker.tiers import TieredHost
 from tests.unit.engine.fast_models import load, save, small
 
 PROMPT = array(TOKEN_TYPECODE, range(1, 9))
@@ -163,3 +164,15 @@ def test_the_newer_plan_has_it_whoever_speaks_first(by_hand: ByHand) -> None:
     assert said == [Refused(late, "slim is in a newer plan's chain")]
     assert target.guests == [slim]
     assert by_hand.chains.by_down_edge == {targets_own: slim}
+
+
+def test_lossy_sessions_are_counted_and_run_as_the_targets(by_hand: ByHand) -> None:
+    """They are at a host of their own, and in its engine."""
+    by_hand.target.num_threads = 3
+    assert isinstance(by_hand.slim, SlimHost)
+    tiered = TieredHost(by_hand.slim)
+    assert tiered.num_threads == 3
+    opening = Opening(PROMPT, len(PROMPT), END, SAMPLING, lossy=LossyParams())
+    tiered.open(opening, StopIds(()))
+    assert by_hand.target.counts.num_open == 1
+    assert by_hand.target.counts.num_prefix_queries == len(PROMPT)
