@@ -1,7 +1,6 @@
 """One worker in a Ray actor."""
 
 import os
-import queue
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,13 +39,14 @@ from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import Ending
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
+from specrouter_dist.worker.asking import Asking
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.lookup import LookupHost
 from specrouter_dist.worker.lora import hosts_of
 from specrouter_dist.worker.member import Member
 from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.openmp import call_apart, set_spins
-from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
+from specrouter_dist.worker.posts import SetDirectory, SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.status import Status
@@ -110,8 +110,6 @@ class WorkerActor:
         configure_spans(member.name)
         set_spins()
         directory = _directory_here(spec)
-        self._taken: queue.SimpleQueue[tuple[Status, Observations]] = queue.SimpleQueue()
-        self._taken.put((Status(), Observations()))
         self._status = Status()
         self._metrics = WorkerMetrics(spec.pool, member.name)
         hosts, self._profile = call_apart(lambda: _load_and_profile(spec, directory))
@@ -133,6 +131,7 @@ class WorkerActor:
             # Ray restarts the actor; an actor without its engine thread is of no use.
             on_failure=lambda error: os._exit(1),
         )
+        self._asking = Asking(self._worker)
         self._tracing = Tracing(self._worker)
         self._worker.start()
 
@@ -142,23 +141,15 @@ class WorkerActor:
 
     def observe(self) -> tuple[Address, Observations]:
         """Where the worker is, and what it has measured since the last call."""
-        try:
-            status, taken = self._taken.get_nowait()
-        except queue.Empty:
-            # The engine thread is in a long forward: what it has measured comes with a later call.
+        if (measured := self._asking.take()) is None:
             return self._worker.hub.address, Observations()
-        self._worker.hub.post(Call(self._take))
-        self._status = status
-        self._metrics.publish(status, taken)
-        return self._worker.hub.address, taken
+        self._status = measured.status
+        self._metrics.publish(*measured)
+        return self._worker.hub.address, measured.observations
 
     def status(self) -> Status:
         """How the worker was when the router last asked, about a second ago."""
         return self._status
-
-    def _take(self) -> None:
-        """On the engine thread."""
-        self._taken.put((self._worker.status, self._worker.take_observations()))
 
     def set_directory(self, addresses: Mapping[str, Address]) -> None:
         """Where each member of the pool is now."""

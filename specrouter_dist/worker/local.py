@@ -1,6 +1,5 @@
 """A whole pool in this process, without Ray: one worker that holds every member."""
 
-import queue
 import secrets
 import threading
 import time
@@ -29,20 +28,20 @@ from specrouter_dist.routing.router import Router
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.text.tokenizer import Tokenizer
 from specrouter_dist.tracing.records import WorkerTrace
+from specrouter_dist.worker.asking import Asking
 from specrouter_dist.worker.ending import make_ending
 from specrouter_dist.worker.lookup import LookupHost
 from specrouter_dist.worker.lora import hosts_of
 from specrouter_dist.worker.member import Member
 from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.openmp import call_apart
-from specrouter_dist.worker.posts import Call, SetPlans
+from specrouter_dist.worker.posts import SetPlans
 from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.slim import slim_hosts
 from specrouter_dist.worker.tracing import Tracing
 from specrouter_dist.worker.worker import Worker
 
 _DECIDE_EVERY_S = 0.5
-_ANSWER_S = 0.1
 
 
 class LocalClient:
@@ -153,23 +152,14 @@ class LocalPool:
         self.worker.stop()
 
     def _decide_for_ever(self) -> None:
-        taken: queue.SimpleQueue[Observations] = queue.SimpleQueue()
-        is_asked = False
+        asking = Asking(self.worker)
         while not self._stopping.wait(_DECIDE_EVERY_S):
-            if not is_asked:
-                self.worker.hub.post(Call(lambda: taken.put(self.worker.take_observations())))
-            try:
-                observations = taken.get_nowait() if is_asked else taken.get(timeout=_ANSWER_S)
-            except queue.Empty:
-                # In a long forward, or dead: the answer is looked for again, not asked for.
-                is_asked = True
-                continue
-            is_asked = False
-            if not observations.has_any:
+            measured = asking.take()
+            if measured is None or not measured.observations.has_any:
                 continue
             with self._lock:
                 now_s = time.monotonic()
-                self._router.observe(observations, now_s)
+                self._router.observe(measured.observations, now_s)
                 table = self._router.decide(now_s) if self._router.is_due(now_s) else None
             if table is not None:
                 self.worker.hub.post(SetPlans(table))
