@@ -2,7 +2,7 @@
 lose nothing, and what it costs (docs/slim.md).
 
     python -m benchmarks.tiers --per-task 8 --plot tiers.svg --json
-    python -m benchmarks.tiers --mask mine=4.attention,5.mlp --split eval --temperature 0.8 --json
+    python -m benchmarks.tiers --split dev eval --mask mine=4.attention,5.mlp --temperature 0.8
 
 A pass is one prompt through all arms, in an order that rotates: the target alone, the drafters
 above the target as the router has them, and in blocks of one length (``--draft-tokens``), so that
@@ -12,9 +12,10 @@ drafted in lock-step, and no stage continues its own text. Afterwards the target
 read all outputs: which tokens the target would have picked after the same ones before, under the
 same noise, and how likely both find those that stand there.
 
-Per task and over all prompts, beside the figures of each arm: ``rejection_reduction``, by how much
-less of what is drafted does not stand as drafted than in the two levels of the same blocks.
-``aim`` says of each arm with tiers how near it comes to what is wanted (:mod:`benchmarks.losses`).
+Of each split, per task and over all prompts, beside the figures of each arm:
+``rejection_reduction``, by how much less of what is drafted does not stand as drafted than in the
+two levels of the same blocks. ``aim`` says of each arm with tiers how near it comes to what is
+wanted (:mod:`benchmarks.losses`).
 
 ``--pool`` may have slim members; without any it gets one for each ``--mask``.
 """
@@ -23,10 +24,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.arms import comparison_arguments
+from benchmarks.arms import pool_arguments
 from benchmarks.losses import (
     ALONE,
     BLOCKS,
@@ -120,7 +122,8 @@ def parse_masks(texts: Sequence[str]) -> dict[str, list[str]]:
 
 def parse_arguments() -> argparse.Namespace:
     """What is measured."""
-    parser = comparison_arguments(__doc__ or "")
+    parser = pool_arguments(__doc__ or "")
+    parser.add_argument("--split", nargs="+", choices=["dev", "eval"], default=["dev"])
     parser.add_argument("--per-task", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=0.0)
@@ -132,24 +135,35 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tiers", nargs="+", default=_TIERS, help="accept,escalate[,share]")
     parser.add_argument("--draft-tokens", type=int, default=5, help="length of the tiers' blocks")
-    parser.add_argument("--plot", type=Path, help="a file to draw into")
+    parser.add_argument("--plot", type=Path, help="a file to draw the first split into")
     add_json_argument(parser)
     return parser.parse_args()
 
 
 def measure(
     arguments: argparse.Namespace, pool: Pool, drafters: Sequence[str], arms: Sequence[Arm]
-) -> list[Pass]:
-    """All passes, read by the models."""
+) -> dict[str, list[Pass]]:
+    """All passes by split, read by the models."""
     _, report = open_pool(arguments.pool, dtype=None)
-    prompts = read_prompts(arguments.data, arguments.split, arguments.per_task)
+    prompts = {s: read_prompts(arguments.data, s, arguments.per_task) for s in arguments.split}
     tokenizer = Tokenizer.load(pool.directories[pool.config.target.name])
     sampling = SamplingParams(temperature=arguments.temperature, max_tokens=arguments.max_tokens)
     with open_backend(pool, report, BackendName(arguments.backend)) as backend:
         # Once without being looked at.
-        list(run_passes(backend, tokenizer, prompts[:1], arms, sampling))
-        passes = list(run_passes(backend, tokenizer, prompts, arms, sampling))
-    return read_all(passes, Readers(pool, report, drafters[-1]))
+        list(run_passes(backend, tokenizer, next(iter(prompts.values()))[:1], arms, sampling))
+        passes = {
+            split: list(run_passes(backend, tokenizer, own, arms, sampling))
+            for split, own in prompts.items()
+        }
+    readers = Readers(pool, report, drafters[-1])
+    return {split: read_all(own, readers) for split, own in passes.items()}
+
+
+def summarise(passes: Sequence[Pass], arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
+    """Of all prompts, and of each task's."""
+    tasks = dict.fromkeys(each.task for each in passes)
+    by_task = {task: [each for each in passes if each.task == task] for task in tasks}
+    return {name: compare(own, arms) for name, own in {"all": passes, **by_task}.items()}
 
 
 def main() -> None:
@@ -161,20 +175,15 @@ def main() -> None:
         pool = with_slims(pool, parse_masks(arguments.mask or _MASKS))
     drafters = arguments.drafters.split(",")
     arms = arms_of(pool, drafters, arguments.tiers, arguments.draft_tokens)
-    passes = measure(arguments, pool, drafters, arms)
-    by_task = {
-        task: compare([each for each in passes if each.task == task], arms)
-        for task in dict.fromkeys(each.task for each in passes)
-    }
-    whole = compare(passes, arms)
-    if arguments.plot is not None:
-        draw(by_task, arms, arguments.plot)
-    content = {
-        "slims": [slim.model_dump() for slim in slim_members(pool)],
-        "results": {"all": whole, **by_task},
-        "aim": nearness(whole, by_task, arms),
-    }
-    print_report("tiers", arguments, content)
+    found: dict[str, object] = {}
+    for split, passes in measure(arguments, pool, drafters, arms).items():
+        results = summarise(passes, arms)
+        by_task = {task: own for task, own in results.items() if task != "all"}
+        if arguments.plot is not None and not found:
+            draw(by_task, arms, arguments.plot)
+        found[split] = {"results": results, "aim": nearness(results["all"], by_task, arms)}
+    slims = [slim.model_dump() for slim in slim_members(pool)]
+    print_report("tiers", arguments, {"slims": slims, "by_split": found})
 
 
 if __name__ == "__main__":
