@@ -5,7 +5,7 @@
 #   make serve    the OpenAI-compatible service on PORT
 #   make bench    beside vLLM and transformers, the short form; first: make bench-peers
 #   make bench-clients    lm_eval, aiperf and locust against the service, and what the service costs
-#   make tasks-report     what the drafters of a pool of `specrouter tasks align` bring, the short form
+#   make tasks-report     what the tasks' drafters of the pool ALIGNED bring, beside CONTROL, the short form
 # Another build of torch, e.g. a CUDA one:
 #   make demo TORCH=torch==2.13.0+cu130 PIP_ARGS="--extra-index-url <the build's index>"
 
@@ -19,8 +19,8 @@ PEERS ?= .peers
 CLIENTS ?= .clients
 USERS_SECONDS ?= 300
 DATA ?= ../shared/data
-ALIGNED ?= aligned/pool.yaml
-CONTROL ?= pooled/pooled
+ALIGNED ?= tiny-tasks
+CONTROL ?=
 BENCH_ARGS ?= --short
 
 VENV := .venv
@@ -87,8 +87,8 @@ bench-clients: setup
 	$(BIN)/python -m benchmarks.service_price --pool $(POOL) --data $(DATA)
 
 tasks-report: setup
-	$(BIN)/python -m benchmarks.tasks_report --pool $(ALIGNED) --control $(CONTROL) --data $(DATA) \
-	  --out build/tasks $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.tasks_report --pool $(ALIGNED) $(if $(CONTROL),--control $(CONTROL)) \
+	  --data $(DATA) --out build/tasks $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,8 @@ from benchmarks.statistics import ratio_interval
 from benchmarks.told_prompts import ToldPrompt, task_drafters
 from specrouter_dist.align.agreement import own_continuations, picks
 from specrouter_dist.align.students import load_model
-from specrouter_dist.pools.loading import Pool
+from specrouter_dist.pools.adapter_files import WEIGHTS
+from specrouter_dist.pools.loading import Pool, lora_members
 
 _PER_BATCH = 64
 """Prompts that the target continues at a time."""
@@ -35,17 +36,36 @@ class Models:
     @classmethod
     def load(cls, pool: Pool, base: str, control: Path | None) -> Self:
         """``control``: the directory of that drafter."""
+        base_directory = pool.directories[base]
+        adapters = {member.name: member for member in lora_members(pool)}
+        of_task = {}
+        for task, name in task_drafters(pool).items():
+            if adapter := adapters.get(name):
+                of_task[task] = _load(Path(adapter.adapter), pool.directories[adapter.of])
+            else:
+                of_task[task] = load_model(pool.directories[name])
         return cls(
             load_model(pool.directories[pool.config.target.name]),
-            load_model(pool.directories[base]),
-            None if control is None else load_model(control),
-            {task: load_model(pool.directories[m]) for task, m in task_drafters(pool).items()},
+            load_model(base_directory),
+            None if control is None else _load(control, base_directory),
+            of_task,
         )
 
     def drafters(self, task: str) -> dict[str, LlamaForCausalLM]:
         """For prompts of the task."""
         named = {"base": self.base, "task": self.of_task.get(task, self.base)}
         return named if self.control is None else {**named, "control": self.control}
+
+
+def _load(directory: Path, base: Path) -> LlamaForCausalLM:
+    """The drafter in ``directory``: a model, or an adapter on the one in ``base``."""
+    if not (directory / WEIGHTS).exists():
+        return load_model(directory)
+    from specrouter_dist.align.adapters import load_adapter
+
+    model = load_model(base)
+    load_adapter(model, directory)
+    return model
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ def to_markdown(result: Row) -> str:
         "",
         f"{result['cpu']}, {result['num_cpus']} CPUs; commit {result['commit']}; pool "
         f"{result['arguments']['pool']}. Medians with 95 % bootstrap intervals.",
+        *([f"The control is {control}."] if (control := result.get("control")) else []),
         "",
     ]
     for split, by_temperature in result.get("agreement", {}).items():

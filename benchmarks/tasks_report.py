@@ -1,10 +1,10 @@
 """What drafters for tasks bring: agreement, speed, a shift; tables, plots and all figures.
 
-    python -m benchmarks.tasks_report --pool aligned/pool.yaml --control pooled/pooled \\
-      --out build/tasks --json
+    python -m benchmarks.tasks_report --pool aligned/pool.yaml --control pooled/pooled
 
 Writes ``report.json``, ``report.md`` and plots into ``--out``. The pool is what ``specrouter tasks
-align`` has written, the control the drafter that ``specrouter tasks align --pooled`` has. What the
+align`` has written, the control the drafter that ``specrouter tasks align --pooled`` has; where it
+has written none, because none was better than the base drafter, that one is the control. What the
 arms are: ``benchmarks/task_speed.py``. Nothing is measured on prompts of the train split.
 
 Exit code 1: a text was not the target's.
@@ -36,6 +36,7 @@ from benchmarks.told_prompts import (
     told_prompts,
 )
 from specrouter_dist.align.samples import MAX_PROMPT
+from specrouter_dist.align.task_drafters import POOLED
 from specrouter_dist.cli.backends import open_backend
 from specrouter_dist.cli.options import BackendName
 from specrouter_dist.cli.session import open_pool
@@ -53,7 +54,10 @@ _SHIFT_TASKS = 4
 
 def agreement(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
     """By split and temperature."""
-    models = Models.load(pool, arguments.base, arguments.control)
+    control = arguments.control
+    if control is not None and not control.is_dir():
+        control = pool.directories[arguments.base]
+    models = Models.load(pool, arguments.base, control)
     results: dict[str, Any] = {}
     for split in _SPLITS:
         prompts = told_prompts(pool, arguments.data, split, MAX_PROMPT)
@@ -126,7 +130,10 @@ def draw(results: dict[str, Any], pool: Pool, control: Path | None, out: Path) -
 def parse_arguments() -> argparse.Namespace:
     """What is measured, and how long."""
     parser = comparison_arguments(__doc__ or "")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for report and plots")
+    parser.set_defaults(pool="tiny-tasks")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/tasks"), help="a folder for report and plots"
+    )
     parser.add_argument("--slow-target", action="store_true", help="drafters pay on any machine")
     parser.add_argument("--parts", default=",".join(PARTS), help="by comma")
     parser.add_argument("--base", default="small", help="the drafter that the tasks' began as")
@@ -145,14 +152,31 @@ def parse_arguments() -> argparse.Namespace:
     arguments.temperatures = [float(text) for text in arguments.temperatures.split(",")]
     if unknown := sorted({*arguments.parts} - {*PARTS}):
         parser.error(f"--parts: {unknown[0]!r}{did_you_mean(unknown[0], PARTS)}; {one_of(PARTS)}")
-    if arguments.control and not arguments.control.is_dir():
+    if arguments.control and not arguments.control.is_dir() and not _is_base(arguments.control):
         parser.error(
-            f"--control: no folder {str(arguments.control)!r}; an alignment whose drafter was "
-            "never better than the base drafter writes none, and that drafter is the control"
+            f"--control: no folder {str(arguments.control)!r}, nor an alignment around it that "
+            "has ended without a drafter, so that the base drafter is the control"
         )
     if arguments.short:
         vars(arguments).update(_SHORT)
     return arguments
+
+
+def _is_base(control: Path) -> bool:
+    """Whether that drafter is missing because an alignment has ended and none was better than the
+    base drafter. An interrupted one has no pool file yet."""
+    out = control.parent
+    has_ended = (out / "pool.yaml").is_file() and (out / "training" / POOLED).is_dir()
+    return has_ended and not any(out.glob(f"{POOLED}*"))
+
+
+def _control_of(control: Path | None) -> str | None:
+    """What the report says of it."""
+    if control is None:
+        return None
+    if control.is_dir():
+        return f"the drafter in {control}"
+    return f"the base drafter, as there is no {control}: none was better"
 
 
 def main() -> None:
@@ -161,7 +185,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     pool, checked = open_pool(arguments.pool, dtype=None)
     cold = without_prefix_cache(with_slow_target(pool) if arguments.slow_target else pool)
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = {"control": _control_of(arguments.control)}
     if "agreement" in arguments.parts:
         results["agreement"] = agreement(pool, arguments)
     if "speed" in arguments.parts:

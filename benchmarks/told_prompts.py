@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.prompts import read_prompts
-from specrouter_dist.pools.loading import Pool
+from specrouter_dist.pools.loading import Pool, lora_members
 from specrouter_dist.serving.tasks import open_classifier
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.tasks.classifier import TaskClassifier
@@ -13,6 +13,8 @@ from specrouter_dist.text.tokenizer import Tokenizer
 
 _ALL = 10_000
 """More than any task has."""
+_FORMS = ("", "-layers", "-lora")
+"""What a drafter's directory has behind its task, by what was trained (align/forms.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,13 @@ def first_of_each(
 
 
 def task_drafters(pool: Pool) -> dict[str, str]:
-    """The drafter of each task that has one. ``tasks align`` calls its directory like the task, and
-    its form."""
-    by_task = {
-        pool.directories[m.name].name.removesuffix("-layers"): m.name for m in pool.config.models
+    """The drafter of each task that has one, a model or an adapter. ``tasks align`` calls its
+    directory like the task, and its form."""
+    directories = {**pool.directories, **{m.name: Path(m.adapter) for m in lora_members(pool)}}
+    by_place = {directory.name: name for name, directory in directories.items()}
+    return {
+        task: by_place[task + form]
+        for task in classifier_of(pool).names
+        for form in _FORMS
+        if task + form in by_place
     }
-    return {task: by_task[task] for task in classifier_of(pool).names if task in by_task}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrouter_dist.errors import InputError, NotFoundError, RequestError
 from specrouter_dist.speculation.messages import TokenArray
+from specrouter_dist.validation import shown
 
 if TYPE_CHECKING:
     from specrouter_dist.text.tokenizer import Tokenizer
@@ -87,6 +88,9 @@ def parse_row(line: bytes, where: str) -> PromptRow:
         raise RequestError(
             f"{where}no valid JSON at column {problem.colno}: {problem.msg}"
         ) from None
+    except (ValueError, RecursionError) as problem:
+        # Numbers of thousands of digits, thousands of nested brackets.
+        raise RequestError(f"{where}no usable JSON: {problem}") from None
     if not isinstance(row, dict):
         raise RequestError(f"{where}must be a JSON object, got {type(row).__name__}")
     keys = [key for key in _PROMPT_KEYS if key in row]
@@ -104,18 +108,32 @@ def parse_row(line: bytes, where: str) -> PromptRow:
 
 def _content(key: str, value: Any) -> str | tuple[Mapping[str, str], ...]:
     if key == "messages":
-        return tuple(_message(i, message) for i, message in enumerate(_nonempty_list(key, value)))
+        return _messages(_nonempty_list(key, value))
     text = _nonempty_list(key, value)[0] if key == "turns" else value
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text.strip():
         name = "turns[0]" if key == "turns" else key
-        raise RequestError(f"{name}: a text that is not empty is needed, got {text!r}", field=key)
+        raise RequestError(
+            f"{name}: a text that is not empty is needed, got {shown(text)}", field=key
+        )
     return text
 
 
 def _nonempty_list(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise RequestError(f"{key}: a list that is not empty is needed, got {value!r}", field=key)
+        raise RequestError(
+            f"{key}: a list that is not empty is needed, got {shown(value)}", field=key
+        )
     return value
+
+
+def _messages(values: list[Any]) -> tuple[Mapping[str, str], ...]:
+    messages = tuple(_message(index, message) for index, message in enumerate(values))
+    if not any(message["content"].strip() for message in messages):
+        raise RequestError(
+            "messages: a 'content' that is not empty is needed, in one of them at least",
+            field="messages",
+        )
+    return messages
 
 
 def _message(index: int, message: Any) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import typer
 
 from specrouter_dist.cli.options import JsonOption, PoolOption, PromptLogArgument
 from specrouter_dist.cli.output import print_json
-from specrouter_dist.errors import ConfigError, NotFoundError
+from specrouter_dist.errors import ConfigError, NotFoundError, RequestError
 
 if TYPE_CHECKING:
     from specrouter_dist.align.partition import Partition
@@ -51,6 +51,8 @@ def fit(
     )
     if not out.parent.is_dir():
         raise NotFoundError(f"--out: no directory {str(out.parent)!r}", field="out")
+    if out.is_dir():
+        raise RequestError(f"--out: a file is needed, got the directory {str(out)!r}", field="out")
     checked = resolve_directories(load_pool(pool))
     directory = checked.directories[checked.config.target.name]
     tokenizer = Tokenizer.load(directory)

@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from specrouter_dist.config import Finite, TokenId, UserModel
 from specrouter_dist.errors import ConfigError
@@ -17,6 +17,8 @@ from specrouter_dist.validation import validated
 
 FORMAT = "specrouter-tasks"
 _ARRAYS = ("bias", "idf", "weights")
+_DTYPE = "F16"
+"""Of all arrays in the file, as safetensors calls it; numpy does not know all that it has."""
 
 
 class Task(UserModel):
@@ -39,12 +41,20 @@ class Header(UserModel):
     tasks: tuple[Task, ...] = Field(min_length=1, max_length=32)
     separators: tuple[TokenId, ...]
     """Special tokens: they part the turns of a conversation."""
-    temperature: Finite = Field(gt=0.0)
-    """Of the posterior, so that it is right about as often as it says."""
+    temperature: Finite = Field(ge=0.01, le=100.0)
+    """Of the posterior, so that it is right about as often as it says. Far beyond what fitting
+    finds all posteriors are alike, or no numbers."""
     least_probability: Finite = Field(ge=0.0, le=1.0)
     """A prompt whose likeliest task is less likely belongs to none."""
     num_prompts: Annotated[int, Field(ge=1)]
     """That the partition was made of."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [task.name for task in self.tasks]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks: names must differ, these occur twice: {doubled}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,7 @@ def read_model(path: Path, wanted_hash: str) -> TaskModel:
     arrays, metadata = _read_arrays(path)
     try:
         fields = json.loads(metadata[FORMAT])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise ConfigError(
             f"tasks: {str(path)!r} is no partition; 'specrouter tasks fit' writes one",
             field="tasks",
@@ -108,6 +118,12 @@ def _read_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
 
     try:
         with safe_open(path, framework="np") as file:
+            for name in _ARRAYS:
+                if (dtype := file.get_slice(name).get_dtype()) != _DTYPE:
+                    raise ConfigError(
+                        f"tasks: {str(path)!r} is damaged: {name} should be {_DTYPE}, got {dtype}",
+                        field="tasks",
+                    )
             arrays = {name: file.get_tensor(name).astype(np.float32) for name in _ARRAYS}
             return arrays, dict(file.metadata() or {})
     except (SafetensorError, OSError) as problem:
@@ -117,7 +133,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
 
 
 def _check_arrays(model: TaskModel, path: Path) -> None:
-    num_tasks, num_buckets = len(model.header.tasks), len(model.idf)
+    num_tasks, num_buckets = len(model.header.tasks), model.idf.size
     shapes = {
         "idf": (num_buckets,),
         "bias": (num_tasks,),

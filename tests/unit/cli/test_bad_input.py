@@ -88,6 +88,7 @@ BAD_ARGUMENTS = [
     (("plan", "--temperature", "nan"), "temperature: input should be a finite number, got nan"),
     (("pool", "train", "--out", "x"), "Missing option '--data'"),
     (("pool", "train", "--data", "no", "--out", "x"), "--data: no file 'no/train.jsonl.gz'"),
+    (("tasks", "fit", "no.jsonl", "--out", "."), "--out: a file is needed, got the directory '.'"),
     (("serve", "--port", "0"), "Invalid value for '--port': "),
     (("serve", "--port", "65536"), "Invalid value for '--port': "),
 ]
@@ -127,6 +128,14 @@ BAD_ROWS = [
     (b'{"prompt": "\\ud800"}', "prompt: no valid Unicode: a lone surrogate at character 0"),
     (b'{"turns": []}', "turns: a list that is not empty is needed, got []"),
     (b'{"turns": [""]}', "turns[0]: a text that is not empty is needed, got ''"),
+    (b'{"prompt": ' + b"[" * 100_000, "no usable JSON: maximum recursion depth"),
+    (b'{"prompt": ' + b"9" * 10_000 + b"}", "no usable JSON: Exceeds the limit"),
+    (b'{"prompt": " \\n"}', r"prompt: a text that is not empty is needed, got ' \n'"),
+    (b'{"turns": [" "]}', "turns[0]: a text that is not empty is needed, got ' '"),
+    (
+        b'{"messages": [{"role": "system", "content": ""}, {"role": "user", "content": " "}]}',
+        "messages: a 'content' that is not empty is needed",
+    ),
     (b'{"messages": "hi"}', "messages: a list that is not empty is needed, got 'hi'"),
     (b'{"messages": [{"role": "user"}]}', "messages[0]: an object with the texts 'role' and 'con"),
     (b'{"messages": [{"role": 1, "content": ""}]}', "messages[0]: an object with the texts 'role'"),

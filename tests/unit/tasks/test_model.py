@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load, save
+from safetensors.torch import save as save_torch
 
 from specrouter_dist.errors import ConfigError
 from specrouter_dist.tasks.model import (
@@ -69,6 +71,16 @@ def rewritten(file: Path, change: Callable[[dict[str, object]], object]) -> None
     file.write_bytes(save(arrays, metadata={FORMAT: json.dumps(fields)}))
 
 
+def in_bfloat16(file: Path) -> None:
+    arrays = {name: torch.from_numpy(own) for name, own in load(file.read_bytes()).items()}
+    halved = {name: own.bfloat16() for name, own in arrays.items()}
+    file.write_bytes(save_torch(halved, metadata={FORMAT: HEADER.model_dump_json()}))
+
+
+def headed(file: Path, header: str) -> None:
+    file.write_bytes(save(load(file.read_bytes()), metadata={FORMAT: header}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -79,6 +91,19 @@ def rewritten(file: Path, change: Callable[[dict[str, object]], object]) -> None
         (lambda f: rewritten(f, lambda h: h.update(version=2)), "version: .*got 2"),
         (lambda f: rewritten(f, lambda h: h.pop("tasks")), "tasks: missing"),
         (lambda f: rewritten(f, lambda h: h["tasks"].pop()), "weights|bias"),
+        (
+            lambda f: rewritten(f, lambda h: h["tasks"][1].update(name="code")),
+            r"these occur twice: \['code'\]",
+        ),
+        *(
+            (
+                lambda f, t=t: rewritten(f, lambda h: h.update(temperature=t)),
+                "temperature: input should be",
+            )
+            for t in (1e-300, 1e300)
+        ),
+        (in_bfloat16, "is damaged: bias should be F16, got BF16"),
+        (lambda f: headed(f, "[" * 100_000), "is no partition"),
         (lambda f: f.unlink(), "no file"),
     ],
 )
@@ -96,6 +121,7 @@ def test_a_damaged_file_is_refused(
         ("weights", np.zeros((8, 3), np.float32)),
         ("bias", np.array([np.nan, 0.0], np.float32)),
         ("idf", np.ones(4, np.float32)),
+        *((name, np.float32(1.0)) for name in ("weights", "bias", "idf")),
     ],
 )
 def test_arrays_that_cannot_be_are_refused(file: Path, name: str, array: object) -> None:
