@@ -12,6 +12,8 @@ from specrouter_dist.errors import ConfigError
 def go_on_with(made_of: Mapping[str, Any], out: Path) -> None:
     """Notes in ``out`` what it is made of, by name; once there is ``training``, finds it noted.
 
+    Without that nothing is left to go on with: drafters alone are replaced, or removed.
+
     Raises:
         ConfigError: it was begun with something else; says with what.
     """

@@ -14,7 +14,8 @@ from specrouter_dist.tasks.features import Features, FloatArray
 
 NUM_DIMENSIONS = 64
 _MOST_TOKENS = 256
-"""Of a text for a sentence model; they are trained on no longer ones."""
+"""Of a text for a sentence model, the last ones: they are trained on no longer ones, and what is
+asked for stands at the end of a prompt."""
 _TEXTS_PER_BATCH = 32
 
 
@@ -39,7 +40,7 @@ def sentence_vectors(texts: Sequence[str], directory: Path) -> FloatArray:
     """By a sentence-transformers model: the mean of its last hidden states over the tokens.
 
     Raises:
-        ConfigError: there is no such model in ``directory``.
+        ConfigError: there is no such model in ``directory``, or a damaged one.
     """
     import torch
 
@@ -60,12 +61,21 @@ def _load_encoder(directory: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, truncation_side="left"
+        )
         model = AutoModel.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as problem:
+    except Exception as problem:  # noqa: BLE001 - of damaged files the libraries raise bare ones
         raise ConfigError(
-            f"embedding: no model in {str(directory)!r}: {problem}", field="embedding"
+            f"--embedding: no model in {str(directory)!r} that can be read: {problem}",
+            field="embedding",
         ) from None
+    if tokenizer.pad_token is None:
+        raise ConfigError(
+            f"--embedding: the tokenizer in {str(directory)!r} has no pad token; name one in its "
+            "tokenizer_config.json",
+            field="embedding",
+        )
     return tokenizer, model.eval()
 
 

@@ -16,12 +16,20 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.engine.linear import is_packable
+from specrouter_dist.errors import ConfigError
 
 TOP_K = 64  # of 4,096: about 95 % of the mass at temperature 1
 _SQUEEZE_BELOW = 0.75  # drop ended rows once fewer than this share of the batch is still running
+_COMPUTED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_type": "default",
+}
+"""What a generator computes, as a model's configuration says it."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,13 @@ class _Text:
     ended: bool = False
     rows: list[TopK] = field(default_factory=list)
 
-    def extend(self, position: int, pick: int, end: int, row: TopK) -> None:
+    def extend(self, position: int, pick: int, ends: frozenset[int], row: TopK) -> None:
         """Append ``pick`` if the text ends at ``position``, that is if its prompt has been fed."""
         if self.ended or position < len(self.tokens):
             return
         self.tokens.append(pick)
         self.rows.append(row)
-        self.ended = pick == end or len(self.tokens) == self.limit
+        self.ended = pick in ends or len(self.tokens) == self.limit
 
     def continuation(self) -> Continuation:
         return Continuation(self.tokens[self.prompt_length :], TopK.stack(self.rows))
@@ -82,12 +90,28 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if is_packable(torch.bfloat16) else torch.float32
 
 
+def check_computed(config: LlamaConfig) -> None:
+    """Whether a generator would say what such a model says.
+
+    Raises:
+        ConfigError: it computes something else; names what.
+    """
+    given = {**vars(config), "rope_type": config.rope_parameters["rope_type"]}
+    other = [name for name, value in _COMPUTED.items() if given[name] != value]
+    if other:
+        wanted, got = (
+            ", ".join(f"{name} {values[name]!r}" for name in other) for values in (_COMPUTED, given)
+        )
+        raise ConfigError(f"samples can be made of a target with {wanted}, got {got}")
+
+
 class BatchGenerator:
     """A Llama model with fused projections and a preallocated key-value cache, in float32: of one
     new token attention takes half as long as in bfloat16, and it was most of a step."""
 
     def __init__(self, model: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> None:
         config = model.config
+        check_computed(config)
         weights = {name: value.detach().to(dtype) for name, value in model.state_dict().items()}
         self._layers = [
             _fuse(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)
@@ -98,12 +122,13 @@ class BatchGenerator:
         self._epsilon = float(config.rms_norm_eps)
         self._heads = int(config.num_attention_heads)
         self._head_dim = int(config.head_dim)
-        positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
+        self._context = int(config.max_position_embeddings)
+        positions = torch.arange(self._context, dtype=torch.float32)
         exponents = torch.arange(0, self._head_dim, 2, dtype=torch.float32) / self._head_dim
         angles = torch.outer(positions, config.rope_parameters["rope_theta"] ** -exponents)
         angles = torch.cat((angles, angles), dim=-1)
         self._cos, self._sin = angles.cos().to(dtype), angles.sin().to(dtype)
-        self._end = int(config.eos_token_id)
+        self._ends = _end_ids(model)
 
     @torch.inference_mode()
     def generate(
@@ -115,9 +140,13 @@ class BatchGenerator:
     ) -> list[Continuation]:
         """Continue each prompt, best of similar length, until end-of-text or ``max_new`` tokens.
 
-        ``temperatures`` has one entry per prompt, 0 being greedy. The end-of-text token is kept.
+        A text that fills the context ends there; its prompt must not. ``temperatures`` has one
+        entry per prompt, 0 being greedy. The end-of-text token is kept.
         """
-        texts = [_Text(list(prompt), len(prompt), len(prompt) + max_new) for prompt in prompts]
+        texts = [
+            _Text(list(prompt), len(prompt), min(len(prompt) + max_new, self._context))
+            for prompt in prompts
+        ]
         start, end = min(text.prompt_length for text in texts), max(text.limit for text in texts)
         running, scale = list(texts), temperatures[:, None]
         cache = self._allocate(len(texts), end)
@@ -128,7 +157,7 @@ class BatchGenerator:
             picks = torch.addcmul(logits, gumbel, scale).argmax(dim=-1).tolist()
             top = TopK.of(logits)
             for row, (text, pick) in enumerate(zip(running, picks, strict=True)):
-                text.extend(position, pick, self._end, top[row])
+                text.extend(position, pick, self._ends, top[row])
             alive = [not text.ended for text in running]
             if not any(alive):
                 break
@@ -145,7 +174,7 @@ class BatchGenerator:
     def score(self, texts: Sequence[Sequence[int]]) -> list[TopK]:
         """The model's most probable next tokens at every position of each text."""
         longest = max(len(text) for text in texts)
-        padded = torch.tensor([[*text, *([self._end] * (longest - len(text)))] for text in texts])
+        padded = torch.tensor([[*text, *([0] * (longest - len(text)))] for text in texts])
         logits = self.forward(padded, self._allocate(len(texts), longest), 0)
         return [TopK.of(logits[row, : len(text)]) for row, text in enumerate(texts)]
 
@@ -183,6 +212,14 @@ class BatchGenerator:
 
     def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, (hidden.shape[-1],), weight, self._epsilon)
+
+
+def _end_ids(model: LlamaForCausalLM) -> frozenset[int]:
+    """Whatever ends a text where the model is served: Llama 3 has several."""
+    found: set[int] = set()
+    for ids in (model.config.eos_token_id, model.generation_config.eos_token_id):
+        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return frozenset(found)
 
 
 def _fuse(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ _COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
+_FRESH, _OLD = ".fresh", ".old"
+"""Follow the name of a folder that is being replaced."""
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
@@ -121,10 +123,19 @@ def save_member(model: LlamaForCausalLM, tokenizer_from: Path, folder: Path) -> 
         copy_tokenizer(tokenizer_from, fresh)
 
 
+def put_back(folder: Path) -> None:
+    """Undoes a :func:`replacing` that was killed after ``folder`` had gone, before the new one had
+    come: there is no renaming both at once."""
+    old = folder.with_name(folder.name + _OLD)
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``folder`` when it has been filled."""
-    fresh, old = (folder.with_name(folder.name + suffix) for suffix in (".fresh", ".old"))
+    put_back(folder)
+    fresh, old = (folder.with_name(folder.name + suffix) for suffix in (_FRESH, _OLD))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)

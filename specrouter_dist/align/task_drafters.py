@@ -8,6 +8,7 @@ One drafter for all tasks is trained the same way on as many prompts of each: wh
 it and the drafters of the tasks is what specialising itself brings.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
@@ -23,15 +24,15 @@ from specrouter_dist.align.agreement import agreement, own_continuations, picks
 from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.distillation import distil
-from specrouter_dist.align.forms import form_of
-from specrouter_dist.align.generation import BatchGenerator, fastest_dtype
+from specrouter_dist.align.forms import Form, form_of
+from specrouter_dist.align.generation import BatchGenerator, check_computed, fastest_dtype
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
     TEMPERATURE_MIX,
     continue_prompts,
     write_shard,
 )
-from specrouter_dist.align.students import load_model
+from specrouter_dist.align.students import load_model, put_back
 from specrouter_dist.align.training import Progress
 from specrouter_dist.errors import ConfigError, RequestError
 
@@ -103,25 +104,44 @@ class Aligner:
             pooled: trains one drafter instead, on as many prompts of each task.
 
         Raises:
-            ConfigError: models that cannot be trained here.
+            ConfigError: models that cannot be trained here, or a task whose drafter has no place.
             RequestError: a task has too few prompts.
         """
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
-        usable = {task: [t for t in own if len(t) <= MAX_PROMPT] for task, own in prompts.items()}
+        shape = LlamaConfig.from_pretrained(self.target)
+        _check_trainable(shape)
+        # Of one that fills the context there is nothing to continue.
+        longest = min(MAX_PROMPT, shape.max_position_embeddings - 1)
+        usable = {task: [t for t in own if len(t) <= longest] for task, own in prompts.items()}
         for task, own in usable.items():
-            _check_enough(task, len(own), self.config.held_out_prompts)
-        _check_trainable(LlamaConfig.from_pretrained(self.target))
+            _check_enough(task, len(own), longest, self.config.held_out_prompts)
+        groups = {POOLED: usable} if pooled else {task: {task: own} for task, own in usable.items()}
+        forms = {name: self._form(name) for name in groups}
         target = load_model(self.target)
-        if pooled:
-            return [self._align(POOLED, usable, target)]
-        return [self._align(task, {task: own}, target) for task, own in usable.items()]
+        return [self._align(name, own, target, forms[name]) for name, own in groups.items()]
 
-    def _align(self, name: str, prompts: ByTask, target: LlamaForCausalLM) -> TaskReport:
-        config, folder = self.config, self.out / "training" / name
+    def _form(self, name: str) -> Form:
+        form = form_of(self.config, name, base=self.base, target=self.target, out=self.out)
+        if form.directory == self._training:
+            raise ConfigError(
+                f"form {self.config.form!r}: the drafter of task {name!r} would lie in "
+                f"{str(form.directory)!r}, where all are trained; accepted: 'layers' or 'lora'",
+                field="form",
+            )
+        return form
+
+    @property
+    def _training(self) -> Path:
+        return self.out / "training"
+
+    def _align(
+        self, name: str, prompts: ByTask, target: LlamaForCausalLM, form: Form
+    ) -> TaskReport:
+        config, folder = self.config, self._training / name
         stopping, reported, learned = _split(prompts, config.held_out_prompts)
         make_samples(target, name, learned, folder / "samples", config)
-        form = form_of(config, name, base=self.base, target=self.target, out=self.out)
+        put_back(form.directory)
         drafter = form.begin()
         tasks = [task for task, own in stopping.items() for _ in own]
         texts = own_continuations(
@@ -149,18 +169,30 @@ class Aligner:
             on_score=keep_better,
             patience=config.patience,
         )
-        is_better = form.directory.exists()
+        is_better = progress.best > before
+        second = self._trained(form, folder) if is_better else self._untrained(form)
         return TaskReport(
             task=name,
             num_prompts=len(learned),
             num_reported=sum(map(len, reported.values())),
             steps=progress.step,
             seconds=progress.seconds,
-            agreement=self._compare(
-                target, reported, form.load() if is_better else load_model(self.base)
-            ),
+            agreement=self._compare(target, reported, second),
             directory=form.directory if is_better else None,
         )
+
+    def _trained(self, form: Form, folder: Path) -> LlamaForCausalLM:
+        if not form.directory.exists():
+            raise ConfigError(
+                f"{form.directory}: is missing, and its training has ended; remove "
+                f"{folder / form.name}.pt as well to train it again"
+            )
+        return form.load()
+
+    def _untrained(self, form: Form) -> LlamaForCausalLM:
+        # What is there is of another training: this one has written nothing.
+        shutil.rmtree(form.directory, ignore_errors=True)
+        return load_model(self.base)
 
     def _compare(
         self, target: LlamaForCausalLM, reported: ByTask, second: LlamaForCausalLM
@@ -226,10 +258,10 @@ def make_samples(
         write_shard(path, lessons)
 
 
-def _check_enough(task: str, num_prompts: int, num_held_out: int) -> None:
+def _check_enough(task: str, num_prompts: int, longest: int, num_held_out: int) -> None:
     if num_prompts <= 2 * num_held_out:
         raise RequestError(
-            f"prompts: {num_prompts} of task {task!r} with at most {MAX_PROMPT} tokens; more than "
+            f"prompts: {num_prompts} of task {task!r} with at most {longest} tokens; more than "
             f"{2 * num_held_out} are needed, which are held out",
             field="prompts",
         )
@@ -245,3 +277,4 @@ def _check_trainable(target: LlamaConfig) -> None:
             f"{target.num_key_value_heads} of {target.num_attention_heads} heads and "
             f"{target.vocab_size} ids"
         )
+    check_computed(target)

@@ -103,7 +103,14 @@ class Trainer(Generic[BatchT]):
     def run(
         self, patience: int | None = None, on_score: Callable[[Progress], None] | None = None
     ) -> Progress:
-        """Train to the end, or until ``patience`` evaluations in a row bring nothing better."""
+        """Train to the end, or until ``patience`` evaluations in a row bring nothing better.
+
+        A run that had come so far trains no further step. ``on_score`` is called before the
+        checkpoint that knows of the score: what it keeps of the best one is there for whoever goes
+        on from that checkpoint.
+        """
+        if self._is_over(patience):
+            return self.progress
         self._model.train()
         with tqdm(
             total=self._config.steps, initial=self.progress.step, desc=self._name, unit="step"
@@ -119,13 +126,16 @@ class Trainer(Generic[BatchT]):
                     self._evaluate(loss)
                     if on_score is not None:
                         on_score(self.progress)
-                if done or (patience is not None and self.progress.stale >= patience):
+                    self._save()
+                if self._is_over(patience):
                     break
         return self.progress
 
+    def _is_over(self, patience: int | None) -> bool:
+        is_stale = patience is not None and self.progress.stale >= patience
+        return is_stale or self.progress.share(self._config) >= 1.0
+
     def _remaining(self) -> Iterator[BatchT]:
-        if self.progress.share(self._config) >= 1.0:
-            return
         while True:
             skip = self.progress.batch
             for number, batch in enumerate(self._task.batches(self.progress.epoch)):
@@ -157,7 +167,6 @@ class Trainer(Generic[BatchT]):
         self.progress.best = max(score, self.progress.best)
         now = self.progress
         self._log.write(step=now.step, dev=score, tokens=now.tokens, seconds=round(now.seconds, 1))
-        self._save()
 
     def _save(self) -> None:
         partial = self._checkpoint.with_suffix(".partial")

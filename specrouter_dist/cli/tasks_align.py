@@ -1,6 +1,6 @@
 """``specrouter tasks align``: a drafter, or an adapter on one, for each task of a partition."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,15 +68,16 @@ def align(
     _check_base(checked, base, form=settings.form)
     by_task = _prompts_by_task(prompts, checked, tasks, wanted=task or (), settings=settings)
 
-    from specrouter_dist.align.task_drafters import Aligner
+    from specrouter_dist.align.begun import go_on_with
+    from specrouter_dist.align.task_drafters import POOLED, Aligner
 
-    _go_on(
-        out, prompts, tasks, pool=checked.config_hash, base=base, settings=settings, pooled=pooled
-    )
+    names = _new_names(checked, base, [POOLED] if pooled else [*by_task])
+    made_of = _made_of(prompts, tasks, pool=checked.config_hash, base=base, settings=settings)
+    go_on_with(made_of | _drafters([*by_task], pooled=pooled), out)
     target = checked.directories[checked.config.target.name]
     aligner = Aligner(target, checked.directories[base], out, settings)
     reports = aligner.align(by_task, pooled=pooled)
-    file = _write_pool(checked, base, tasks, out, reports, form=settings.form)
+    file = _write_pool(checked, base, tasks, out, reports, names=names, form=settings.form)
     if as_json:
         print_json({"pool": str(file), "tasks": [r.model_dump(mode="json") for r in reports]})
     else:
@@ -94,28 +95,26 @@ def _require_peft() -> None:
         )
 
 
-def _go_on(
-    out: Path,
-    prompts: Path,
-    tasks: Path,
-    *,
-    pool: str,
-    base: str,
-    settings: "AlignmentConfig",
-    pooled: bool,
-) -> None:
-    """Only with what the directory was begun with: what it holds was learned from that."""
-    from specrouter_dist.align.begun import content_hash, go_on_with
+def _made_of(
+    prompts: Path, tasks: Path, *, pool: str, base: str, settings: "AlignmentConfig"
+) -> dict[str, Any]:
+    """What the drafters are learned from: a directory goes on only with what it was begun with."""
+    from specrouter_dist.align.begun import content_hash
 
-    made_of = {
+    return {
         "pool": pool,
         "base drafter": base,
         "tasks": content_hash(tasks),
         "prompts": content_hash(prompts),
         "settings of samples": settings.model_dump(mode="json", include=_OF_SAMPLES),
-        "drafters": "one for all tasks" if pooled else "one for each task",
     }
-    go_on_with(made_of, out)
+
+
+def _drafters(tasks: Sequence[str], *, pooled: bool) -> dict[str, Any]:
+    """What is trained: a drafter for all is of these tasks, those for one each may get company."""
+    if not pooled:
+        return {"drafters": "one for each task"}
+    return {"drafters": "one for all tasks", "tasks of the one drafter": sorted(tasks)}
 
 
 def _check_base(pool: "Pool", base: str, *, form: str) -> None:
@@ -174,9 +173,11 @@ def _write_pool(
     out: Path,
     reports: "Sequence[TaskReport]",
     *,
+    names: Mapping[str, str],
     form: str,
 ) -> Path:
-    """The pool with the new drafters beside its members, in a file that can be moved with them."""
+    """The pool with the new drafters, by their ``names``, beside its members, in a file that can be
+    moved with them."""
     import shutil
 
     import yaml
@@ -188,9 +189,9 @@ def _write_pool(
     content: dict[str, Any] = pool.config.model_dump(mode="json", exclude_unset=True)
     members = portable_members(pool)
     (template,) = (member for member in members if member["name"] == base)
-    for number, report in enumerate(reports, start=1):
+    for report in reports:
         if report.directory is not None:
-            name, place = _member_name(base, report.task, number), report.directory.name
+            name, place = names[report.task], report.directory.name
             if form == "lora":
                 own = {"kind": "lora", "name": name, "of": base, "adapter": place}
             else:
@@ -201,6 +202,25 @@ def _write_pool(
     file = out / "pool.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file
+
+
+def _new_names(pool: "Pool", base: str, tasks: Sequence[str]) -> dict[str, str]:
+    """What the drafter of each task is called in the pool's file.
+
+    Raises:
+        ConfigError: two members would have one name; that is found before anything is trained.
+    """
+    names = {task: _member_name(base, task, n) for n, task in enumerate(tasks, start=1)}
+    owners = {member.name: f"one of pool {pool.config.name!r}" for member in pool.config.members}
+    for task, name in names.items():
+        if name in owners:
+            raise ConfigError(
+                f"--task: the drafter of task {task!r} would be called {name!r}, as {owners[name]} "
+                "is; choose another --task, --base or --pool",
+                field="task",
+            )
+        owners[name] = f"the one of task {task!r}"
+    return names
 
 
 def _member_name(base: str, task: str, number: int) -> str:

@@ -90,10 +90,9 @@ NOT_RUN = {
     "python -m benchmarks.service_price": _MINUTES,
     "python -m benchmarks.batch_throughput": _MINUTES,
     "python -m benchmarks.killed_jobs --rows 500": _MINUTES,
-    "python -m benchmarks.classify tasks.safetensors": _MINUTES,
-    "make tasks-report ALIGNED=aligned/pool.yaml CONTROL=pooled/pooled BENCH_ARGS=": (
-        "takes minutes; test_tasks_report.py runs the short form"
-    ),
+    "python -m benchmarks.classify tasks.safetensors --log prompts.jsonl": _MINUTES,
+    "make tasks-report": "takes minutes; test_tasks_report.py runs the short form",
+    "make tasks-report ALIGNED=aligned/pool.yaml CONTROL=pooled/pooled BENCH_ARGS=": _MINUTES,
     "python -m benchmarks.slim": _MINUTES,
     "python -m benchmarks.slim_break_even": _MINUTES,
     "python -m benchmarks.tiers --plot tiers.svg": _MINUTES,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.align.generation import BatchGenerator, similar_length_batches
+from specrouter_dist.errors import ConfigError
 from tests.unit.align.models import tiny_target
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [20, 21, 22, 23], [40] * 9, [30, 31, 32]]
@@ -46,6 +49,49 @@ def test_rows_sampled_at_temperature_zero_ignore_the_noise() -> None:
     same = [a.tokens == b.tokens for a, b in zip(first, second, strict=True)]
     assert same[0] and same[2] and same[4]
     assert not (same[1] and same[3])
+
+
+def test_any_of_several_ids_ends_a_text() -> None:
+    model = tiny_target(64)
+    greedy, noise = torch.zeros(len(PROMPTS)), torch.Generator()
+    whole = [new.tokens for new in BatchGenerator(model).generate(PROMPTS, greedy, 12, noise)]
+    ends = [whole[0][3], whole[1][5]]
+    # In either of the files that say so.
+    model.config.eos_token_id, model.generation_config.eos_token_id = [63, ends[0]], ends[1]
+    written = BatchGenerator(model).generate(PROMPTS, greedy, 12, noise)
+    for tokens, new in zip(whole, written, strict=True):
+        first = min((tokens.index(end) for end in ends if end in tokens), default=len(tokens))
+        assert new.tokens == tokens[: first + 1]
+    assert len(written[0].tokens) <= 4
+
+
+def test_texts_end_where_the_context_does() -> None:
+    model = tiny_target(64)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    greedy, noise = torch.zeros(len(PROMPTS)), torch.Generator()
+    whole = [new.tokens for new in BatchGenerator(model).generate(PROMPTS, greedy, 12, noise)]
+    model.config.max_position_embeddings = 10
+    written = BatchGenerator(model).generate(PROMPTS, greedy, 12, noise)
+    assert [new.tokens for new in written] == [
+        tokens[: 10 - len(prompt)] for prompt, tokens in zip(PROMPTS, whole, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"attention_bias": True}, "attention_bias False, got attention_bias True"),
+        ({"mlp_bias": True}, "mlp_bias False, got mlp_bias True"),
+        ({"hidden_act": "gelu"}, "hidden_act 'silu', got hidden_act 'gelu'"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "'default', got rope_type 'linear'"),
+    ],
+)
+def test_what_it_would_not_compute_is_refused(settings: dict[str, object], said: str) -> None:
+    values = tiny_target(64).config.to_dict() | settings
+    if "rope_scaling" in settings:
+        del values["rope_parameters"]
+    with pytest.raises(ConfigError, match=said):
+        BatchGenerator(LlamaForCausalLM(LlamaConfig(**values)))
 
 
 def test_batches_cover_every_prompt_once() -> None:

@@ -1,14 +1,17 @@
 """A drafter for each task: it learns, keeps what is better, and goes on where it was killed."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.align.config import AlignmentConfig, DistillationConfig, OptimizerConfig
+from specrouter_dist.align.forms import FullCopy
 from specrouter_dist.align.samples import read_lessons
-from specrouter_dist.align.students import load_model
+from specrouter_dist.align.students import load_model, replacing
 from specrouter_dist.align.task_drafters import POOLED, Aligner
 from specrouter_dist.align.training import Trainer
 from specrouter_dist.errors import ConfigError, RequestError
@@ -101,12 +104,81 @@ def test_a_killed_run_ends_with_the_drafter_of_an_uninterrupted_one(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_run_killed_while_it_writes_its_best_drafter_writes_it_again(
+    members: dict[str, Path],
+    prompts: dict[str, list[list[int]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = {"code": prompts["code"]}
+    save, saved = FullCopy.save, []
+
+    def counting(self: FullCopy, student: LlamaForCausalLM) -> None:
+        saved.append(self.directory.parent.name)
+        if saved.count("killed") == saved.count("whole"):
+            raise Killed
+        save(self, student)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FullCopy, "save", counting)
+        whole = aligner(members, tmp_path / "whole").align(one)
+        with pytest.raises(Killed):
+            aligner(members, tmp_path / "killed").align(one)
+    resumed = aligner(members, tmp_path / "killed").align(one)
+    assert resumed[0].agreement == whole[0].agreement
+
+
+def test_a_folder_is_there_again_when_replacing_it_was_killed_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "drafter", os.rename
+
+    def dying(source: Path, target: Path) -> None:
+        if target == folder:
+            raise Killed
+        rename(source, target)
+
+    for text in ("first", "second"):
+        with replacing(folder) as fresh:
+            (fresh / "file").write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", dying)
+        with pytest.raises(Killed), replacing(folder) as fresh:
+            (fresh / "file").write_text("third")
+    assert not folder.exists()
+    with pytest.raises(Killed), replacing(folder):
+        raise Killed
+    assert (folder / "file").read_text() == "second"
+    with replacing(folder) as fresh:
+        (fresh / "file").write_text("fourth")
+    assert (folder / "file").read_text() == "fourth"
+    assert [path.name for path in tmp_path.iterdir()] == ["drafter"]
+
+
+def test_what_a_finished_training_wrote_is_put_back_and_missed(
+    members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
+) -> None:
+    one, out = {"code": prompts["code"]}, tmp_path / "out"
+    whole = aligner(members, out).align(one)
+    # As if it had been killed while it replaced the folder.
+    (out / "code").rename(out / "code.old")
+    again = aligner(members, out).align(one)
+    assert again[0].directory == out / "code" and again[0].agreement == whole[0].agreement
+    shutil.rmtree(out / "code")
+    with pytest.raises(
+        ConfigError, match=r"code: is missing, .* remove .*training/code/drafter\.pt"
+    ):
+        aligner(members, out).align(one)
+
+
 def test_without_anything_better_the_base_drafter_is_kept(
     members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
     members["base"] = members["target"]
+    # Of a training whose folder somebody has removed.
+    shutil.copytree(members["target"], tmp_path / "out" / "code")
     (report,) = aligner(members, tmp_path / "out").align({"code": prompts["code"]})
-    assert report.directory is None
+    assert report.directory is None and not (tmp_path / "out" / "code").exists()
     assert all(one.before == one.after == 1.0 for one in report.agreement)
 
 
@@ -117,6 +189,22 @@ def test_it_stops_when_nothing_gets_better(
     config = CONFIG.model_copy(update={"patience": 2})
     (report,) = aligner(members, tmp_path / "out", config).align({"code": prompts["code"]})
     assert report.steps < 24
+    (again,) = aligner(members, tmp_path / "out", config).align({"code": prompts["code"]})
+    assert again.steps == report.steps
+
+
+def test_prompts_and_texts_stay_within_a_short_context(
+    members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
+) -> None:
+    longest = max(map(len, prompts["code"]))
+    config = LlamaConfig.from_pretrained(members["target"])
+    config.max_position_embeddings = longest + 2
+    config.save_pretrained(members["target"])
+    too_long = [7] * (longest + 2)
+    (report,) = aligner(members, tmp_path / "out").align({"code": [*prompts["code"], too_long]})
+    assert report.num_prompts == 12
+    lessons = read_lessons(tmp_path / "out" / "training" / "code" / "samples")
+    assert max(len(lesson.example.tokens) for lesson in lessons) <= longest + 2
 
 
 def test_too_few_prompts_and_models_that_cannot_be_trained_are_refused(
@@ -129,3 +217,15 @@ def test_too_few_prompts_and_models_that_cannot_be_trained_are_refused(
     config.save_pretrained(members["target"])
     with pytest.raises(ConfigError, match="with 1 of 2 heads"):
         aligner(members, tmp_path / "out").align(prompts)
+    config.num_key_value_heads, config.mlp_bias = 2, True
+    config.save_pretrained(members["target"])
+    with pytest.raises(ConfigError, match="mlp_bias False, got mlp_bias True"):
+        aligner(members, tmp_path / "out").align(prompts)
+
+
+def test_a_drafter_that_would_lie_where_all_are_trained_is_refused(
+    members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"task 'training' would lie in .*/out/training'"):
+        aligner(members, tmp_path / "out").align({"training": prompts["code"]})
+    assert not (tmp_path / "out").exists()

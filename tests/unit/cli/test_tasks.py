@@ -5,11 +5,13 @@ import json
 import os
 import re
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from specrouter_dist.align.forms import Layers
+from specrouter_dist.align import task_drafters
+from specrouter_dist.align.agreement import Agreement, Picks
 from specrouter_dist.align.task_drafters import POOLED
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompt_log import read_prompt_log
@@ -19,7 +21,6 @@ from specrouter_dist.pools.loading import load_pool, lora_members, resolve_direc
 from specrouter_dist.serving.tasks import open_classifier
 from specrouter_dist.tasks.model import read_model, vocabulary_hash, write_model
 from specrouter_dist.text.tokenizer import Tokenizer
-from tests.adapters import write_adapter
 from tests.task_prompts import TARGET, mixed, partition
 
 
@@ -108,6 +109,10 @@ def test_a_truncated_gzip_and_no_file_are_refused(tmp_path: Path, tokenizer: Tok
             read_prompt_log(path, tokenizer, most=9, seed=0)
 
 
+NAMES = ("task-2", "привет", "def-self")
+"""Of tasks whose drafters cannot be called so."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,6 +125,18 @@ def test_a_truncated_gzip_and_no_file_are_refused(tmp_path: Path, tokenizer: Tok
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--base", "smal"), "'small'"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--task", "x"), "no task 'x'"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT"), "0 of task .* 128 are needed"),
+        (
+            (
+                *("align", "LOG", "--tasks", "NAMED", "--out", "OUT"),
+                *("--pool", "tiny-tasks", "--task", "def-self"),
+            ),
+            "--task: the drafter of task 'def-self' would be called 'small-def-self', as one of "
+            "pool 'tiny-tasks' is",
+        ),
+        (
+            ("align", "LOG", "--tasks", "NAMED", "--out", "OUT"),
+            "task 'привет' would be called 'small-task-2', as the one of task 'task-2' is",
+        ),
     ],
 )
 def test_bad_input_is_told_in_one_line(
@@ -131,7 +148,11 @@ def test_bad_input_is_told_in_one_line(
     write_model(model, tmp_path / "TASKS")
     write_model(replace(model, header=other), tmp_path / "OTHER")
     (tmp_path / "TORN").write_bytes((tmp_path / "TASKS").read_bytes()[:5000])
-    names = ("LOG", "OUT", "TASKS", "OTHER", "TORN")
+    called = zip(model.header.tasks, NAMES, strict=True)
+    tasks = tuple(task.model_copy(update={"name": name}) for task, name in called)
+    header = model.header.model_copy(update={"tasks": tasks})
+    write_model(replace(model, header=header), tmp_path / "NAMED")
+    names = ("LOG", "OUT", "TASKS", "OTHER", "TORN", "NAMED")
     named = {name: str(tmp_path / name) for name in names}
     assert exit_code("tasks", *(named.get(argument, argument) for argument in arguments)) == 2
     error = capfd.readouterr().err.splitlines()[-1]
@@ -148,6 +169,18 @@ SHORT = {
 """An alignment that is over at once."""
 
 
+@pytest.fixture
+def better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is trained is better than what was before: whether it is, other tests tell."""
+    scores = count()
+
+    def rising(first: Picks, second: Picks) -> Agreement:
+        return Agreement(dict.fromkeys(first, float(next(scores))), len(first))
+
+    monkeypatch.setattr(task_drafters, "agreement", rising)
+
+
+@pytest.mark.usefixtures("better")
 @pytest.mark.parametrize("is_pooled", [False, True])
 def test_align_writes_a_pool_with_the_new_drafter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_pooled: bool
@@ -163,10 +196,6 @@ def test_align_writes_a_pool_with_the_new_drafter(
     arguments += ["--config", str(tmp_path / "settings.json"), "--task", task]
     if is_pooled:
         arguments += ["--task", other, "--pooled"]
-    # As a better one would be: whether it is better is not this test's.
-    (out / name).mkdir(parents=True)
-    for file in (TARGET.parent / "small").iterdir():
-        (out / name / file.name).write_bytes(file.read_bytes())
     assert exit_code(*arguments, "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)["tasks"]
     assert report["steps"] == 2 and report["num_reported"] == (8 if is_pooled else 4)
@@ -181,6 +210,26 @@ def test_align_writes_a_pool_with_the_new_drafter(
     (tmp_path / "settings.json").write_text(json.dumps({**SHORT, "max_prompts": 60}))
     assert exit_code(*arguments) == 2
     said = "was begun with other prompts and settings of samples; name another"
+    assert said in capsys.readouterr().err
+
+
+def test_align_adds_a_task_to_drafters_of_one_each_not_to_a_drafter_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    write_model(partition().model, tmp_path / "tasks")
+    (tmp_path / "settings.json").write_text(json.dumps(SHORT))
+    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--json"]
+    arguments += ["--config", str(tmp_path / "settings.json")]
+    first, second = (["--task", task.name] for task in partition().model.header.tasks[:2])
+    each, of_all = ["--out", str(tmp_path / "each")], ["--out", str(tmp_path / "all"), "--pooled"]
+    assert exit_code(*arguments, *each, *first) == 0
+    assert exit_code(*arguments, *each, *second) == 0
+    assert exit_code(*arguments, *of_all, *first, *second) == 0
+    assert exit_code(*arguments, *of_all, *second, *first) == 0
+    capsys.readouterr()
+    assert exit_code(*arguments, *of_all) == 2
+    said = "was begun with other tasks of the one drafter; name another"
     assert said in capsys.readouterr().err
 
 
@@ -202,6 +251,7 @@ def test_align_learns_from_no_more_prompts_than_it_is_told(
     assert 0 < num_prompts[1] < num_prompts[0]
 
 
+@pytest.mark.usefixtures("better")
 def test_align_writes_a_pool_with_the_tasks_adapter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,8 +263,6 @@ def test_align_writes_a_pool_with_the_tasks_adapter(
     out = tmp_path / "out"
     arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--out", str(out)]
     arguments += ["--config", str(tmp_path / "settings.json"), "--task", name]
-    # As a better one would be: whether it is better is not this test's.
-    write_adapter(out / f"{name}-lora", TARGET.parent / "small")
     assert exit_code(*arguments, "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)["tasks"]
     assert report["directory"] == str(out / f"{name}-lora")
@@ -228,6 +276,7 @@ def test_align_writes_a_pool_with_the_tasks_adapter(
     )
 
 
+@pytest.mark.usefixtures("better")
 def test_align_writes_a_pool_whose_drafter_shares_the_bases_embedding(
     tmp_path: Path, tiny_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,15 +287,11 @@ def test_align_writes_a_pool_whose_drafter_shares_the_bases_embedding(
     write_model(partition().model, out / "tasks.safetensors")
     name = partition().model.header.tasks[0].name
     (tmp_path / "settings.json").write_text(json.dumps({**SHORT, "form": "layers"}))
-    # As a better one would be: whether it is better is not this test's.
-    base = tmp_path / "tiny" / "small"
-    form = Layers(out / f"{name}-layers", base, base)
-    form.save(form.begin())
     arguments = ["tasks", "align", str(log), "--tasks", str(out / "tasks.safetensors")]
     arguments += ["--out", str(out), "--config", str(tmp_path / "settings.json"), "--task", name]
     assert exit_code(*arguments, "--pool", str(tiny_copy), "--json") == 0
     (report,) = json.loads(capsys.readouterr().out)["tasks"]
-    assert report["directory"] == str(form.directory)
+    assert report["directory"] == str(out / f"{name}-layers")
     pool = resolve_directories(load_pool(str(out / "pool.yaml")))
     found = check_pool(pool)
     own, shared = found.member(f"small-{name}"), found.member("small")
@@ -256,5 +301,5 @@ def test_align_writes_a_pool_whose_drafter_shares_the_bases_embedding(
     alone["members"] = [one for one in alone["members"] if one["name"] != "small"]
     (out / "alone.yaml").write_text(json.dumps(alone))
     before = load_pool(str(out / "alone.yaml")).config_hash
-    os.utime(base / "model.safetensors", ns=(1, 1))
+    os.utime(tmp_path / "tiny" / "small" / "model.safetensors", ns=(1, 1))
     assert load_pool(str(out / "alone.yaml")).config_hash != before
