@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from specrouter_dist.serving.backend import PoolBackend
@@ -31,11 +32,12 @@ class Race:
         return results
 
     def passes(self, arms: Sequence[Arm], count: int) -> list[list[list[GenerateResult]]]:
-        """The results of every arm in every pass, in an order of arms that rotates."""
+        """The results of every arm in every pass, in an order of arms that is drawn for each: what
+        an arm leaves behind (texts to read, sessions that are parked) meets all others."""
         results: list[list[list[GenerateResult]]] = [[] for _ in arms]
         for turn in tqdm(range(count), desc="passes", leave=False):
-            for k in tqdm(range(len(arms)), desc="arms", leave=False):
-                at = (turn + k) % len(arms)
+            order = np.random.default_rng(turn).permutation(len(arms)).tolist()
+            for at in tqdm(order, desc="arms", leave=False):
                 results[at].append(self.run(arms[at]))
         return results
 

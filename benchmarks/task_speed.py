@@ -1,5 +1,5 @@
 """What it is worth to tell tasks, in tokens per second: one mixture of all tasks' prompts through
-all arms, interleaved, in an order that rotates.
+all arms, interleaved, in an order that is drawn for each pass.
 
 - ``alone``, ``base``, ``task``: the target; the base drafter, and the task's, above it.
 - ``router``: free to choose, prompts told apart by the pool's classifier.
