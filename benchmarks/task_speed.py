@@ -5,8 +5,8 @@ all arms, interleaved, in an order that is drawn for each pass.
 - ``router``: free to choose, prompts told apart by the pool's classifier.
 - ``label``: the same, but requests name what the data say (the oracle).
 - ``no classifier``: all requests name one task: feedback alone.
-- ``no feedback``: the plan that the router began with in the prompt's task, kept fixed (the router
-  itself has no such switch).
+- ``no feedback``: the plan that the router has for the prompt's task after the warm passes, kept
+  fixed (the router itself has no such switch).
 - ``random``: requests name a task at random.
 
 Arms that name tasks name ones of their own, so none learns from another's requests.

@@ -159,7 +159,7 @@ def measure(
     return {split: read_all(own, readers) for split, own in passes.items()}
 
 
-def summarise(passes: Sequence[Pass], arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
+def compare_all(passes: Sequence[Pass], arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
     """Of all prompts, and of each task's."""
     tasks = dict.fromkeys(each.task for each in passes)
     by_task = {task: [each for each in passes if each.task == task] for task in tasks}
@@ -177,7 +177,7 @@ def main() -> None:
     arms = arms_of(pool, drafters, arguments.tiers, arguments.draft_tokens)
     found: dict[str, object] = {}
     for split, passes in measure(arguments, pool, drafters, arms).items():
-        results = summarise(passes, arms)
+        results = compare_all(passes, arms)
         by_task = {task: own for task, own in results.items() if task != "all"}
         if arguments.plot is not None and not found:
             draw(by_task, arms, arguments.plot)

@@ -150,12 +150,15 @@ def memory_available() -> int:
 def _check_fast(pool: Pool) -> None:
     """That models which must run in the fast engine can."""
     models = pool.config.models
+    engines = {m.name: m.engine for m in models}
     needed = {m.name: (m.name, "engine") for m in models if m.engine == "fast"}
     needed |= {m.name: (m.name, "quantization") for m in models if m.quantization is not None}
     needed |= {slim.of: (slim.name, "of") for slim in slim_members(pool)}
     needed |= {lora.of: (lora.name, "of") for lora in lora_members(pool)}
     for model, (member, field) in needed.items():
         refused = refusal(read_json(pool.directories[model] / "config.json", "model"))
+        if engines[model] == "general":
+            refused = "engine: 'general'"
         if refused is not None:
             raise ConfigError(
                 f"member {member!r}: {field}: {model!r} must run in the fast engine, which does "

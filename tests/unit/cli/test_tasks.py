@@ -213,14 +213,18 @@ def test_align_writes_a_pool_with_the_new_drafter(
     assert said in capsys.readouterr().err
 
 
+def aligning(folder: Path) -> list[str]:
+    """``tasks align`` of a log and a partition that lie in ``folder`` then."""
+    log = write_log(folder / "log.jsonl", [{"prompt": text} for text in mixed(40)])
+    write_model(partition().model, folder / "tasks")
+    return ["tasks", "align", str(log), "--tasks", str(folder / "tasks"), "--json"]
+
+
 def test_align_adds_a_task_to_drafters_of_one_each_not_to_a_drafter_of_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
-    write_model(partition().model, tmp_path / "tasks")
+    arguments = [*aligning(tmp_path), "--config", str(tmp_path / "settings.json")]
     (tmp_path / "settings.json").write_text(json.dumps(SHORT))
-    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--json"]
-    arguments += ["--config", str(tmp_path / "settings.json")]
     first, second = (["--task", task.name] for task in partition().model.header.tasks[:2])
     each, of_all = ["--out", str(tmp_path / "each")], ["--out", str(tmp_path / "all"), "--pooled"]
     assert exit_code(*arguments, *each, *first) == 0
@@ -236,10 +240,7 @@ def test_align_adds_a_task_to_drafters_of_one_each_not_to_a_drafter_of_all(
 def test_align_learns_from_no_more_prompts_than_it_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = write_log(tmp_path / "log.jsonl", [{"prompt": text} for text in mixed(40)])
-    write_model(partition().model, tmp_path / "tasks")
-    arguments = ["tasks", "align", str(log), "--tasks", str(tmp_path / "tasks"), "--json"]
-    arguments += ["--task", partition().model.header.tasks[0].name]
+    arguments = [*aligning(tmp_path), "--task", partition().model.header.tasks[0].name]
     num_prompts = []
     for most in (20_000, 60):
         settings = tmp_path / f"{most}.json"

@@ -302,6 +302,14 @@ def test_a_context_beyond_the_models_is_refused(tiny: Pool) -> None:
         check_pool(load_pool(str(tiny.file)))
 
 
+def test_what_the_general_engine_was_asked_to_run_has_no_8_bits(tiny: Pool) -> None:
+    text = tiny.file.read_text()
+    asked = text.replace("tiny/small", "tiny/small, engine: general, quantization: int8")
+    tiny.file.write_text(asked)
+    with pytest.raises(ConfigError, match=r"member 'small': quantization: .*engine: 'general'"):
+        check_pool(load_pool(str(tiny.file)))
+
+
 @pytest.mark.parametrize(
     ("member", "model", "message"),
     [
