@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
 
 from benchmarks.statistics import ratio_interval
 from benchmarks.told_prompts import ToldPrompt, task_drafters
-from specrouter_dist.align.agreement import own_continuations, picks
-from specrouter_dist.align.students import load_model
+from specrouter_dist.align.agreement import num_equal
+from specrouter_dist.align.generation import picks_along
+from specrouter_dist.align.samples import draws_of, own_texts
+from specrouter_dist.config import LoraMember
+from specrouter_dist.engine.factory import load_adapted, load_engine
+from specrouter_dist.engine.interface import Engine
 from specrouter_dist.pools.adapter_files import WEIGHTS
+from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool, lora_members
 
 _PER_BATCH = 64
@@ -26,46 +30,48 @@ _PER_BATCH = 64
 
 @dataclass(frozen=True)
 class Models:
-    """What is compared."""
+    """What is compared, each as it is served."""
 
-    target: LlamaForCausalLM
-    base: LlamaForCausalLM
-    control: LlamaForCausalLM | None
-    of_task: Mapping[str, LlamaForCausalLM]
+    target: Engine
+    eos_ids: frozenset[int]
+    base: Engine
+    control: Engine | None
+    of_task: Mapping[str, Engine]
 
     @classmethod
-    def load(cls, pool: Pool, base: str, control: Path | None) -> Self:
-        """``control``: the directory of that drafter."""
-        base_directory = pool.directories[base]
+    def load(cls, pool: Pool, checked: PoolReport, base: str, control: Path | None) -> Self:
+        """``control``: the directory of that drafter, a model or an adapter on the base drafter."""
+        members = {member.name: member for member in pool.config.models}
+
+        def load(name: str, directory: Path | None = None) -> Engine:
+            """A member, or what lies in ``directory`` in its place."""
+            where, exact = directory or pool.directories[name], pool.config.exact
+            return load_engine(members[name], where, num_ids=checked.num_ids, exact=exact)
+
+        def adapted(of: str, adapter: Path) -> Engine:
+            member = LoraMember(kind="lora", name="adapter", of=of, adapter=str(adapter))
+            return load_adapted(member, load(of), pool.directories[of])
+
         adapters = {member.name: member for member in lora_members(pool)}
-        of_task = {}
-        for task, name in task_drafters(pool).items():
-            if adapter := adapters.get(name):
-                of_task[task] = _load(Path(adapter.adapter), pool.directories[adapter.of])
-            else:
-                of_task[task] = load_model(pool.directories[name])
+        of_task = {
+            task: adapted(adapters[name].of, Path(adapters[name].adapter))
+            if name in adapters
+            else load(name)
+            for task, name in task_drafters(pool).items()
+        }
+        is_adapter = control is not None and (control / WEIGHTS).exists()
         return cls(
-            load_model(pool.directories[pool.config.target.name]),
-            load_model(base_directory),
-            None if control is None else _load(control, base_directory),
+            load(pool.config.target.name),
+            checked.eos_ids,
+            load(base),
+            None if control is None else (adapted if is_adapter else load)(base, control),
             of_task,
         )
 
-    def drafters(self, task: str) -> dict[str, LlamaForCausalLM]:
+    def drafters(self, task: str) -> dict[str, Engine]:
         """For prompts of the task."""
         named = {"base": self.base, "task": self.of_task.get(task, self.base)}
         return named if self.control is None else {**named, "control": self.control}
-
-
-def _load(directory: Path, base: Path) -> LlamaForCausalLM:
-    """The drafter in ``directory``: a model, or an adapter on the one in ``base``."""
-    if not (directory / WEIGHTS).exists():
-        return load_model(directory)
-    from specrouter_dist.align.adapters import load_adapter
-
-    model = load_model(base)
-    load_adapter(model, directory)
-    return model
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +105,20 @@ def _of_batch(
     models: Models, prompts: Sequence[ToldPrompt], temperature: float, max_tokens: int
 ) -> list[Hits]:
     """Of prompts of one task."""
-    # Counts are by what texts are called, so each is called differently.
-    names = [str(number) for number in range(len(prompts))]
+    draws = draws_of(len(prompts), (temperature,), models.eos_ids, max_tokens)
     ids = [prompt.ids for prompt in prompts]
-    texts = own_continuations(models.target, names, ids, temperature, max_tokens)
-    wanted = picks(models.target, texts, temperature)
-    drafted = {
-        drafter: picks(model, texts, temperature)
-        for drafter, model in models.drafters(prompts[0].task).items()
+    texts = own_texts(models.target, [prompt.task for prompt in prompts], ids, draws)
+    picks = {
+        drafter: picks_along(engine, texts, draws)
+        for drafter, engine in models.drafters(prompts[0].task).items()
     }
     return [
         Hits(
-            prompts[int(name)],
-            row.numel(),
-            {drafter: int((found[name] == row).sum()) for drafter, found in drafted.items()},
+            prompt,
+            len(text.completion),
+            {drafter: num_equal(text, rows[i]) for drafter, rows in picks.items()},
         )
-        for name, row in wanted.items()
+        for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
     ]
 
 

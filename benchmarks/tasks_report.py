@@ -52,12 +52,12 @@ _SHIFT_TASKS = 4
 """Most tasks of the shifting mixture, the first ones of the partition."""
 
 
-def agreement(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
+def agreement(pool: Pool, checked: PoolReport, arguments: argparse.Namespace) -> dict[str, Any]:
     """By split and temperature."""
     control = arguments.control
     if control is not None and not control.is_dir():
         control = pool.directories[arguments.base]
-    models = Models.load(pool, arguments.base, control)
+    models = Models.load(pool, checked, arguments.base, control)
     results: dict[str, Any] = {}
     for split in _SPLITS:
         prompts = told_prompts(pool, arguments.data, split, MAX_PROMPT)
@@ -187,7 +187,7 @@ def main() -> None:
     cold = without_prefix_cache(with_slow_target(pool) if arguments.slow_target else pool)
     results: dict[str, Any] = {"control": _control_of(arguments.control)}
     if "agreement" in arguments.parts:
-        results["agreement"] = agreement(pool, arguments)
+        results["agreement"] = agreement(pool, checked, arguments)
     if "speed" in arguments.parts:
         results["speed"] = speed(cold, checked, arguments)
     if "shift" in arguments.parts:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import Parameter
 from transformers import LlamaForCausalLM
 
@@ -37,16 +37,6 @@ def save_adapter(model: LlamaForCausalLM, settings: LoraSettings, folder: Path) 
     with replacing(folder) as fresh:
         save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
         _config(settings).save_pretrained(fresh)
-
-
-def load_adapter(model: LlamaForCausalLM, folder: Path) -> None:
-    """Puts the adapter in ``folder`` into ``model``, in place."""
-    # Not by PeftModel, which asks transformers for what it warns of.
-    inject_adapter_in_model(LoraConfig.from_pretrained(folder), model, adapter_name=_NAME)
-    tensors = load_file(folder / WEIGHTS)
-    with torch.no_grad():
-        for name, matrix in _matrices(model).items():
-            matrix.copy_(tensors[name])
 
 
 def _matrices(model: LlamaForCausalLM) -> dict[str, Parameter]:

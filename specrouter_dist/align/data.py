@@ -38,6 +38,11 @@ class Example:
     tokens: tuple[int, ...]
     prompt_length: int
 
+    @property
+    def completion(self) -> tuple[int, ...]:
+        """The tokens behind the prompt."""
+        return self.tokens[self.prompt_length :]
+
 
 def read_rows(path: Path) -> list[Row]:
     """Read a gzipped JSON-lines file of task, prompt and completion."""

@@ -11,6 +11,9 @@ from transformers import LlamaForCausalLM
 from specrouter_dist.align.config import AlignmentConfig, LoraSettings
 from specrouter_dist.align.layers import freeze_ends, save_layers
 from specrouter_dist.align.students import load_model, save_member
+from specrouter_dist.config import LoraMember, ModelMember
+from specrouter_dist.engine.factory import load_adapted, load_engine
+from specrouter_dist.engine.interface import Engine
 from specrouter_dist.pools.model_files import read_tensors
 
 
@@ -35,8 +38,8 @@ class Form(Protocol):
         """Replaces what is in ``directory``."""
         ...
 
-    def load(self) -> LlamaForCausalLM:
-        """What was written, in float32."""
+    def engine(self, base: ModelMember, num_ids: int) -> Engine:
+        """What was written, as it is served in the place of ``base``."""
         ...
 
 
@@ -62,9 +65,9 @@ class FullCopy:
         """A checkpoint in bfloat16."""
         save_member(student, self.tokenizer_from, self.directory)
 
-    def load(self) -> LlamaForCausalLM:
+    def engine(self, base: ModelMember, num_ids: int) -> Engine:
         """The checkpoint."""
-        return load_model(self.directory)
+        return load_engine(base, self.directory, num_ids=num_ids, exact=False)
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,12 @@ class LoraAdapter:
 
         save_adapter(student, self.settings, self.directory)
 
-    def load(self) -> LlamaForCausalLM:
-        """The base drafter with the adapter in it."""
-        from specrouter_dist.align.adapters import load_adapter
-
-        model = load_model(self.base)
-        load_adapter(model, self.directory)
-        return model
+    def engine(self, base: ModelMember, num_ids: int) -> Engine:
+        """The base drafter through the adapter."""
+        drafter = load_engine(base, self.base, num_ids=num_ids, exact=False)
+        adapter = str(self.directory)
+        member = LoraMember(kind="lora", name=self.name, of=base.name, adapter=adapter)
+        return load_adapted(member, drafter, self.base)
 
 
 def form_of(config: AlignmentConfig, task: str, *, base: Path, target: Path, out: Path) -> Form:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from specrouter_dist.align.agreement import agreement, own_continuations, picks
+from specrouter_dist.align.agreement import agreement, greedy_picks
 from specrouter_dist.align.config import PoolTrainingConfig, StudentConfig
 from specrouter_dist.align.curves import draw_curves
 from specrouter_dist.align.data import (
     Example,
     Row,
     encode_examples,
-    encode_prompts,
     read_rows,
     rows_per_task,
 )
 from specrouter_dist.align.distillation import distil
-from specrouter_dist.align.samples import make_shards
+from specrouter_dist.align.generation import picks_along
+from specrouter_dist.align.samples import draws_of, make_shards, own_texts, short_prompts
 from specrouter_dist.align.students import (
     check_can_grow,
     copy_tokenizer,
@@ -34,6 +34,10 @@ from specrouter_dist.align.students import (
 )
 from specrouter_dist.align.target_training import new_target, train_target, train_tokenizer
 from specrouter_dist.align.training import Progress
+from specrouter_dist.config import ModelMember, SamplingParams
+from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.engine.interface import Engine
+from specrouter_dist.pools.model_files import read_eos_ids
 
 REPORTED_TEMPERATURES = (0.0, 0.8)
 REPORTED_PAIRS = (("small", "target"), ("medium", "target"), ("small", "medium"))
@@ -116,7 +120,7 @@ def train_pool(config: PoolTrainingConfig, data_dir: Path, out_dir: Path) -> Poo
     run.work.mkdir(parents=True, exist_ok=True)
     stages: dict[str, Progress] = {}
     target = _prepare_target(run, stages)
-    sampled = _sample(run, target) if "samples" in config.stages else 0
+    sampled = _sample(run) if "samples" in config.stages else 0
     for name in ("medium", "small"):
         if name in config.stages:
             stages[name] = _distil(run, target, name, getattr(config, name))
@@ -165,9 +169,16 @@ def _prepare_target(run: _Run, stages: dict[str, Progress]) -> LlamaForCausalLM:
     return load_model(run.target)
 
 
-def _sample(run: _Run, target: LlamaForCausalLM) -> int:
+def _served(directory: Path) -> Engine:
+    """A member of the pool, as a pool file without settings has it."""
+    member = ModelMember(name="member", role="target", model=str(directory))
+    return load_engine(member, directory, num_ids=None, exact=True)
+
+
+def _sample(run: _Run) -> int:
     return make_shards(
-        target,
+        _served(run.target),
+        read_eos_ids(run.target),
         run.tokenizer(),
         run.train,
         run.work / "samples",
@@ -202,6 +213,7 @@ def _distil(run: _Run, target: LlamaForCausalLM, name: str, shape: StudentConfig
     def save(progress: Progress) -> None:
         save_member(student, run.target, folder)
 
+    texts, _ = _dev_texts(_served(run.target), run.pool, run.dev, run.config, temperature=0.0)
     return distil(
         student,
         shape,
@@ -209,35 +221,26 @@ def _distil(run: _Run, target: LlamaForCausalLM, name: str, shape: StudentConfig
         run.work,
         name,
         seed=run.config.seed,
-        score=_greedy_score(
-            target,
-            student,
-            dev_texts(target, run.tokenizer(), run.dev, run.config, temperature=0.0),
-        ),
+        score=lambda: agreement(texts, greedy_picks(student, texts)).mean,
         on_score=save,
     )
 
 
-def _greedy_score(
-    target: LlamaForCausalLM, student: LlamaForCausalLM, texts: Sequence[Example]
-) -> Callable[[], float]:
-    wanted = picks(target, texts, 0.0)
-    return lambda: agreement(wanted, picks(student, texts, 0.0)).mean
-
-
-def dev_texts(
-    verifier: LlamaForCausalLM,
-    tokenizer: Tokenizer,
+def _dev_texts(
+    verifier: Engine,
+    pool: Path,
     dev: Sequence[Row],
     config: PoolTrainingConfig,
     *,
     temperature: float,
-) -> list[Example]:
-    """What ``verifier`` writes after the first dev prompts of each task."""
+) -> tuple[list[Example], list[SamplingParams]]:
+    """What ``verifier`` writes after the first dev prompts of each task, and how it is drawn."""
+    tokenizer = Tokenizer.from_file(str(pool / "target" / "tokenizer.json"))
     rows = rows_per_task(dev, config.dev_prompts_per_task)
-    prompts = encode_prompts(tokenizer, rows, config.chat_fraction)
-    tasks = [row.task for row in rows]
-    return own_continuations(verifier, tasks, prompts, temperature, config.samples.max_new_tokens)
+    tasks, prompts = short_prompts(tokenizer, rows, config.chat_fraction)
+    ends, max_new = read_eos_ids(pool / "target"), config.samples.max_new_tokens
+    draws = draws_of(len(prompts), (temperature,), ends, max_new)
+    return own_texts(verifier, tasks, prompts, draws), draws
 
 
 def evaluate_pool(
@@ -245,18 +248,16 @@ def evaluate_pool(
 ) -> list[PairAgreement]:
     """Agreement of every pair that exists, as written to disk, at each reported temperature."""
     names = {name for pair in REPORTED_PAIRS for name in pair}
-    models = {
-        name: load_model(pool / name) for name in names if (pool / name / "config.json").exists()
+    engines = {
+        name: _served(pool / name) for name in names if (pool / name / "config.json").exists()
     }
-    tokenizer = Tokenizer.from_file(str(pool / "target" / "tokenizer.json"))
     found = []
     for drafter, verifier in REPORTED_PAIRS:
-        if drafter not in models or verifier not in models:
+        if drafter not in engines or verifier not in engines:
             continue
         for temperature in REPORTED_TEMPERATURES:
-            texts = dev_texts(models[verifier], tokenizer, dev, config, temperature=temperature)
-            wanted = picks(models[verifier], texts, temperature)
-            pair = agreement(wanted, picks(models[drafter], texts, temperature))
+            texts, draws = _dev_texts(engines[verifier], pool, dev, config, temperature=temperature)
+            pair = agreement(texts, picks_along(engines[drafter], texts, draws))
             found.append(
                 PairAgreement(
                     drafter=drafter,

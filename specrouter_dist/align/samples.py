@@ -7,26 +7,27 @@ epochs runs the target once.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
 
 from specrouter_dist.align.data import Example, Row, encode_examples, encode_prompts
-from specrouter_dist.align.generation import BatchGenerator, TopK, similar_length_batches
+from specrouter_dist.align.generation import TopK, laws_along, write
+from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.interface import Engine
+from specrouter_dist.speculation.messages import TOKEN_TYPECODE
+from specrouter_dist.speculation.noise import derive_seed
 
 TEMPERATURE_MIX: tuple[float, ...] = (0.0, 0.0, 0.8, 1.0)
 """Temperatures in equal shares: half of the samples are greedy, as half of the use is."""
 
 TEXT_EVERY = 4  # every fourth shard is training text, which is six times cheaper to make
 MAX_PROMPT = 256  # tokens; longer prompts are left out, they cost much prefill for few samples
-_ROWS = 128  # rows of one generation batch
-_TEXT_ROWS = 16  # rows of one scoring batch: its logits are (rows, positions, vocabulary)
 PROMPTS_PER_SHARD = 2048
 
 
@@ -78,7 +79,8 @@ def read_lessons(folder: Path) -> list[Lesson]:
 
 
 def make_shards(
-    target: LlamaForCausalLM,
+    target: Engine,
+    ends: frozenset[int],
     tokenizer: Tokenizer,
     rows: Sequence[Row],
     folder: Path,
@@ -90,7 +92,6 @@ def make_shards(
 ) -> int:
     """Make the missing ones of ``count`` shards; return the completion tokens made."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = BatchGenerator(target)
     made = 0
     for number in tqdm(range(count), desc="samples", unit="shard"):
         path = folder / f"{number:04d}.npz"
@@ -103,47 +104,61 @@ def make_shards(
         ]
         if number % TEXT_EVERY == TEXT_EVERY - 1:
             examples = encode_examples(tokenizer, chosen, chat_fraction, MAX_PROMPT)
-            lessons = score_text(generator, examples)
+            laws = laws_along(target, examples)
+            lessons = [Lesson(text, top) for text, top in zip(examples, laws, strict=True)]
         else:
-            prompts = encode_prompts(tokenizer, chosen, chat_fraction)
-            tasks = [row.task for row in chosen]
-            lessons = continue_prompts(
-                generator, tasks, prompts, TEMPERATURE_MIX, max_new, seed + number
-            )
+            tasks, prompts = short_prompts(tokenizer, chosen, chat_fraction)
+            draws = draws_of(len(prompts), TEMPERATURE_MIX, ends, max_new, seed + number)
+            lessons = continue_prompts(target, tasks, prompts, draws)
         write_shard(path, lessons)
         made += sum(len(lesson.top.ids) for lesson in lessons)
     return made
 
 
+def short_prompts(
+    tokenizer: Tokenizer, rows: Sequence[Row], chat_fraction: float
+) -> tuple[list[str], list[Sequence[int]]]:
+    """The tasks and tokens of the prompts that are not too long."""
+    encoded = zip(rows, encode_prompts(tokenizer, rows, chat_fraction), strict=True)
+    kept = [(row.task, tokens) for row, tokens in encoded if 0 < len(tokens) <= MAX_PROMPT]
+    return [task for task, _ in kept], [tokens for _, tokens in kept]
+
+
+def draws_of(
+    count: int, temperatures: Sequence[float], ends: frozenset[int], max_new: int, seed: int = 0
+) -> list[SamplingParams]:
+    """How each of ``count`` texts is drawn: at the temperatures in turn, by a seed of its own."""
+    stop = tuple(sorted(ends))
+    return [
+        SamplingParams(
+            temperature=temperatures[i % len(temperatures)],
+            seed=derive_seed(seed, 0, i),
+            max_tokens=max_new,
+            stop_token_ids=stop,
+        )
+        for i in range(count)
+    ]
+
+
 def continue_prompts(
-    generator: BatchGenerator,
+    target: Engine,
     tasks: Sequence[str],
     prompts: Sequence[Sequence[int]],
-    temperatures: Sequence[float],
-    max_new: int,
-    seed: int,
+    draws: Sequence[SamplingParams],
 ) -> list[Lesson]:
-    """Continue prompts, cycling through ``temperatures`` in the order of each batch's rows."""
-    noise = torch.Generator().manual_seed(seed)
-    kept = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) <= MAX_PROMPT]
-    lessons = []
-    for batch in similar_length_batches([prompts[i] for i in kept], _ROWS):
-        chosen = [kept[i] for i in batch]
-        scale = torch.tensor([temperatures[i % len(temperatures)] for i in range(len(chosen))])
-        continuations = generator.generate([prompts[i] for i in chosen], scale, max_new, noise)
-        for index, new in zip(chosen, continuations, strict=True):
-            example = Example(tasks[index], (*prompts[index], *new.tokens), len(prompts[index]))
-            lessons.append(Lesson(example, new.top))
-    return lessons
+    """What the target writes after the prompts, and its laws there."""
+    written = write(target, [array(TOKEN_TYPECODE, tokens) for tokens in prompts], draws)
+    return [
+        Lesson(Example(task, (*prompt, *new.tokens), len(prompt)), new.top)
+        for task, prompt, new in zip(tasks, prompts, written, strict=True)
+    ]
 
 
-def score_text(generator: BatchGenerator, examples: Sequence[Example]) -> list[Lesson]:
-    """What the target would say at each completion position of given text."""
-    lessons = []
-    for batch in similar_length_batches([example.tokens for example in examples], _TEXT_ROWS):
-        chosen = [examples[i] for i in batch]
-        for example, top in zip(chosen, generator.score([e.tokens for e in chosen]), strict=True):
-            lessons.append(
-                Lesson(example, top[example.prompt_length - 1 : len(example.tokens) - 1])
-            )
-    return lessons
+def own_texts(
+    model: Engine,
+    tasks: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    draws: Sequence[SamplingParams],
+) -> list[Example]:
+    """What a model writes after the prompts: along it, and with the same draws, it picks that."""
+    return [lesson.example for lesson in continue_prompts(model, tasks, prompts, draws)]

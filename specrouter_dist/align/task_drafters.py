@@ -18,27 +18,30 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from specrouter_dist.align.agreement import agreement, own_continuations, picks
+from specrouter_dist.align.agreement import agreement, greedy_picks
 from specrouter_dist.align.config import AlignmentConfig
-from specrouter_dist.align.data import Example
 from specrouter_dist.align.distillation import distil
 from specrouter_dist.align.forms import Form, form_of
-from specrouter_dist.align.generation import BatchGenerator, check_computed, fastest_dtype
+from specrouter_dist.align.generation import picks_along
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
     TEMPERATURE_MIX,
     continue_prompts,
+    draws_of,
+    own_texts,
     write_shard,
 )
-from specrouter_dist.align.students import load_model, put_back
+from specrouter_dist.align.students import put_back
 from specrouter_dist.align.training import Progress
+from specrouter_dist.config import SamplingParams
+from specrouter_dist.engine.factory import load_engine
+from specrouter_dist.engine.interface import Engine
 from specrouter_dist.errors import ConfigError, RequestError
+from specrouter_dist.pools.checks import MemberReport, check_pool
+from specrouter_dist.pools.loading import Pool
 
 REPORTED_TEMPERATURES = (0.0, 0.8)
-_MOST_IDS = 1 << 16
-"""Samples keep ids in 16 bits."""
 
 POOLED = "pooled"
 """What the one drafter for all tasks is called."""
@@ -81,17 +84,33 @@ class TaskReport(BaseModel):
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """The target, as it is served."""
+
+    engine: Engine
+    num_ids: int
+    """That all members know."""
+    eos_ids: frozenset[int]
+
+    def draws(
+        self, count: int, temperatures: Sequence[float], config: AlignmentConfig, seed: int = 0
+    ) -> list[SamplingParams]:
+        """Of so many of its texts."""
+        return draws_of(count, temperatures, self.eos_ids, config.max_new_tokens, seed)
+
+
+@dataclass(frozen=True)
 class Aligner:
     """The models and folders of one alignment.
 
     Attributes:
-        target: directory of the model to agree with.
-        base: directory of the drafter to begin with.
+        pool: with all directories resolved; the drafters shall agree with its target.
+        base: the drafter to begin with.
         out: gets a directory for each drafter or adapter, and ``training``.
     """
 
-    target: Path
-    base: Path
+    pool: Pool
+    base: str
     out: Path
     config: AlignmentConfig
 
@@ -109,20 +128,30 @@ class Aligner:
         """
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
-        shape = LlamaConfig.from_pretrained(self.target)
-        _check_trainable(shape)
+        report, target = check_pool(self.pool), self.pool.config.target
+        _check_trainable(report.member(self.base))
+        context = min(report.member(name).context_tokens for name in (target.name, self.base))
         # Of one that fills the context there is nothing to continue.
-        longest = min(MAX_PROMPT, shape.max_position_embeddings - 1)
+        longest = min(MAX_PROMPT, context - 1)
         usable = {task: [t for t in own if len(t) <= longest] for task, own in prompts.items()}
         for task, own in usable.items():
             _check_enough(task, len(own), longest, self.config.held_out_prompts)
         groups = {POOLED: usable} if pooled else {task: {task: own} for task, own in usable.items()}
         forms = {name: self._form(name) for name in groups}
-        target = load_model(self.target)
-        return [self._align(name, own, target, forms[name]) for name, own in groups.items()]
+        engine = load_engine(
+            target.model_copy(update={"context_tokens": context}),
+            self.pool.directories[target.name],
+            num_ids=report.num_ids,
+            exact=self.pool.config.exact,
+        )
+        teacher = Teacher(engine, report.num_ids, report.eos_ids)
+        return [self._align(name, own, teacher, forms[name]) for name, own in groups.items()]
 
     def _form(self, name: str) -> Form:
-        form = form_of(self.config, name, base=self.base, target=self.target, out=self.out)
+        base, target = (
+            self.pool.directories[name] for name in (self.base, self.pool.config.target.name)
+        )
+        form = form_of(self.config, name, base=base, target=target, out=self.out)
         if form.directory == self._training:
             raise ConfigError(
                 f"form {self.config.form!r}: the drafter of task {name!r} would lie in "
@@ -135,22 +164,18 @@ class Aligner:
     def _training(self) -> Path:
         return self.out / "training"
 
-    def _align(
-        self, name: str, prompts: ByTask, target: LlamaForCausalLM, form: Form
-    ) -> TaskReport:
+    def _align(self, name: str, prompts: ByTask, teacher: Teacher, form: Form) -> TaskReport:
         config, folder = self.config, self._training / name
         stopping, reported, learned = _split(prompts, config.held_out_prompts)
-        make_samples(target, name, learned, folder / "samples", config)
+        make_samples(teacher, name, learned, folder / "samples", config)
         put_back(form.directory)
         drafter = form.begin()
         tasks = [task for task, own in stopping.items() for _ in own]
-        texts = own_continuations(
-            target, tasks, [*chain(*stopping.values())], 0.0, config.max_new_tokens
-        )
-        wanted = picks(target, texts, 0.0)
+        draws = teacher.draws(len(tasks), (0.0,), config)
+        texts = own_texts(teacher.engine, tasks, [*chain(*stopping.values())], draws)
 
         def score() -> float:
-            return agreement(wanted, picks(drafter, texts, 0.0)).mean
+            return agreement(texts, greedy_picks(drafter, texts)).mean
 
         before = score()
 
@@ -170,42 +195,29 @@ class Aligner:
             patience=config.patience,
         )
         is_better = progress.best > before
-        second = self._trained(form, folder) if is_better else self._untrained(form)
+        _check_written(form, folder) if is_better else _remove(form)
         return TaskReport(
             task=name,
             num_prompts=len(learned),
             num_reported=sum(map(len, reported.values())),
             steps=progress.step,
             seconds=progress.seconds,
-            agreement=self._compare(target, reported, second),
+            agreement=self._compare(teacher, reported, form if is_better else None),
             directory=form.directory if is_better else None,
         )
 
-    def _trained(self, form: Form, folder: Path) -> LlamaForCausalLM:
-        if not form.directory.exists():
-            raise ConfigError(
-                f"{form.directory}: is missing, and its training has ended; remove "
-                f"{folder / form.name}.pt as well to train it again"
-            )
-        return form.load()
-
-    def _untrained(self, form: Form) -> LlamaForCausalLM:
-        # What is there is of another training: this one has written nothing.
-        shutil.rmtree(form.directory, ignore_errors=True)
-        return load_model(self.base)
-
-    def _compare(
-        self, target: LlamaForCausalLM, reported: ByTask, second: LlamaForCausalLM
-    ) -> list[Comparison]:
-        """``second``: as written to disk, that is in the precision that serves."""
-        first = load_model(self.base)
+    def _compare(self, teacher: Teacher, reported: ByTask, form: Form | None) -> list[Comparison]:
+        """``form``: what was written; None: nothing, the base drafter stays."""
+        (base,) = (member for member in self.pool.config.models if member.name == self.base)
+        directory, num_ids = self.pool.directories[self.base], teacher.num_ids
+        first = load_engine(base, directory, num_ids=num_ids, exact=False)
+        second = first if form is None else form.engine(base, num_ids)
         found = []
         for (task, own), temperature in product(reported.items(), REPORTED_TEMPERATURES):
-            tasks, limit = [task] * len(own), self.config.max_new_tokens
-            texts: list[Example] = own_continuations(target, tasks, own, temperature, limit)
-            wanted = picks(target, texts, temperature)
+            draws = teacher.draws(len(own), (temperature,), self.config)
+            texts = own_texts(teacher.engine, [task] * len(own), own, draws)
             before, after = (
-                agreement(wanted, picks(model, texts, temperature)) for model in (first, second)
+                agreement(texts, picks_along(engine, texts, draws)) for engine in (first, second)
             )
             found.append(
                 Comparison(
@@ -217,6 +229,19 @@ class Aligner:
                 )
             )
         return found
+
+
+def _check_written(form: Form, folder: Path) -> None:
+    if not form.directory.exists():
+        raise ConfigError(
+            f"{form.directory}: is missing, and its training has ended; remove "
+            f"{folder / form.name}.pt as well to train it again"
+        )
+
+
+def _remove(form: Form) -> None:
+    """What is there is of another training: this one has written nothing."""
+    shutil.rmtree(form.directory, ignore_errors=True)
 
 
 def _split(prompts: ByTask, num_held_out: int) -> tuple[ByTask, ByTask, list[Tokens]]:
@@ -231,7 +256,7 @@ def _split(prompts: ByTask, num_held_out: int) -> tuple[ByTask, ByTask, list[Tok
 
 
 def make_samples(
-    target: LlamaForCausalLM,
+    teacher: Teacher,
     task: str,
     prompts: Sequence[Tokens],
     folder: Path,
@@ -239,7 +264,6 @@ def make_samples(
 ) -> None:
     """Makes the shards that are missing of what the target writes after the task's prompts."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = BatchGenerator(target, fastest_dtype())
     for number in tqdm(range(config.shards), desc=f"{task}: samples", unit="shard"):
         path = folder / f"{number:04d}.npz"
         if path.exists():
@@ -247,15 +271,8 @@ def make_samples(
         size = min(config.prompts_per_shard, len(prompts))
         order = np.random.default_rng((config.seed, number))
         chosen = [prompts[i] for i in order.choice(len(prompts), size, replace=False)]
-        lessons = continue_prompts(
-            generator,
-            [task] * size,
-            chosen,
-            TEMPERATURE_MIX,
-            config.max_new_tokens,
-            config.seed + number,
-        )
-        write_shard(path, lessons)
+        draws = teacher.draws(size, TEMPERATURE_MIX, config, config.seed + number)
+        write_shard(path, continue_prompts(teacher.engine, [task] * size, chosen, draws))
 
 
 def _check_enough(task: str, num_prompts: int, longest: int, num_held_out: int) -> None:
@@ -267,14 +284,11 @@ def _check_enough(task: str, num_prompts: int, longest: int, num_held_out: int) 
         )
 
 
-def _check_trainable(target: LlamaConfig) -> None:
-    """What the generator of samples can run, and samples can hold."""
-    has_all_heads = target.num_key_value_heads == target.num_attention_heads
-    if target.model_type != "llama" or not has_all_heads or target.vocab_size > _MOST_IDS:
+def _check_trainable(base: MemberReport) -> None:
+    """Whether what is trained of it is what :mod:`~specrouter_dist.align.students` knows."""
+    if base.shape.model_type != "llama":
         raise ConfigError(
-            "tasks align: a target of type 'llama' with as many key-value heads as heads and at "
-            f"most {_MOST_IDS} ids is needed, got {target.model_type!r} with "
-            f"{target.num_key_value_heads} of {target.num_attention_heads} heads and "
-            f"{target.vocab_size} ids"
+            f"--base: a drafter of model type 'llama' can be trained, {base.name!r} is "
+            f"{base.shape.model_type!r}",
+            field="base",
         )
-    check_computed(target)

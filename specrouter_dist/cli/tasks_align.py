@@ -74,9 +74,7 @@ def align(
     names = _new_names(checked, base, [POOLED] if pooled else [*by_task])
     made_of = _made_of(prompts, tasks, pool=checked.config_hash, base=base, settings=settings)
     go_on_with(made_of | _drafters([*by_task], pooled=pooled), out)
-    target = checked.directories[checked.config.target.name]
-    aligner = Aligner(target, checked.directories[base], out, settings)
-    reports = aligner.align(by_task, pooled=pooled)
+    reports = Aligner(checked, base, out, settings).align(by_task, pooled=pooled)
     file = _write_pool(checked, base, tasks, out, reports, names=names, form=settings.form)
     if as_json:
         print_json({"pool": str(file), "tasks": [r.model_dump(mode="json") for r in reports]})
@@ -126,6 +124,7 @@ def _check_base(pool: "Pool", base: str, *, form: str) -> None:
         for member in pool.config.members
         if isinstance(member, ModelMember)
         and member.role == "drafter"
+        and member.engine != "synthetic"
         and (form != "lora" or member.engine != "general")
     ]
     if base not in drafters:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
 
-from specrouter_dist.align.config import TargetConfig
+from specrouter_dist.align.config import AlignmentConfig, TargetConfig
 from specrouter_dist.align.data import Row
 from specrouter_dist.align.target_training import new_target, train_tokenizer
+from specrouter_dist.align.task_drafters import Aligner
+from specrouter_dist.config import Dtype
+from specrouter_dist.engine.fast import FastEngine
+from specrouter_dist.pools.loading import load_pool, resolve_directories
 
 TINY_TARGET = TargetConfig(layers=2, width=16, heads=2, intermediate_size=24, sequence_length=16)
 
@@ -48,3 +53,23 @@ def tiny_target(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
             if parameter.dim() > 1:
                 parameter.mul_(8)
     return model.eval()
+
+
+def engine_of(model: LlamaForCausalLM, directory: Path, **settings: int) -> FastEngine:
+    """The model as it is served, in float32."""
+    model.save_pretrained(directory)
+    sizes = {"context_tokens": None, "kv_tokens": 2048, "max_sessions": 8, "num_ids": None}
+    given: dict[str, Any] = sizes | settings
+    return FastEngine.load(directory, dtype=Dtype.FP32, device="cpu", exact=True, **given)
+
+
+def aligner_of(members: dict[str, Path], out: Path, config: AlignmentConfig) -> Aligner:
+    """In a pool of float32 members, where what is trained and what is served are the same."""
+    roles = {"base": "drafter", "target": "target"}
+    models = [
+        {"name": name, "kind": "model", "role": role, "model": str(members[name]), "dtype": "fp32"}
+        for name, role in roles.items()
+    ]
+    file = out.with_name(f"{out.name}-pool.yaml")
+    file.write_text(json.dumps({"name": "of-tests", "members": models}))
+    return Aligner(resolve_directories(load_pool(str(file))), "base", out, config)

@@ -13,7 +13,6 @@ from transformers import LlamaForCausalLM
 from specrouter_dist.align.forms import Layers
 from specrouter_dist.align.layers import LAYERS
 from specrouter_dist.align.students import load_model, save_member
-from specrouter_dist.align.task_drafters import Aligner
 from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.engine.general import GeneralEngine
@@ -25,6 +24,7 @@ from specrouter_dist.pools.model_files import (
     read_tensors,
     relevant_files,
 )
+from tests.unit.align.models import aligner_of
 from tests.unit.align.test_task_drafters import CONFIG
 
 FORM = CONFIG.model_copy(update={"form": "layers"})
@@ -78,7 +78,7 @@ def engines(directory: Path) -> list[FastEngine | GeneralEngine]:
 def test_a_task_gets_layers_that_agree_more_than_the_base(
     members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
-    aligner = Aligner(members["target"], members["base"], tmp_path / "out", FORM)
+    aligner = aligner_of(members, tmp_path / "out", FORM)
     (report,) = aligner.align({"code": prompts["code"]})
     greedy, _ = report.agreement
     assert greedy.after > greedy.before + 0.05
@@ -95,7 +95,7 @@ def test_what_is_written_is_what_everybody_reads(
     with torch.inference_mode():
         wanted, before = saved(ids).logits, load_model(members["base"])(ids).logits
         assert not torch.allclose(wanted, before, atol=0.1)
-        assert torch.equal(form.load()(ids).logits, wanted)
+        assert torch.equal(load_model(form.directory)(ids).logits, wanted)
     expected = wanted[0].argmax(dim=1).tolist()
     assert expected != before[0].argmax(dim=1).tolist()
     for engine in engines(form.directory):
@@ -129,7 +129,7 @@ def test_a_head_of_its_own_stays_the_bases_too(
     ids = torch.arange(5, 13)[None]
     with torch.inference_mode():
         wanted = student.eval()(ids).logits
-        assert torch.equal(form.load()(ids).logits, wanted)
+        assert torch.equal(load_model(form.directory)(ids).logits, wanted)
     assert picks(engines(form.directory)[0]) == wanted[0].argmax(dim=1).tolist()
     assert set(load_file(form.directory / LAYERS)).isdisjoint(frozen)
 
@@ -168,7 +168,7 @@ def test_a_drafter_begun_from_one_of_this_form_shares_the_first_ones_embedding(
     assert home.resolve() == members["base"] / "model.safetensors"
     assert all(
         torch.equal(value, saved.state_dict()[name])
-        for name, value in second.load().state_dict().items()
+        for name, value in load_model(second.directory).state_dict().items()
     )
 
 

@@ -9,21 +9,31 @@ from benchmarks.statistics import ratio_interval
 from benchmarks.task_agreement import Hits, Models, count_hits, measure, summarise
 from benchmarks.told_prompts import ToldPrompt
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
-from tests.unit.align.models import tiny_target
+from tests.unit.align.models import engine_of, tiny_target
 
-TARGET, STRANGER, OTHER = (tiny_target(64, seed) for seed in range(3))
 PROMPTS = [
     ToldPrompt(array(TOKEN_TYPECODE, [5 + i, 6, 7, 8 + i]), task, label)
     for i, (task, label) in enumerate(
         [("def", "code"), ("answer", "maths"), ("def", "code"), ("", "maths")]
     )
 ]
-MODELS = Models(TARGET, STRANGER, control=OTHER, of_task={"def": TARGET})
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The drafter of task 'def' is the target itself."""
+    folder = tmp_path_factory.mktemp("models")
+    target, stranger, other, same = (
+        engine_of(tiny_target(64, seed), folder / str(i)) for i, seed in enumerate((0, 1, 2, 0))
+    )
+    return Models(target, frozenset({0}), stranger, control=other, of_task={"def": same})
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_each_prompt_is_judged_with_the_drafter_of_its_task(temperature: float) -> None:
-    hits = count_hits(MODELS, PROMPTS, temperature, 12)
+def test_each_prompt_is_judged_with_the_drafter_of_its_task(
+    models: Models, temperature: float
+) -> None:
+    hits = count_hits(models, PROMPTS, temperature, 12)
     assert sorted(id(one.prompt) for one in hits) == sorted(map(id, PROMPTS))
     for one in hits:
         assert 0 < one.num_positions <= 12
@@ -33,15 +43,15 @@ def test_each_prompt_is_judged_with_the_drafter_of_its_task(temperature: float) 
             assert one.num_equal["task"] == one.num_equal["base"]
 
 
-def test_a_prompts_own_count_is_that_of_the_prompt_alone() -> None:
-    together = {id(one.prompt): one.num_equal for one in count_hits(MODELS, PROMPTS, 0.0, 12)}
+def test_a_prompts_own_count_is_that_of_the_prompt_alone(models: Models) -> None:
+    together = {id(one.prompt): one.num_equal for one in count_hits(models, PROMPTS, 0.0, 12)}
     for prompt in PROMPTS:
-        (alone,) = count_hits(MODELS, [prompt], 0.0, 12)
+        (alone,) = count_hits(models, [prompt], 0.0, 12)
         assert alone.num_equal == together[id(prompt)]
 
 
-def test_it_is_told_by_task_and_by_label() -> None:
-    found = measure(MODELS, PROMPTS, 0.0, 8)
+def test_it_is_told_by_task_and_by_label(models: Models) -> None:
+    found = measure(models, PROMPTS, 0.0, 8)
     assert {task: row["num_prompts"] for task, row in found["by_task"].items()} == {
         "answer": 1,
         "def": 2,

@@ -56,7 +56,7 @@ def test_a_control_that_was_never_better_is_the_base_drafter(
 ) -> None:
     loaded = []
 
-    def load(_: object, base: str, control: Path | None) -> None:
+    def load(pool: object, checked: object, base: str, control: Path | None) -> None:
         loaded.append((base, control))
 
     monkeypatch.setattr(Models, "load", load)

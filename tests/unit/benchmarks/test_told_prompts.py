@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-import torch
+import numpy as np
 import yaml
 
 from benchmarks.task_agreement import Models
 from benchmarks.told_prompts import task_drafters
+from specrouter_dist.align.data import Example
+from specrouter_dist.align.generation import laws_along
+from specrouter_dist.pools.checks import check_pool
 from specrouter_dist.pools.loading import POOLS_DIRECTORY, load_pool
 from specrouter_dist.tasks.model import write_model
 from tests.adapters import write_adapter
@@ -36,12 +39,11 @@ def test_adapters_are_drafters_of_tasks_and_are_compared_with_their_base(tmp_pat
     (tmp_path / "pool.yaml").write_text(yaml.safe_dump(content))
     pool = load_pool(str(tmp_path / "pool.yaml"))
     assert task_drafters(pool) == {task: "own"}
-    ids = torch.arange(5, 25)[None]
-    with torch.inference_mode():
-        base, own, other = (
-            drafter(ids).logits
-            for drafter in Models.load(pool, "small", control).drafters(task).values()
-        )
-    assert not torch.equal(base, own)
-    assert not torch.equal(base, other)
-    assert not torch.equal(own, other)
+    text = Example("any", tuple(range(5, 25)), 1)
+    base, own, other = (
+        laws_along(drafter, [text])[0].log_probs
+        for drafter in Models.load(pool, check_pool(pool), "small", control).drafters(task).values()
+    )
+    assert not np.array_equal(base, own)
+    assert not np.array_equal(base, other)
+    assert not np.array_equal(own, other)

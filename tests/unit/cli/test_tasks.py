@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from specrouter_dist.align import task_drafters
-from specrouter_dist.align.agreement import Agreement, Picks
+from specrouter_dist.align.agreement import Agreement
+from specrouter_dist.align.data import Example
 from specrouter_dist.align.task_drafters import POOLED
 from specrouter_dist.cli import main as cli
 from specrouter_dist.cli.prompt_log import read_prompt_log
@@ -174,8 +176,8 @@ def better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is trained is better than what was before: whether it is, other tests tell."""
     scores = count()
 
-    def rising(first: Picks, second: Picks) -> Agreement:
-        return Agreement(dict.fromkeys(first, float(next(scores))), len(first))
+    def rising(texts: Sequence[Example], picks: Sequence[object]) -> Agreement:
+        return Agreement({text.task: float(next(scores)) for text in texts}, len(texts))
 
     monkeypatch.setattr(task_drafters, "agreement", rising)
 
