@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.util import list_named_actors
 
-from specrouter_dist.actors.worker_actor import WorkerActor, WorkerSpec
+from specrouter_dist.actors.worker_actor import OBSERVING, WorkerActor, WorkerSpec
 from specrouter_dist.config import LogFormat, LookupMember
 
 NAMESPACE = "specrouter"
@@ -74,7 +74,8 @@ def start_worker(spec: PoolSpec, member: str, *, lifetime: str | None) -> Any:
     }
     if config.labels:
         options["label_selector"] = dict(config.labels)
-    return ray.remote(WorkerActor).options(**options).remote(worker)
+    actor = ray.remote(concurrency_groups={OBSERVING: 1})(WorkerActor)
+    return actor.options(**options).remote(worker)
 
 
 def find_workers(spec: PoolSpec) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from specrouter_dist.actors.memory import Memory
 from specrouter_dist.actors.metrics import RouterMetrics
 from specrouter_dist.actors.registry import MemberState, PoolSpec, find_workers, start_worker
 from specrouter_dist.actors.state_file import StateFile
+from specrouter_dist.actors.worker_actor import OBSERVING
 from specrouter_dist.config import Plan
 from specrouter_dist.links.address import Address
 from specrouter_dist.observability.logs import configure_logs
@@ -36,8 +37,9 @@ PERIOD_S = 0.5
 """How often decisions are made, at most, and workers asked that did not answer."""
 _CALM_PERIOD_S = 1.0
 _DOUBT_PERIOD_S = 0.25
-"""How often workers are asked, since every call takes CPU time of both: once a second; soon again
-where a time is far from what was known, since only what is measured twice is a change."""
+"""How often workers are asked, since every call takes CPU time of both: once a second, or when they
+say that something has changed; soon again where a time is far from what was known, since only what
+is measured twice is a change."""
 _CALL_TIMEOUT_S = 5.0
 
 _Answer = tuple[Address, tuple[Observations, ...]]
@@ -148,14 +150,17 @@ class RouterActor:
             self._following[member] = task
 
     async def _ask_for_ever(self, member: str) -> None:
+        after_s = 0.0
         while True:
-            answer = await self._ask(member)
+            answer = await self._ask(member, after_s)
             if self._heard(member, answer):
                 await self._on_members_changed()
             elif self._decide():
                 await self._tell([self._spec.target], "set_plans", self._router.table)
             self._publish()
-            await asyncio.sleep(self._pause_s(member, answer))
+            after_s = self._pause_s(member, answer)
+            if answer is None:
+                await asyncio.sleep(after_s)
 
     async def _on_members_changed(self) -> None:
         self._note_who_is_there()
@@ -208,10 +213,11 @@ class RouterActor:
         finally:
             self._cpu_s[on] += time.thread_time() - began_s
 
-    async def _ask(self, name: str) -> _Answer | None:
+    async def _ask(self, name: str, after_s: float) -> _Answer | None:
         worker = self._workers[name]
         try:
-            address, observations = await worker.observe.remote()
+            observe = worker.observe.options(concurrency_group=OBSERVING)
+            address, observations = await observe.remote(after_s)
             if address == self._addresses.get(name):
                 return address, (observations,)
             # The worker is new, or it is new to this router.
@@ -242,9 +248,9 @@ class RouterActor:
         """How long after this answer the worker is asked again."""
         if answer is None:
             return PERIOD_S
-        has_news = any(observations.has_any for observations in answer[1])
-        is_in_doubt = has_news and self._router.latency.is_in_doubt(name)
-        return _DOUBT_PERIOD_S if is_in_doubt else _CALM_PERIOD_S
+        *_, newest = answer[1]
+        is_in_doubt = newest.has_any and self._router.latency.is_in_doubt(name)
+        return _DOUBT_PERIOD_S if newest.is_urgent or is_in_doubt else _CALM_PERIOD_S
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]

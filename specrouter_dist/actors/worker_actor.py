@@ -101,6 +101,10 @@ class WorkerSpec:
         )
 
 
+OBSERVING = "observing"
+"""A thread of its own (Ray: a concurrency group)."""
+
+
 class WorkerActor:
     """Complete when ``__init__`` returns: model loaded, profile taken, links listening."""
 
@@ -139,8 +143,10 @@ class WorkerActor:
         """Times of its steps, measured once, when it started: for every router that it meets."""
         return self._profile
 
-    def observe(self) -> tuple[Address, Observations]:
-        """Where the worker is, and what it has measured since the last call."""
+    def observe(self, after_s: float) -> tuple[Address, Observations]:
+        """Where the worker is, and what it has measured since the last call, after so long: earlier
+        if it is urgent. To be called in :data:`OBSERVING`: others are answered meanwhile."""
+        self._worker.is_urgent.wait(after_s)
         if (measured := self._asking.take()) is None:
             return self._worker.hub.address, Observations()
         self._status = measured.status

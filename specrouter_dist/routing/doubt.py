@@ -5,6 +5,8 @@ from enum import Enum, auto
 
 _FAR = 2.0
 """Values that differ by this factor from what is known are a hiccup or a change."""
+_FADED = 1 / 500
+"""Share of the longest wait that is forgotten with each that is shorter."""
 
 
 class Judgement(Enum):
@@ -39,3 +41,21 @@ class Doubt:
             self._far = factor
             return Judgement.HICCUP, factor
         return Judgement.CHANGE, (min if factor > 1 else max)(factor, before)
+
+
+class Lateness:
+    """Notices at once that waits have become far longer: some are usual, of whatever length."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._is_late = False
+
+    def is_change(self, wait: float) -> bool:
+        """Whether this wait and the one before were far longer than any had been lately."""
+        was_late, self._is_late = self._is_late, wait > _FAR * self._longest
+        if not self._is_late:
+            self._longest = max(wait, self._longest * (1 - _FADED))
+            return False
+        if was_late:
+            self._longest, self._is_late = wait, False
+        return was_late

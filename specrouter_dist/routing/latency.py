@@ -1,6 +1,6 @@
 """How long steps of members take, how they slow each other, and what hops between them cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from math import prod
 
 from specrouter_dist.routing.decayed import DecayedMean
@@ -71,11 +71,13 @@ class LatencyTable:
         self._context_tokens.add(key.context_tokens, times.count)
         size = key.num_rows / key.num_sessions
         if key.beside is None:
+            observed = self._surfaces(key, size)
             factor = prod(
                 surface.observe(of, key.num_sessions, key.context_tokens, times)
-                for surface, of in self._surfaces(key, size)
+                for surface, of in observed
             )
-            self._on_change(key.member, factor)
+            if factor != 1.0:
+                self._on_change(key.member, factor, {surface for surface, _ in observed})
             return factor
         alone_us = self.forward_us(
             key.member, size, key.num_sessions, context_tokens=key.context_tokens
@@ -93,9 +95,12 @@ class LatencyTable:
         hops = (hop for pair, hop in self._hops.items() if member in pair)
         return any(each.is_in_doubt for each in (*known, *hops) if each)
 
-    def _on_change(self, member: str, factor: float) -> None:
-        """While a member is slower its hops look longer: when it is as fast again, what was known
-        before holds again."""
+    def _on_change(self, member: str, factor: float, observed: Set[Surface]) -> None:
+        """A member that drafts more slowly verifies more slowly. While it is slower its hops look
+        longer: when it is as fast again, what was known before holds again."""
+        for surfaces in (self._forwards, self._drafting):
+            if member in surfaces and surfaces[member] not in observed:
+                surfaces[member].follow(factor)
         if factor > 1:
             # What is there already is older.
             self._aside.setdefault(member, self._hops_of(member))

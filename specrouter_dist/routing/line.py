@@ -70,6 +70,16 @@ class Line:
         self._add(profiled_us, mean_us, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0
 
+    def follow(self, profiled_us: float, factor: float) -> None:
+        """The member's other steps have changed by this factor, these are about to: but for what
+        they have shown themselves of it."""
+        over_usual = self._over_usual()
+        factor = max(1.0, factor / over_usual) if factor > 1 else max(factor, 1 / over_usual)
+        if not self.state.weight:
+            self._add(profiled_us, factor * profiled_us, 1.0)
+        elif factor > 1 or over_usual > 1:
+            self._change(factor, 1.0)
+
     def fade(self) -> None:
         """For a second nothing was observed. Without this a choice once disqualified would never
         be tried again."""

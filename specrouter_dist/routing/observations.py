@@ -217,6 +217,8 @@ class Observations:
     readings: list[Reading] = field(default_factory=list)
     laws: list[LawReading] = field(default_factory=list)
     outcomes: dict[OutcomeKey, OutcomeCounts] = field(default_factory=dict)
+    is_urgent: bool = False
+    """Forwards or waits have become far longer: this, and what comes next, should soon be known."""
 
     @property
     def has_any(self) -> bool:

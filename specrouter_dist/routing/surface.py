@@ -149,6 +149,11 @@ class Surface:
         mean_us = times.total_us / times.count
         return self._nearest(num_sessions).observe(profiled_us, mean_us, times.count)
 
+    def follow(self, factor: float) -> None:
+        """The member's other surface has changed by this factor."""
+        for num_sessions, line in self._lines.items():
+            line.follow(self._profiled_us(1, num_sessions, self._shortest_tokens), factor)
+
     def at(self, size: float, num_sessions: int, context_tokens: float) -> float | None:
         """Time in microseconds; None without a profile."""
         if not self._points_us:

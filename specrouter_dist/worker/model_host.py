@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from specrouter_dist.engine.interface import Engine, Extension, Picks
+from specrouter_dist.routing.doubt import Lateness
 from specrouter_dist.routing.observations import ForwardKey, Observations
 from specrouter_dist.routing.observing import (
     answer,
@@ -55,6 +56,8 @@ class ModelHost:
         self.ready: dict[Session, None] = {}
         """Sessions that something has happened to since they last had nothing to do."""
         self.preparations = Preparations(self._begin_preparing)
+        self._lateness = Lateness()
+        """Of what is waited for."""
         self._odds: dict[str, Odds] = {}
         """By sampling regime."""
         self._runs = Runs() if is_target else None
@@ -237,8 +240,10 @@ class ModelHost:
         # Among others it waits its turn.
         if since is None or self.counts.num_open > 1:
             return
+        wait_us = (now - since) * 1e6
+        observations.is_urgent |= self._lateness.is_change(wait_us)
         if (key := wait_key(self.name, session, step)) is not None:
-            observations.add_wait(key, (now - since) * 1e6)
+            observations.add_wait(key, wait_us)
 
     def turn_key(self, batch: Sequence[tuple[Session, Step]]) -> ForwardKey | None:
         """What the time of a forward of ``batch``, and of all that the engine thread does for it,

@@ -32,6 +32,7 @@ from specrouter_dist.links.control import (
     WireMessage,
 )
 from specrouter_dist.links.hub import Hub
+from specrouter_dist.routing.doubt import Lateness
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import Ending
@@ -79,10 +80,14 @@ class Worker:
         self.hub = hub
         self.error: Exception | None = None
         """What ended the engine thread, if it was not :meth:`stop`."""
+        self.is_urgent = threading.Event()
+        """What was measured since :meth:`take_observations` was called should not wait."""
         self._clock = clock
         self._deliver = deliver
         self._on_failure = on_failure
         self._observations = Observations()
+        self._lateness = Lateness()
+        """Of turns."""
         self._touched: dict[Session, None] = {}
         self._closing = False
         self._outbox = Outbox(hub, self._on_peer_lost)
@@ -128,6 +133,7 @@ class Worker:
     def take_observations(self) -> Observations:
         """What was measured since the last call. Called on the engine thread (:class:`Call`)."""
         taken, self._observations = self._observations, Observations()
+        self.is_urgent.clear()
         return taken
 
     @property
@@ -311,7 +317,11 @@ class Worker:
                     self._requests.on_grown(session, steps[session], new, picks)
             self._settle()
             if key is not None:
-                self._observations.add_forward(key, (self._clock() - began) * 1e6)
+                elapsed_us = (self._clock() - began) * 1e6
+                self._observations.add_forward(key, elapsed_us)
+                self._observations.is_urgent |= self._lateness.is_change(elapsed_us)
+            if self._observations.is_urgent:
+                self.is_urgent.set()
             self._turns.had(model)
             return True
         is_preparing = any(model.prepare() for model in self._models)
