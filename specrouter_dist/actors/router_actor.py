@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 PERIOD_S = 0.5
 """How often decisions are made, at most, and workers asked that did not answer."""
 _CALM_PERIOD_S = 1.0
-_DOUBT_PERIOD_S = 0.25
+_DOUBT_PERIOD_S = 0.15
 """How often workers are asked, since every call takes CPU time of both: once a second, or when they
 say that something has changed; soon again where a time is far from what was known, since only what
 is measured twice is a change."""

@@ -28,6 +28,8 @@ _SLOWER = 1.25
 """Than usual, by this factor; what is faster by as much is usual at once."""
 
 _NOTHING = LineState(0.0, 0.0, 0.0, 0.0, 0.0)
+_ANY_SIZES = LineState(2.0, 0.011, 0.000101, 2.0, 0.011)
+"""A step of 100 us and one of 1,000 that took as long as profiled."""
 
 
 class Line:
@@ -70,14 +72,12 @@ class Line:
         self._add(profiled_us, mean_us, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0
 
-    def follow(self, profiled_us: float, factor: float) -> None:
+    def follow(self, factor: float) -> None:
         """The member's other steps have changed by this factor, these are about to: but for what
         they have shown themselves of it."""
         over_usual = self._over_usual()
         factor = max(1.0, factor / over_usual) if factor > 1 else max(factor, 1 / over_usual)
-        if not self.state.weight:
-            self._add(profiled_us, factor * profiled_us, 1.0)
-        elif factor > 1 or over_usual > 1:
+        if factor > 1 or over_usual > 1:
             self._change(factor, 1.0)
 
     def fade(self) -> None:
@@ -96,7 +96,8 @@ class Line:
 
     def _change(self, factor: float, count: float) -> None:
         """All is so much slower or faster: the line keeps its shape, and little weight."""
-        weight, u, uu, _, _ = self.state
+        # Where nothing was observed yet, steps of any sizes would show the same.
+        weight, u, uu, _, _ = self.state if self.state.weight else _ANY_SIZES
         kept = min(1.0, count / weight)
         weight, u, uu = kept * weight, kept * u, kept * uu
         more_us, ratio = factor * self.more_us, factor * self.ratio

@@ -151,8 +151,8 @@ class Surface:
 
     def follow(self, factor: float) -> None:
         """The member's other surface has changed by this factor."""
-        for num_sessions, line in self._lines.items():
-            line.follow(self._profiled_us(1, num_sessions, self._shortest_tokens), factor)
+        for line in self._lines.values():
+            line.follow(factor)
 
     def at(self, size: float, num_sessions: int, context_tokens: float) -> float | None:
         """Time in microseconds; None without a profile."""

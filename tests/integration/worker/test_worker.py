@@ -2,12 +2,12 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from specrouter_dist.config import SamplingParams
-from specrouter_dist.engine.interface import TokenLogprobs
+from specrouter_dist.engine.interface import Extension, Picks, TokenLogprobs
 from specrouter_dist.links.control import Failed, Output
 from specrouter_dist.routing.observations import Observations, WaitKey
 from specrouter_dist.routing.plans import LOADS, Ladder, PlanTable, Rung
@@ -126,6 +126,31 @@ def test_every_verifier_may_continue_its_own_text(toys: Toys, temperature: float
     }
     levels = {level[:2] for level in last.stats["levels"]}  # type: ignore[index, union-attr]
     assert levels >= {(OWN_TEXT, "medium"), (OWN_TEXT, "target")}
+
+
+def test_it_is_urgent_that_a_member_has_become_slower(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the member itself, and for whoever waits for it."""
+    chain = plan("small", "target")
+    toys.collect(toys.submit(PROMPT, chain, sampling(max_tokens=200)))
+    workers = {toys.workers[name]: name for name in chain.chain}
+    for name in workers.values():
+        observed(toys, name)
+    assert not any(worker.is_urgent.is_set() for worker in workers)
+    extend = toys.engines["small"].extend
+
+    def slowly(batch: Sequence[Extension]) -> list[Picks]:
+        time.sleep(0.1)
+        return extend(batch)
+
+    monkeypatch.setattr(toys.engines["small"], "extend", slowly)
+    request = toys.submit(PROMPT, chain, sampling(max_tokens=1000))
+    for worker, name in workers.items():
+        assert worker.is_urgent.wait(WAIT_S)
+        assert observed(toys, name).is_urgent
+        assert not worker.is_urgent.is_set()
+    toys.cancel(request)
 
 
 def test_waits_for_blocks_are_observed(toys: Toys) -> None:

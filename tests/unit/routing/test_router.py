@@ -159,6 +159,26 @@ class TestLatency:
             table.forget()
         assert table.hop_us("m", "target") == pytest.approx(300, rel=0.1)
 
+    def test_a_member_that_drafts_more_slowly_verifies_more_slowly(
+        self, table: LatencyTable
+    ) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        drafting = ForwardKey("m", 1, 1, num_drafts=4)
+        for factor in (1, 10, 1):
+            for _ in range(2):
+                table.observe(drafting, times(900 * factor, 100))
+            assert table.forward_us("m", 5) == pytest.approx(300 * factor, rel=0.1)
+
+    def test_what_both_have_shown_counts_once(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        drafting, verifying = ForwardKey("m", 1, 1, num_drafts=4), ForwardKey("m", 5, 1)
+        for factor in (1, 10):
+            for key, usual_us in ((verifying, 300), (drafting, 900)):
+                for _ in range(3):
+                    table.observe(key, times(factor * usual_us, 1000))
+        assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.1)
+        assert table.drafting_us("m", 5) == pytest.approx(9000, rel=0.1)
+
     def test_a_hop_that_hardly_matters_does_not_change(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         for wait_us in (505, 560, 501, 580, 590):
