@@ -162,6 +162,13 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _check_base(pool: Pool, base: str) -> None:
+    names = [member.name for member in pool.config.models if member.role == "drafter"]
+    if base not in names:
+        said = f"{base!r}{did_you_mean(base, names)}; {one_of(names)}"
+        raise SystemExit(f"--base: pool {pool.config.name!r} has no drafter {said}")
+
+
 def _is_base(control: Path) -> bool:
     """Whether that drafter is missing because an alignment has ended and none was better than the
     base drafter. An interrupted one has no pool file yet."""
@@ -184,6 +191,7 @@ def main() -> None:
     arguments = parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
     pool, checked = open_pool(arguments.pool, dtype=None)
+    _check_base(pool, arguments.base)
     cold = without_prefix_cache(with_slow_target(pool) if arguments.slow_target else pool)
     results: dict[str, Any] = {"control": _control_of(arguments.control)}
     if "agreement" in arguments.parts:

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from specrouter_dist.align.config import AlignmentConfig, DistillationConfig, Op
 from specrouter_dist.align.forms import FullCopy
 from specrouter_dist.align.samples import read_lessons
 from specrouter_dist.align.students import load_model, replacing
-from specrouter_dist.align.task_drafters import POOLED, Aligner
+from specrouter_dist.align.task_drafters import POOLED, Aligner, Teacher, make_samples
 from specrouter_dist.align.training import Trainer
+from specrouter_dist.config import Dtype
+from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.errors import ConfigError, RequestError
 from tests.unit.align.models import aligner_of
 
@@ -31,6 +35,13 @@ CONFIG = AlignmentConfig(
         ),
     ),
 )
+
+ROOM: dict[str, Any] = {
+    "context_tokens": None,
+    "kv_tokens": 2048,
+    "max_sessions": 8,
+    "num_ids": None,
+}
 
 
 class Killed(Exception):
@@ -207,6 +218,28 @@ def test_prompts_and_texts_stay_within_a_short_context(
     assert report.num_prompts == 12
     lessons = read_lessons(tmp_path / "out" / "training" / "code" / "samples")
     assert max(len(lesson.example.tokens) for lesson in lessons) <= longest + 2
+
+
+def test_samples_of_many_shards_take_the_memory_of_one(
+    members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
+) -> None:
+    teacher = Teacher(
+        FastEngine.load(members["target"], dtype=Dtype.FP32, device="cpu", exact=True, **ROOM),
+        num_ids=64,
+        eos_ids=frozenset(),
+    )
+
+    def peak_bytes(num_shards: int) -> int:
+        config = CONFIG.model_copy(update={"shards": num_shards, "max_new_tokens": 64})
+        tracemalloc.start()
+        make_samples(teacher, "code", prompts["code"], tmp_path / str(num_shards), config)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(1)
+    assert peak_bytes(9) < 1.5 * peak_bytes(2)
+    assert len(list((tmp_path / "9").glob("*.npz"))) == 9
 
 
 def test_too_few_prompts_and_models_that_cannot_be_trained_are_refused(

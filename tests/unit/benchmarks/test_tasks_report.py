@@ -92,3 +92,12 @@ def test_a_control_that_is_elsewhere_or_not_trained_yet_is_refused(
     with pytest.raises(SystemExit, match="2"):
         arguments(monkeypatch, "--control", str(pooled / "pooled"))
     assert "--control: no folder" in capsys.readouterr().err
+
+
+def test_a_base_drafter_that_the_pool_has_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["tasks_report", "--base", "smal", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit, match=r"no drafter 'smal' \(did you mean 'small'"):
+        tasks_report.main()
