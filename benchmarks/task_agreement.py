@@ -41,7 +41,12 @@ class Models:
     @classmethod
     def load(cls, pool: Pool, checked: PoolReport, base: str, control: Path | None) -> Self:
         """``control``: the directory of that drafter, a model or an adapter on the base drafter."""
-        members = {member.name: member for member in pool.config.models}
+        # Texts are as long as the shortest can read.
+        context = min(member.context_tokens for member in checked.members)
+        members = {
+            member.name: member.model_copy(update={"context_tokens": context})
+            for member in pool.config.models
+        }
 
         def load(name: str, directory: Path | None = None) -> Engine:
             """A member, or what lies in ``directory`` in its place."""

@@ -249,8 +249,11 @@ class RouterActor:
         if answer is None:
             return PERIOD_S
         *_, newest = answer[1]
-        is_in_doubt = newest.has_any and self._router.latency.is_in_doubt(name)
-        return _DOUBT_PERIOD_S if newest.is_urgent or is_in_doubt else _CALM_PERIOD_S
+        if newest.is_urgent or (newest.has_any and self._router.latency.is_in_doubt(name)):
+            return _DOUBT_PERIOD_S
+        # What waits to be decided does not wait for the next answer.
+        is_waiting = self._learned and self._router.is_due(time.time())
+        return PERIOD_S if is_waiting else _CALM_PERIOD_S
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]

@@ -146,8 +146,7 @@ class WorkerActor:
     def observe(self, after_s: float) -> tuple[Address, Observations]:
         """Where the worker is, and what it has measured since the last call, after so long: earlier
         if it is urgent. To be called in :data:`OBSERVING`: others are answered meanwhile."""
-        self._worker.is_urgent.wait(after_s)
-        if (measured := self._asking.take()) is None:
+        if (measured := self._asking.take(after_s)) is None:
             return self._worker.hub.address, Observations()
         self._status = measured.status
         self._metrics.publish(*measured)

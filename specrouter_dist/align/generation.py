@@ -103,8 +103,11 @@ def write(
     while waiting or running:
         num_rows = len(running)
         while waiting and num_rows < MOST_ROWS:
-            text = _begin(engine, prompts[waiting[0]], samplings[waiting[0]])
-            if text is None:
+            try:
+                text = _begin(engine, prompts[waiting[0]], samplings[waiting[0]])
+            except NoRoomError:
+                if not running:
+                    raise
                 break
             running[waiting.popleft()] = text
             num_rows += text.prompt_length
@@ -117,13 +120,9 @@ def write(
     return [found[index] for index in range(len(prompts))]
 
 
-def _begin(engine: Engine, prompt: TokenArray, sampling: SamplingParams) -> _Text | None:
-    """None: the engine is full."""
+def _begin(engine: Engine, prompt: TokenArray, sampling: SamplingParams) -> _Text:
     room = min(len(prompt) + sampling.max_tokens, engine.info.context_tokens)
-    try:
-        slot = engine.open(sampling, len(prompt), room)
-    except NoRoomError:
-        return None
+    slot = engine.open(sampling, len(prompt), room)
     return _Text(slot, sampling, len(prompt), room, array(TOKEN_TYPECODE, prompt))
 
 
@@ -137,8 +136,8 @@ def picks_along(
 def laws_along(engine: Engine, texts: Sequence[Example]) -> list[TopK]:
     """What the model holds likely at each position of the texts' completions."""
     samplings = [SamplingParams(temperature=0.0)] * len(texts)
-    rows = [picks.sparse_rows for picks in _read(engine, texts, samplings, with_laws=True)]
-    return [TopK.of(row) for row in rows if row is not None]
+    read = _read(engine, texts, samplings, with_laws=True)
+    return [TopK.of(picks.sparse_rows) for picks in read if picks.sparse_rows is not None]
 
 
 def _read(
@@ -157,6 +156,8 @@ def _read(
             try:
                 slot = engine.open(sampling, text.prompt_length, len(text.tokens))
             except NoRoomError:
+                if not batch:
+                    raise
                 break
             waiting.popleft()
             fed, num_picks = array(TOKEN_TYPECODE, text.tokens[:-1]), len(text.completion)

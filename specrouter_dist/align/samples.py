@@ -46,7 +46,7 @@ def write_shard(path: Path, lessons: Sequence[Lesson]) -> None:
     with partial.open("wb") as file:
         np.savez(
             file,
-            tokens=np.fromiter((t for e in examples for t in e.tokens), dtype=np.uint16),
+            tokens=np.fromiter((t for e in examples for t in e.tokens), lessons[0].top.ids.dtype),
             lengths=np.array([len(e.tokens) for e in examples], dtype=np.int32),
             prompt_lengths=np.array([e.prompt_length for e in examples], dtype=np.int32),
             tasks=np.array([e.task for e in examples]),

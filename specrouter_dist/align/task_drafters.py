@@ -10,7 +10,7 @@ it and the drafters of the tasks is what specialising itself brings.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 
@@ -128,7 +128,7 @@ class Aligner:
         """
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
-        report, target = check_pool(self.pool), self.pool.config.target
+        report, target = check_pool(_only(self.pool, self.base)), self.pool.config.target
         _check_trainable(report.member(self.base))
         context = min(report.member(name).context_tokens for name in (target.name, self.base))
         # Of one that fills the context there is nothing to continue.
@@ -229,6 +229,15 @@ class Aligner:
                 )
             )
         return found
+
+
+def _only(pool: Pool, base: str) -> Pool:
+    """The pool of that drafter and the target: no others are loaded."""
+    members = tuple(m for m in pool.config.models if m.name in (base, pool.config.target.name))
+    config = pool.config.model_copy(update={"members": members})
+    return replace(
+        pool, config=config, directories={m.name: pool.directories[m.name] for m in members}
+    )
 
 
 def _check_written(form: Form, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """How long steps of members take, how they slow each other, and what hops between them cost."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from math import prod
 
 from specrouter_dist.routing.decayed import DecayedMean
@@ -76,8 +76,10 @@ class LatencyTable:
                 surface.observe(of, key.num_sessions, key.context_tokens, times)
                 for surface, of in observed
             )
-            if factor != 1.0:
-                self._on_change(key.member, factor, {surface for surface, _ in observed})
+            self._on_change(key.member, factor)
+            for surfaces in (self._forwards, self._drafting):
+                if (other := surfaces.get(key.member)) and all(other is not s for s, _ in observed):
+                    other.follow(observed[0][0], key.num_sessions)
             return factor
         alone_us = self.forward_us(
             key.member, size, key.num_sessions, context_tokens=key.context_tokens
@@ -95,12 +97,9 @@ class LatencyTable:
         hops = (hop for pair, hop in self._hops.items() if member in pair)
         return any(each.is_in_doubt for each in (*known, *hops) if each)
 
-    def _on_change(self, member: str, factor: float, observed: Set[Surface]) -> None:
-        """A member that drafts more slowly verifies more slowly. While it is slower its hops look
-        longer: when it is as fast again, what was known before holds again."""
-        for surfaces in (self._forwards, self._drafting):
-            if member in surfaces and surfaces[member] not in observed:
-                surfaces[member].follow(factor)
+    def _on_change(self, member: str, factor: float) -> None:
+        """While a member is slower its hops look longer: when it is as fast again, what was known
+        before holds again."""
         if factor > 1:
             # What is there already is older.
             self._aside.setdefault(member, self._hops_of(member))

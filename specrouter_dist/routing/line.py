@@ -24,12 +24,10 @@ _FADED = 0.01
 tried again."""
 RECOVERED = 0.3
 """The same of what is slower than usual: that may be over."""
-_SLOWER = 1.25
+SLOWER = 1.25
 """Than usual, by this factor; what is faster by as much is usual at once."""
 
 _NOTHING = LineState(0.0, 0.0, 0.0, 0.0, 0.0)
-_ANY_SIZES = LineState(2.0, 0.011, 0.000101, 2.0, 0.011)
-"""A step of 100 us and one of 1,000 that took as long as profiled."""
 
 
 class Line:
@@ -49,6 +47,13 @@ class Line:
     def at(self, profiled_us: float) -> float:
         """Time of a step for which so much was profiled."""
         return self.more_us + self.ratio * profiled_us
+
+    @property
+    def over_usual(self) -> float:
+        """Times of steps as they are observed, over what is usual of them."""
+        more_us, ratio = _fitted(self._usual)
+        profiled_us = self.state.weight / self.state.u if self.state.u else 1.0
+        return self.at(profiled_us) / (more_us + ratio * profiled_us)
 
     @property
     def is_in_doubt(self) -> bool:
@@ -72,18 +77,10 @@ class Line:
         self._add(profiled_us, mean_us, 1.0 if judgement is Judgement.HICCUP else count)
         return 1.0
 
-    def follow(self, factor: float) -> None:
-        """The member's other steps have changed by this factor, these are about to: but for what
-        they have shown themselves of it."""
-        over_usual = self._over_usual()
-        factor = max(1.0, factor / over_usual) if factor > 1 else max(factor, 1 / over_usual)
-        if factor > 1 or over_usual > 1:
-            self._change(factor, 1.0)
-
     def fade(self) -> None:
         """For a second nothing was observed. Without this a choice once disqualified would never
         be tried again."""
-        self._recovers |= self._over_usual() > _SLOWER
+        self._recovers |= self.over_usual > SLOWER
         if self._recovers:
             self._approach(_fitted(self._usual), RECOVERED)
         else:
@@ -96,8 +93,7 @@ class Line:
 
     def _change(self, factor: float, count: float) -> None:
         """All is so much slower or faster: the line keeps its shape, and little weight."""
-        # Where nothing was observed yet, steps of any sizes would show the same.
-        weight, u, uu, _, _ = self.state if self.state.weight else _ANY_SIZES
+        weight, u, uu, _, _ = self.state
         kept = min(1.0, count / weight)
         weight, u, uu = kept * weight, kept * u, kept * uu
         more_us, ratio = factor * self.more_us, factor * self.ratio
@@ -113,14 +109,8 @@ class Line:
     def _put(self, state: LineState) -> None:
         self.state = state
         self.more_us, self.ratio = _fitted(state)
-        if self._over_usual() < 1 / _SLOWER:
+        if self.over_usual < 1 / SLOWER:
             self._usual = state
-
-    def _over_usual(self) -> float:
-        """Times of steps as they are observed, over what is usual of them."""
-        more_us, ratio = _fitted(self._usual)
-        profiled_us = self.state.weight / self.state.u if self.state.u else 1.0
-        return self.at(profiled_us) / (more_us + ratio * profiled_us)
 
 
 def _fitted(state: LineState) -> tuple[float, float]:

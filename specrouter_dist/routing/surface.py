@@ -9,11 +9,12 @@ planner would chase them.
 import bisect
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from specrouter_dist.routing.line import Line
+from specrouter_dist.routing.line import RECOVERED, SLOWER, Line
 from specrouter_dist.routing.observations import ForwardTimes
 from specrouter_dist.routing.state import BatchState
 
@@ -122,6 +123,8 @@ class Surface:
         """Profiled; 0 without a profile."""
         self._lines: dict[int, Line] = {}
         self._nearest_lines: dict[int, Line] = {}
+        self._followed = 1.0
+        """By how many times all takes longer than its lines say."""
 
     def profile(self, size: int, num_sessions: int, context_tokens: int, mean_us: float) -> None:
         """Takes a point of the start-up profile."""
@@ -145,21 +148,28 @@ class Surface:
         it."""
         if not self._points_us:
             return 1.0
+        self._followed = 1.0
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
         mean_us = times.total_us / times.count
         return self._nearest(num_sessions).observe(profiled_us, mean_us, times.count)
 
-    def follow(self, factor: float) -> None:
-        """The member's other surface has changed by this factor."""
-        for line in self._lines.values():
-            line.follow(factor)
+    def follow(self, other: Self, num_sessions: int) -> None:
+        """The member's other surface was observed, this one was not: what is slower than usual
+        there is as much slower here, but for what this one has shown of it."""
+        shown = other.over_usual(num_sessions)
+        known = self.over_usual(num_sessions)
+        self._followed = max(1.0, shown / known) if shown > SLOWER else 1.0
+
+    def over_usual(self, num_sessions: int) -> float:
+        """Times as they are observed, over what is usual of them."""
+        return self._nearest(num_sessions).over_usual if self._points_us else 1.0
 
     def at(self, size: float, num_sessions: int, context_tokens: float) -> float | None:
         """Time in microseconds; None without a profile."""
         if not self._points_us:
             return None
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
-        return self._nearest(num_sessions).at(profiled_us)
+        return self._followed * self._nearest(num_sessions).at(profiled_us)
 
     def over(self, sizes: range, num_sessions: int, context_tokens: float) -> Floats | None:
         """Times at each of these sizes in microseconds; None without a profile."""
@@ -169,13 +179,14 @@ class Surface:
         more_us = self._beyond_shortest(context_tokens) * slopes_us
         profiled_us = self._times_us.over(sizes, num_sessions) + more_us
         line = self._nearest(num_sessions)
-        return line.more_us + line.ratio * profiled_us
+        return self._followed * (line.more_us + line.ratio * profiled_us)
 
     def slope_us(self, size: float, num_sessions: int) -> float | None:
         """What each further token of context, of every session, adds; None without a profile."""
         if not self._points_us:
             return None
-        return self._slopes_us.at(size, num_sessions) * self._nearest(num_sessions).ratio
+        ratio = self._followed * self._nearest(num_sessions).ratio
+        return self._slopes_us.at(size, num_sessions) * ratio
 
     @property
     def is_in_doubt(self) -> bool:
@@ -184,6 +195,7 @@ class Surface:
 
     def fade(self) -> None:
         """For a second nothing was observed."""
+        self._followed += (1.0 - self._followed) * RECOVERED
         for line in self._lines.values():
             line.fade()
 

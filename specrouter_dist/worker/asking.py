@@ -28,13 +28,17 @@ class Asking:
         self._is_asked = False
         """And has not answered yet."""
 
-    def take(self) -> Measured | None:
-        """None: the engine thread is in a long forward, or dead. The answer to this is what a later
-        call takes."""
-        if not self._is_asked:
+    def take(self, after_s: float = 0.0) -> Measured | None:
+        """After so long, or earlier if it is urgent. None: the engine thread is in a long forward,
+        or dead. The answer to this is what a later call takes, as soon as it comes."""
+        within_s = _ANSWER_S
+        if self._is_asked:
+            within_s += after_s
+        else:
+            self._worker.is_urgent.wait(after_s)
             self._worker.hub.post(Call(self._answer))
         try:
-            measured = self._answers.get(timeout=_ANSWER_S)
+            measured = self._answers.get(timeout=within_s)
         except queue.Empty:
             self._is_asked = True
             return None

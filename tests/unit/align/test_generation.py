@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from specrouter_dist.align.data import Example
-from specrouter_dist.align.generation import Continuation, laws_along, write
-from specrouter_dist.align.samples import draws_of
+from specrouter_dist.align.generation import Continuation, TopK, laws_along, write
+from specrouter_dist.align.samples import Lesson, draws_of, read_shard, write_shard
+from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Engine
+from specrouter_dist.errors import NoRoomError
+from specrouter_dist.routing.similarity import SparseRows
 from tests.unit.align.models import engine_of, tiny_target
 
 PROMPTS = [array("I", ids) for ids in ([5, 6, 7], [*range(8, 14)], [20, 21, 22, 23], [40] * 9)]
@@ -82,6 +85,31 @@ def test_any_of_several_ids_ends_a_text(engine: Engine) -> None:
     for tokens, new in zip(whole, written(engine, (0.0,), ends=ends), strict=True):
         first = min((tokens.index(end) for end in ends if end in tokens), default=len(tokens))
         assert new.tokens == tokens[: first + 1]
+
+
+def test_ids_of_large_vocabularies_survive_being_written(tmp_path: Path) -> None:
+    for top in (70_000, 60_000):
+        rows = SparseRows(
+            np.array([[top, 5]], np.uint32),
+            np.log(np.array([[0.7, 0.2]], np.float32)),
+            np.array([0.1]),
+            top + 1,
+        )
+        lesson = Lesson(Example("any", (top - 1, top), 1), TopK.of(rows))
+        write_shard(tmp_path / "shard.npz", [lesson])
+        (again,) = read_shard(tmp_path / "shard.npz")
+        assert again.example == lesson.example
+        assert again.top.ids.tolist() == [[top, 5]]
+        assert again.top.ids.itemsize == (4 if top == 70_000 else 2)
+
+
+def test_an_engine_that_is_full_of_others_is_no_endless_wait(tmp_path: Path) -> None:
+    engine = engine_of(tiny_target(64), tmp_path / "model", max_sessions=1)
+    engine.open(SamplingParams(), 3, 10)
+    with pytest.raises(NoRoomError):
+        written(engine, (0.0,))
+    with pytest.raises(NoRoomError):
+        laws_along(engine, [Example("any", (5, 6, 7), 1)])
 
 
 def test_texts_end_where_the_context_does(engine: Engine, tmp_path: Path) -> None:

@@ -13,17 +13,13 @@ TIMES_US = st.floats(1.0, 1e7)
 STEPS = st.lists(st.tuples(TIMES_US, TIMES_US, st.integers(1, 10_000)), max_size=30)
 
 
-@given(STEPS, st.lists(st.floats(0.01, 100.0), max_size=4), st.integers(0, 5))
+@given(STEPS, st.integers(0, 5))
 def test_whatever_is_observed_more_work_takes_no_less(
-    steps: list[tuple[float, float, int]], followed: list[float], num_idle_s: int
+    steps: list[tuple[float, float, int]], num_idle_s: int
 ) -> None:
     line = Line()
-    for at, step in enumerate(steps):
+    for step in steps:
         line.observe(*step)
-        for factor in followed if at % 3 == 0 else ():
-            line.follow(factor)
-    for factor in followed:
-        line.follow(factor)
     for _ in range(num_idle_s):
         line.fade()
     found = [line.at(profiled_us) for profiled_us in (1.0, 10.0, 1e4, 1e7)]

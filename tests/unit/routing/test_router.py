@@ -159,24 +159,41 @@ class TestLatency:
             table.forget()
         assert table.hop_us("m", "target") == pytest.approx(300, rel=0.1)
 
+    @pytest.mark.parametrize("factors", [(10,), (4, 16, 16), (3, 2.5, 2, 1.5)])
     def test_a_member_that_drafts_more_slowly_verifies_more_slowly(
-        self, table: LatencyTable
+        self, table: LatencyTable, factors: tuple[float, ...]
     ) -> None:
-        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        """Suddenly or by and by, and no longer than it drafts so."""
         drafting = ForwardKey("m", 1, 1, num_drafts=4)
-        for factor in (1, 10, 1):
-            for _ in range(2):
-                table.observe(drafting, times(900 * factor, 100))
-            assert table.forward_us("m", 5) == pytest.approx(300 * factor, rel=0.1)
+        table.profile(drafting, times(900))
+        for _ in range(20):
+            table.observe(drafting, times(900, 2000))
+        for factor in (*factors, 1):
+            for _ in range(5):
+                table.observe(drafting, times(900 * factor, 20))
+            wanted = 300 * factor if factor > 1.2 else 300
+            assert table.forward_us("m", 5) == pytest.approx(wanted, rel=0.25)
+        for _ in range(5):
+            table.observe(drafting, times(9000, 20))
+        for _ in range(20):
+            table.forget()
+        assert table.forward_us("m", 5) == pytest.approx(300, rel=0.1), "it may be over"
 
-    def test_what_both_have_shown_counts_once(self, table: LatencyTable) -> None:
-        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+    def test_what_it_shows_when_it_verifies_counts(self, table: LatencyTable) -> None:
         drafting, verifying = ForwardKey("m", 1, 1, num_drafts=4), ForwardKey("m", 5, 1)
-        for factor in (1, 10):
-            for key, usual_us in ((verifying, 300), (drafting, 900)):
-                for _ in range(3):
-                    table.observe(key, times(factor * usual_us, 1000))
+        table.profile(drafting, times(900))
+        for _ in range(20):
+            table.observe(verifying, times(300, 2000))
+            table.observe(drafting, times(900, 2000))
+        for _ in range(2):
+            table.observe(drafting, times(9000, 50))
         assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.1)
+        # It is three times slower at this.
+        for _ in range(2):
+            table.observe(verifying, times(900, 50))
+        assert table.forward_us("m", 5) == pytest.approx(900, rel=0.1)
+        table.observe(drafting, times(9000, 50))
+        assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.2)
         assert table.drafting_us("m", 5) == pytest.approx(9000, rel=0.1)
 
     def test_a_hop_that_hardly_matters_does_not_change(self, table: LatencyTable) -> None:

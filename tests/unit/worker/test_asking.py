@@ -1,5 +1,8 @@
 """What an engine thread has measured, asked for from another thread."""
 
+from threading import Event, Timer
+from time import monotonic
+
 import pytest
 
 from specrouter_dist.routing.observations import Observations, WaitKey
@@ -17,6 +20,7 @@ class Engine:
         self.is_busy = False
         self.posts: list[Call] = []
         self.status = Status()
+        self.is_urgent = Event()
         self._observations = Observations()
 
     def post(self, call: Call) -> None:
@@ -29,6 +33,7 @@ class Engine:
 
     def take_observations(self) -> Observations:
         taken, self._observations = self._observations, Observations()
+        self.is_urgent.clear()
         return taken
 
 
@@ -61,3 +66,30 @@ def test_what_a_busy_engine_has_not_answered_comes_later_and_once(engine: Engine
     assert waits_us(asked.take()) == [100.0]
     engine.is_busy = False
     assert waits_us(asked.take()) == []
+
+
+_LONG_S = 60.0
+
+
+def test_what_is_urgent_is_not_waited_for(engine: Engine) -> None:
+    asked = Asking(engine)  # type: ignore[arg-type]
+    engine.measure(100.0)
+    Timer(0.05, engine.is_urgent.set).start()
+    began_s = monotonic()
+    assert waits_us(asked.take(_LONG_S)) == [100.0]
+    assert monotonic() - began_s < _LONG_S / 2
+
+
+def test_an_answer_that_is_late_is_taken_when_it_comes(engine: Engine) -> None:
+    """The engine thread clears the event when it answers: nobody would wake up by it."""
+    asked = Asking(engine)  # type: ignore[arg-type]
+    engine.measure(100.0)
+    engine.is_busy = True
+    engine.is_urgent.set()
+    assert asked.take(_LONG_S) is None
+    (call,) = engine.posts
+    Timer(0.05, call.function).start()
+    began_s = monotonic()
+    assert waits_us(asked.take(_LONG_S)) == [100.0]
+    assert monotonic() - began_s < _LONG_S / 2
+    assert not engine.is_urgent.is_set()
