@@ -98,7 +98,7 @@ def _timed_methods(worker: Worker) -> Iterator[_Timed]:
     yield _Timed(worker, "_idle_s", SpanName(Kind.PYTHON, "look at deadlines"))
     yield _Timed(worker.hub, "receive", SpanName(Kind.SERIALISATION, "read"))
     yield _Timed(worker.hub._selector, "select", SpanName(Kind.WAITING, "wait"))
-    yield _Timed(worker, "_on_event", SpanName(Kind.PYTHON, "take mail"))
+    yield _Timed(worker._inbox, "on_event", SpanName(Kind.PYTHON, "take mail"))
     yield _Timed(worker, "_settle", SpanName(Kind.PYTHON, "say"))
     yield _Timed(worker.hub, "send", SpanName(Kind.SERIALISATION, "send"))
     yield _Timed(worker, "_advance", SpanName(Kind.PYTHON, "turn"))

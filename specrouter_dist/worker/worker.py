@@ -9,40 +9,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from specrouter_dist.links.address import (
-    DialRefused,
-    Event,
-    LinkDown,
-    LinkUp,
-    Peer,
-    Posted,
-    Received,
-)
 from specrouter_dist.links.control import (
-    Attach,
     Cancel,
-    Detach,
     Failed,
     Output,
-    Refused,
-    Replan,
     Report,
-    Settled,
     Submit,
-    WireMessage,
 )
 from specrouter_dist.links.hub import Hub
 from specrouter_dist.routing.doubt import Lateness
 from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import PlanTable
 from specrouter_dist.speculation.ending import Ending
-from specrouter_dist.speculation.messages import Proposals, Truth
+from specrouter_dist.speculation.messages import Truth
 from specrouter_dist.worker.chains import Chains
+from specrouter_dist.worker.inbox import Inbox
 from specrouter_dist.worker.lora import AdapterHost
 from specrouter_dist.worker.member import Member
 from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
-from specrouter_dist.worker.posts import Call, SetDirectory, SetPlans
+from specrouter_dist.worker.posts import Call
 from specrouter_dist.worker.reading import Readers
 from specrouter_dist.worker.requests import Requests
 from specrouter_dist.worker.session import Session
@@ -83,14 +69,13 @@ class Worker:
         self.is_urgent = threading.Event()
         """What was measured since :meth:`take_observations` was called should not wait."""
         self._clock = clock
-        self._deliver = deliver
         self._on_failure = on_failure
         self._observations = Observations()
         self._lateness = Lateness()
         """Of turns."""
         self._touched: dict[Session, None] = {}
         self._closing = False
-        self._outbox = Outbox(hub, self._on_peer_lost)
+        self._outbox = Outbox(hub, lambda peer: self._inbox.on_peer_lost(peer))
         self._chains = Chains({m.name: m for m in members}, hub, self._outbox, self._touch)
         models = [m for m in members if isinstance(m, ModelHost)]
         self._models = sorted(models, key=lambda model: not model.is_target)
@@ -113,6 +98,16 @@ class Worker:
                 self._readers.give_way,
                 clock,
             )
+        self._inbox = Inbox(
+            hub.address.worker,
+            self._chains,
+            self._outbox,
+            self._requests,
+            self._readers,
+            self._touch,
+            deliver,
+            clock,
+        )
         self._thread = threading.Thread(target=self._run, name=f"engine-{hub.address.worker}")
 
     # -- from other threads --------------------------------------------------------------------
@@ -157,7 +152,7 @@ class Worker:
                 # between what steps are said to take and what is waited.
                 began = began if busy else self._clock()
                 for event in events:
-                    self._on_event(event)
+                    self._inbox.on_event(event)
                 self._settle()
                 busy = self._advance(began)
                 began = self._clock()
@@ -197,84 +192,6 @@ class Worker:
             return 0.0
         return max(0.0, min(ends) - now) if ends else None
 
-    def _on_event(self, event: Event) -> None:
-        match event:
-            case Received(peer, messages):
-                for message in messages:
-                    self._on_message(peer, message)
-            case LinkDown(peer, error):
-                logger.info("link to %s is down: %s", peer.worker, error)
-                self._on_peer_lost(peer)
-            case Posted(item):
-                self._on_posted(item)
-            case DialRefused(error):
-                logger.warning("a dial was refused: %s", error)
-            case LinkUp():
-                pass
-
-    def _on_posted(self, item: object) -> None:
-        match item:
-            case Submit() | Cancel():
-                self._on_message(None, item)
-            case SetDirectory(addresses):
-                self._chains.set_directory(addresses)
-            case SetPlans(table) if self._requests is not None:
-                self._requests.set_plans(table)
-            case Call(function):
-                function()
-            case _:
-                raise TypeError(f"nobody posts {type(item).__name__} here")
-
-    def _on_message(self, peer: Peer | None, message: WireMessage) -> None:
-        chains = self._chains
-        match message:
-            case Proposals(edge=edge):
-                if (session := chains.upstreams.by_up_edge.get(edge)) is not None:
-                    session.model_stage.on_proposals(message)
-                    self._touch(session)
-            case Truth(edge=edge):
-                if (session := chains.by_down_edge.get(edge)) is not None:
-                    session.stage.on_truth(message)
-                    self._touch(session)
-            case Report():
-                chains.upstreams.on_report(message)
-            case Attach() | Replan() | Refused() | Detach():
-                self._on_chain(peer, message)
-            case Settled():
-                self._readers.add(message)
-            case _:
-                self._on_request(peer, message)
-
-    def _on_chain(self, peer: Peer | None, message: Attach | Replan | Refused | Detach) -> None:
-        match message:
-            case Attach():
-                self._chains.on_attach(peer, message)
-            case Replan():
-                self._chains.on_replan(message)
-            case Refused():
-                self._chains.upstreams.on_refused(message)
-            case Detach():
-                self._chains.on_detach(message, self._clock())
-
-    def _on_request(self, peer: Peer | None, message: WireMessage) -> None:
-        match message:
-            case Submit() if self._requests is not None:
-                self._requests.on_submit(peer, message)
-            case Submit(request=request):
-                text = f"worker {self.hub.address.worker} does not hold the target"
-                self._outbox.put(peer, Failed(request, "UnavailableError", text))
-            case Cancel() if self._requests is not None:
-                self._requests.on_cancel(message)
-            case Output() | Failed() if peer is None:
-                self._deliver(message)
-            case _:
-                logger.warning("%s does not go to workers", type(message).__name__)
-
-    def _on_peer_lost(self, peer: Peer) -> None:
-        self._chains.on_peer_lost(peer, self._clock())
-        if self._requests is not None:
-            self._requests.on_peer_lost(peer)
-
     def _settle(self) -> None:
         """Says what is to be said; members of this worker hear it at once."""
         while self._touched or self._outbox.local:
@@ -286,7 +203,7 @@ class Worker:
                 if isinstance(session.member, ModelHost):
                     session.member.ready[session] = None
             while self._outbox.local:
-                self._on_message(None, self._outbox.local.popleft())
+                self._inbox.on_message(None, self._outbox.local.popleft())
         self._outbox.flush()
 
     def _say(self, session: Session) -> None:
