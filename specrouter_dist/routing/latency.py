@@ -77,9 +77,11 @@ class LatencyTable:
                 for surface, of in observed
             )
             self._on_change(key.member, factor)
-            for surfaces in (self._forwards, self._drafting):
-                if (other := surfaces.get(key.member)) and all(other is not s for s, _ in observed):
-                    other.follow(observed[0][0], key.num_sessions)
+            if len(observed) == 1:
+                ((surface, _),) = observed
+                for surfaces in (self._forwards, self._drafting):
+                    if (other := surfaces.get(key.member)) not in (None, surface):
+                        other.follow(surface, key.num_sessions)
             return factor
         alone_us = self.forward_us(
             key.member, size, key.num_sessions, context_tokens=key.context_tokens

@@ -197,6 +197,12 @@ class TestLatency:
         assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.2)
         assert table.drafting_us("m", 5) == pytest.approx(9000, rel=0.1)
 
+    def test_a_drafter_that_catches_up_while_it_drafts_tells_nothing(
+        self, table: LatencyTable
+    ) -> None:
+        assert table.observe(ForwardKey("m", 30, 1, num_drafts=4), times(9000, 100)) == 1.0
+        assert table.forward_us("m", 5) == pytest.approx(300)
+
     def test_a_hop_that_hardly_matters_does_not_change(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         for wait_us in (505, 560, 501, 580, 590):
