@@ -6,7 +6,7 @@ from enum import Enum, auto
 _FAR = 2.0
 """Values that differ by this factor from what is known are a hiccup or a change."""
 _FADED = 1 / 500
-"""Share of the longest wait that is forgotten with each that is shorter."""
+"""Share of the longest time that is forgotten with each that is shorter."""
 
 
 class Judgement(Enum):
@@ -44,18 +44,22 @@ class Doubt:
 
 
 class Lateness:
-    """Notices at once that waits have become far longer: some are usual, of whatever length."""
+    """Notices at once that times have become far longer: some are usual, of whatever length."""
 
     def __init__(self) -> None:
         self._longest = 0.0
         self._is_late = False
 
-    def is_change(self, wait: float) -> bool:
-        """Whether this wait and the one before were far longer than any had been lately."""
-        was_late, self._is_late = self._is_late, wait > _FAR * self._longest
+    def is_change(self, time: float, *, is_usual: bool) -> bool:
+        """Whether this one and the one before were far longer than any had been lately.
+
+        ``is_usual``: if it is not longer, it tells how long they are.
+        """
+        was_late, self._is_late = self._is_late, time > _FAR * self._longest
         if not self._is_late:
-            self._longest = max(wait, self._longest * (1 - _FADED))
+            if is_usual:
+                self._longest = max(time, self._longest * (1 - _FADED))
             return False
         if was_late:
-            self._longest, self._is_late = wait, False
+            self._longest, self._is_late = time, False
         return was_late

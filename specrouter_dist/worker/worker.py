@@ -236,7 +236,7 @@ class Worker:
             if key is not None:
                 elapsed_us = (self._clock() - began) * 1e6
                 self._observations.add_forward(key, elapsed_us)
-                self._observations.is_urgent |= self._lateness.is_change(elapsed_us)
+                self._observations.is_urgent |= self._lateness.is_change(elapsed_us, is_usual=True)
             if self._observations.is_urgent:
                 self.is_urgent.set()
             self._turns.had(model)
