@@ -34,7 +34,9 @@ from specrouter_dist.routing.traffic import Traffic
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
-"""How often decisions are made, at most, and workers asked that did not answer."""
+"""How often workers are asked that did not answer."""
+_DECIDE_PERIOD_S = 0.25
+"""How often decisions are made, at most: a choice is confirmed by what was measured meanwhile."""
 _CALM_PERIOD_S = 1.0
 _DOUBT_PERIOD_S = 0.15
 """How often workers are asked, since every call takes CPU time of both: once a second, or when they
@@ -70,7 +72,7 @@ class RouterActor:
         self._memory = Memory(self._router, file, spec.config_hash, spec.secret)
         self._learned = self._memory.recall()
         """Whether there is something to decide about."""
-        self._decided_at = -PERIOD_S
+        self._decided_at = -_DECIDE_PERIOD_S
         self._cpu_s: defaultdict[str, float] = defaultdict(float)
         """Of this thread, by what it was spent on."""
         self._saving = asyncio.get_running_loop().create_task(self._memory.save_for_ever())
@@ -195,7 +197,7 @@ class RouterActor:
     def _decide(self) -> bool:
         """Whether the plans have changed. Workers answer one by one, decisions are for all."""
         now, now_s = time.monotonic(), time.time()
-        is_early = now - self._decided_at < PERIOD_S
+        is_early = now - self._decided_at < _DECIDE_PERIOD_S
         if not self._learned or is_early or not self._router.is_due(now_s):
             return False
         self._learned, self._decided_at = False, now
@@ -253,7 +255,7 @@ class RouterActor:
             return _DOUBT_PERIOD_S
         # What waits to be decided does not wait for the next answer.
         is_waiting = self._learned and self._router.is_due(time.time())
-        return PERIOD_S if is_waiting else _CALM_PERIOD_S
+        return _DECIDE_PERIOD_S if is_waiting else _CALM_PERIOD_S
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]
