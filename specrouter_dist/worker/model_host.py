@@ -241,10 +241,11 @@ class ModelHost:
         if since is None or self.counts.num_open > 1:
             return
         wait_us, key = (now - since) * 1e6, wait_key(self.name, session, step)
+        # A block that is very late is not waited for to its end: such waits cannot be compared.
+        if self._lateness.is_change(wait_us, is_usual=key is not None):
+            observations.begin_anew()
         if key is not None:
             observations.add_wait(key, wait_us)
-        # Of a block that is late most is not waited for: it is not to be compared any more.
-        observations.is_urgent |= self._lateness.is_change(wait_us, is_usual=key is not None)
 
     def turn_key(self, batch: Sequence[tuple[Session, Step]]) -> ForwardKey | None:
         """What the time of a forward of ``batch``, and of all that the engine thread does for it,

@@ -235,8 +235,9 @@ class Worker:
             self._settle()
             if key is not None:
                 elapsed_us = (self._clock() - began) * 1e6
+                if self._lateness.is_change(elapsed_us, is_usual=True):
+                    self._observations.begin_anew()
                 self._observations.add_forward(key, elapsed_us)
-                self._observations.is_urgent |= self._lateness.is_change(elapsed_us, is_usual=True)
             if self._observations.is_urgent:
                 self.is_urgent.set()
             self._turns.had(model)
