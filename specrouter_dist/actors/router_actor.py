@@ -73,6 +73,8 @@ class RouterActor:
         self._learned = self._memory.recall()
         """Whether there is something to decide about."""
         self._decided_at = -_DECIDE_PERIOD_S
+        self._restless_until = 0.0
+        """Something has changed, or may have."""
         self._cpu_s: defaultdict[str, float] = defaultdict(float)
         """Of this thread, by what it was spent on."""
         self._saving = asyncio.get_running_loop().create_task(self._memory.save_for_ever())
@@ -251,11 +253,13 @@ class RouterActor:
         if answer is None:
             return PERIOD_S
         *_, newest = answer[1]
+        now = time.monotonic()
         if newest.is_urgent or (newest.has_any and self._router.latency.is_in_doubt(name)):
+            self._restless_until = now + _CALM_PERIOD_S
             return _DOUBT_PERIOD_S
-        # What waits to be decided does not wait for the next answer.
-        is_waiting = self._learned and self._router.is_due(time.time())
-        return _DECIDE_PERIOD_S if is_waiting else _CALM_PERIOD_S
+        # What is decided now may have to be confirmed.
+        is_restless = newest.has_any and now < self._restless_until
+        return _DECIDE_PERIOD_S if is_restless else _CALM_PERIOD_S
 
     async def _tell(self, names: Sequence[str], method: str, argument: object) -> None:
         calls = [getattr(self._workers[name], method).remote(argument) for name in names]

@@ -73,12 +73,8 @@ class Chooser:
         self, usual: Candidate, ways: Sequence[Candidate], regime: Regime, number: int
     ) -> Ladder:
         """What is best for requests that agree more or less; the usual chain where it is as good
-        as any, since a change costs prefill. Of those that hardly agree, and those that are too
-        short for a chain, the target alone."""
+        as any, since a change costs prefill."""
         rungs = [self._rung(usual, ways, regime, number)]
-        if len(usual.chain) > 1:
-            alone = next(way for way in ways if len(way.chain) == 1)
-            rungs.append(self._rung(alone, ways, replace(regime, scale=0.0), number))
         for scale in _SCALES if len(usual.chain) > 1 else ():
             scaled = replace(regime, scale=scale)
             ways = self._planner.candidates(scaled, _SCALED_CHAINS)
@@ -95,8 +91,7 @@ class Chooser:
         """``ways``: chains that requests of this scale may come from."""
         plan = to_plan(way, number)
         prices_us = {each.chain: _price_us(each, regime) for each in ways}
-        known = self._planner.latency, self._planner.devices
-        switching = Switching.to(plan.chain, prices_us, regime, *known)
+        switching = Switching.to(plan.chain, prices_us, regime, self._planner.latency)
         if len(plan.chain) == 1:
             return Rung(regime.scale, plan, switching=switching)
         draft, verifier = plan.chain[-2:]

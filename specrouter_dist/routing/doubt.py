@@ -55,11 +55,14 @@ class Lateness:
 
         ``is_usual``: if it is not longer, it tells how long they are.
         """
+        if not self._longest:
+            self._longest = time if is_usual else 0.0
+            return False
         was_late, self._is_late = self._is_late, time > _FAR * self._longest
         if not self._is_late:
-            if is_usual:
-                self._longest = max(time, self._longest * (1 - _FADED))
-            return False
-        if was_late:
+            self._longest *= 1 - _FADED
+            self._longest = max(time, self._longest) if is_usual else self._longest
+        elif was_late:
             self._longest, self._is_late = time, False
-        return was_late
+            return True
+        return False

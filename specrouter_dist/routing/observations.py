@@ -225,13 +225,6 @@ class Observations:
         """Whether anything was measured."""
         return bool(self.forwards or self.pairs or self.readings or self.laws or self.outcomes)
 
-    def begin_anew(self) -> None:
-        """Times have changed: those until now would blur what they are, and are a second's worth at
-        most."""
-        self.forwards.clear()
-        self.waits.clear()
-        self.is_urgent = True
-
     def add_forward(self, key: ForwardKey, elapsed_us: float) -> None:
         """One forward took ``elapsed_us``."""
         self.forwards.setdefault(key, ForwardTimes()).add(elapsed_us)

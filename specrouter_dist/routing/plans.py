@@ -87,8 +87,8 @@ class Ladder:
     def choose(self, present: Rung | None, standing: Standing, progress: Progress) -> Rung:
         """The rung for a request that stands like this.
 
-        ``present`` is where it is now, maybe on another ladder; None if it begins. It stays with
-        that chain, or begins with the shortest, if its rest is too short to pay for another one.
+        ``present`` is where it is now, maybe on another ladder. It stays with that chain if its
+        rest is too short to pay for another one.
         """
         scale = standing.scale
 
@@ -96,14 +96,11 @@ class Ladder:
             return abs(rung.scale - scale) - _INERTIA * (rung is present)
 
         best = min(self.rungs, key=distance)
-        if present is None:
-            pays = best.switching.pays_from_the_start(best.plan.chain, progress)
-            return best if pays else min(self.rungs, key=lambda rung: len(rung.plan.chain))
-        chain = present.plan.chain
+        chain = present.plan.chain if present else best.plan.chain
         if best.switching.pays(chain, best.plan.chain, progress):
             return best
         same = (rung for rung in self.rungs if rung.plan.chain == chain)
-        return min(same, key=distance, default=present)
+        return min(same, key=distance, default=present or best)
 
 
 LOADS = (1, 2, 4, 8, 16, 32)

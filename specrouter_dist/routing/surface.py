@@ -124,7 +124,7 @@ class Surface:
         self._lines: dict[int, Line] = {}
         self._nearest_lines: dict[int, Line] = {}
         self._followed = 1.0
-        """By how many times all takes longer than its lines say."""
+        """By how many times the other surface takes longer than is usual of it."""
 
     def profile(self, size: int, num_sessions: int, context_tokens: int, mean_us: float) -> None:
         """Takes a point of the start-up profile."""
@@ -156,9 +156,7 @@ class Surface:
     def follow(self, other: Self, num_sessions: int) -> None:
         """The member's other surface was observed, this one was not: what is slower than usual
         there is as much slower here, but for what this one has shown of it."""
-        shown = other.over_usual(num_sessions)
-        known = self.over_usual(num_sessions)
-        self._followed = max(1.0, shown / known) if shown > SLOWER else 1.0
+        self._followed = other.over_usual(num_sessions)
 
     def over_usual(self, num_sessions: int) -> float:
         """Times as they are observed, over what is usual of them."""
@@ -169,7 +167,8 @@ class Surface:
         if not self._points_us:
             return None
         profiled_us = self._profiled_us(size, num_sessions, context_tokens)
-        return self._followed * self._nearest(num_sessions).at(profiled_us)
+        line = self._nearest(num_sessions)
+        return self._slower(line) * line.at(profiled_us)
 
     def over(self, sizes: range, num_sessions: int, context_tokens: float) -> Floats | None:
         """Times at each of these sizes in microseconds; None without a profile."""
@@ -179,14 +178,14 @@ class Surface:
         more_us = self._beyond_shortest(context_tokens) * slopes_us
         profiled_us = self._times_us.over(sizes, num_sessions) + more_us
         line = self._nearest(num_sessions)
-        return self._followed * (line.more_us + line.ratio * profiled_us)
+        return self._slower(line) * (line.more_us + line.ratio * profiled_us)
 
     def slope_us(self, size: float, num_sessions: int) -> float | None:
         """What each further token of context, of every session, adds; None without a profile."""
         if not self._points_us:
             return None
-        ratio = self._followed * self._nearest(num_sessions).ratio
-        return self._slopes_us.at(size, num_sessions) * ratio
+        line = self._nearest(num_sessions)
+        return self._slopes_us.at(size, num_sessions) * self._slower(line) * line.ratio
 
     @property
     def is_in_doubt(self) -> bool:
@@ -217,6 +216,10 @@ class Surface:
                 self.profile(size, batch.num_sessions, context_tokens, mean_us)
             self._lines[batch.num_sessions] = Line(batch.line)
         self._nearest_lines.clear()
+
+    def _slower(self, line: Line) -> float:
+        """By how many times all takes longer than the line says."""
+        return max(1.0, self._followed / line.over_usual) if self._followed > SLOWER else 1.0
 
     def _nearest(self, num_sessions: int) -> Line:
         found = self._nearest_lines.get(num_sessions)

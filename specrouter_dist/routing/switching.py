@@ -1,11 +1,10 @@
-"""What it costs a request to change its chain, or to begin with one (DESIGN: section 8).
+"""What it costs a request to change its chain (DESIGN: section 8).
 
 A member that joins has to prefill the request's tokens before it can propose or verify; a change of
-knobs alone, or a shorter chain, is free. To a request that begins a prefill beside the target's own
-is free, too, but for members of the target's device, whose prefills take turns.
+knobs alone, or a shorter chain, is free.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -39,17 +38,10 @@ class Switching:
 
     token_us: Mapping[Chain, float]
     prefill_us: Mapping[str, float]
-    beside_target: Set[str] = frozenset()
-    """Drafters of the target's device."""
 
     @classmethod
     def to(
-        cls,
-        chain: Chain,
-        token_us: Mapping[Chain, float],
-        regime: Regime,
-        latency: LatencyTable,
-        devices: Mapping[str, str],
+        cls, chain: Chain, token_us: Mapping[Chain, float], regime: Regime, latency: LatencyTable
     ) -> Self:
         """To ``chain`` from any other; of members never timed a prefill is free."""
         prefill_us: dict[str, float] = {}
@@ -57,23 +49,14 @@ class Switching:
             # Members without a model have nothing to prefill.
             if (chunk_us := latency.forward_us(member, _PREFILL_ROWS)) is not None:
                 prefill_us[member] = regime.price_us(chunk_us, chunk_us) / _PREFILL_ROWS
-        *drafters, target = chain
-        beside = {name for name in drafters if devices.get(name) == devices[target]}
-        return cls(token_us, prefill_us, beside)
-
-    def pays_from_the_start(self, chain: Chain, progress: Progress) -> bool:
-        """Whether a request that has no output yet is better off with ``chain`` than with the
-        target alone."""
-        return self._gains(chain[-1:], chain, self.beside_target & set(chain), progress)
+        return cls(token_us, prefill_us)
 
     def pays(self, old: Chain, new: Chain, progress: Progress) -> bool:
         """Whether ``new`` gains more over the rest of the request than its newcomers' prefill.
 
         A chain that is not among the best for such requests is left at any price.
         """
-        return self._gains(old, new, set(new) - set(old), progress)
-
-    def _gains(self, old: Chain, new: Chain, newcomers: Set[str], progress: Progress) -> bool:
+        newcomers = set(new) - set(old)
         if not newcomers or old not in self.token_us or new not in self.token_us:
             return True
         gain_us = (self.token_us[old] - self.token_us[new]) * progress.num_left

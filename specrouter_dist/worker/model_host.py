@@ -243,7 +243,9 @@ class ModelHost:
         wait_us, key = (now - since) * 1e6, wait_key(self.name, session, step)
         # A block that is very late is not waited for to its end: such waits cannot be compared.
         if self._lateness.is_change(wait_us, is_usual=key is not None):
-            observations.begin_anew()
+            observations.is_urgent = True
+            # It would blur what is new.
+            observations.waits.clear()
         if key is not None:
             observations.add_wait(key, wait_us)
 

@@ -236,7 +236,9 @@ class Worker:
             if key is not None:
                 elapsed_us = (self._clock() - began) * 1e6
                 if self._lateness.is_change(elapsed_us, is_usual=True):
-                    self._observations.begin_anew()
+                    self._observations.is_urgent = True
+                    # It would blur what is new.
+                    self._observations.forwards.pop(key, None)
                 self._observations.add_forward(key, elapsed_us)
             if self._observations.is_urgent:
                 self.is_urgent.set()

@@ -197,6 +197,21 @@ class TestLatency:
         assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.2)
         assert table.drafting_us("m", 5) == pytest.approx(9000, rel=0.1)
 
+    def test_what_is_slow_at_a_load_already_is_not_slow_twice(self, table: LatencyTable) -> None:
+        drafting = ForwardKey("m", 1, 1, num_drafts=4)
+        table.profile(drafting, times(900))
+        table.profile(ForwardKey("m", 8, 8), times(800))
+        table.profile(ForwardKey("m", 40, 8), times(2400))
+        for _ in range(20):
+            table.observe(ForwardKey("m", 40, 8), times(2400, 2000))
+            table.observe(drafting, times(900, 2000))
+        for _ in range(2):
+            table.observe(ForwardKey("m", 40, 8), times(7200, 20))
+        for _ in range(2):
+            table.observe(drafting, times(2700, 20))
+        assert table.forward_us("m", 5, 8) == pytest.approx(7200, rel=0.1)
+        assert table.forward_us("m", 5, 1) == pytest.approx(900, rel=0.1)
+
     def test_a_drafter_that_catches_up_while_it_drafts_tells_nothing(
         self, table: LatencyTable
     ) -> None:

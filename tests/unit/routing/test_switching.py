@@ -1,7 +1,5 @@
 """A request changes its chain only if its rest pays for the newcomers' prefill."""
 
-from dataclasses import replace
-
 import pytest
 
 from specrouter_dist.config import EdgeKnobs, Plan
@@ -47,30 +45,12 @@ class TestPaying:
         switching = Switching({ALONE: 200.0, ("lookup", "target"): 199.0}, SWITCHING.prefill_us)
         assert switching.pays(ALONE, ("lookup", "target"), Progress(5000, 1))
 
-    def test_from_the_start_only_the_prefills_of_the_targets_device_are_waited_for(self) -> None:
-        brief = Progress(200, 15)
-        assert SWITCHING.pays_from_the_start(MEDIUM, brief), "medium is elsewhere"
-        beside = replace(SWITCHING, beside_target={"medium"})
-        assert not beside.pays_from_the_start(MEDIUM, brief)
-        assert beside.pays_from_the_start(MEDIUM, Progress(200, 25))
-        assert beside.pays_from_the_start(SMALL, brief), "small is elsewhere"
-        assert beside.pays_from_the_start(ALONE, brief)
-
 
 class TestChoosing:
     usual = Rung(1.0, plan(SMALL), 0.9, SWITCHING)
     less = Rung(0.7, plan(SMALL, 2), 0.9, SWITCHING)
     other = Rung(0.3, plan(MEDIUM), 0.9, SWITCHING)
     ladder = Ladder((usual, less, other))
-
-    def test_a_request_too_short_for_any_begins_with_the_shortest(self) -> None:
-        alone = Rung(0.0, plan(ALONE))
-        beside = replace(SWITCHING, beside_target={"small", "medium"})
-        ladder = Ladder((replace(self.usual, switching=beside), self.less, alone))
-        assert ladder.choose(None, FINE, Progress(200, 100)).plan.chain == SMALL
-        assert ladder.choose(None, FINE, Progress(200, 3)) is alone
-        # Where the gain is not to be had from the start it is not later.
-        assert ladder.choose(alone, FINE, Progress(201, 2)) is alone
 
     def test_a_long_rest_changes_the_chain(self) -> None:
         assert self.ladder.choose(self.usual, FAILING, LONG) is self.other
@@ -110,7 +90,7 @@ def test_the_router_says_what_each_change_gains_and_costs() -> None:
             {name: us / 128 for name, us in chunks_us.items() if us is not None}
         )
         assert prefill_us.keys() == set(rung.plan.chain) - {"lookup"}
-    low = min(rungs[1:], key=lambda rung: (len(rung.plan.chain) == 1, rung.scale))
+    low = min(rungs, key=lambda rung: rung.scale)
     usual = next(rung for rung in rungs if rung.scale == 1.0)
     chain = usual.plan.chain
     assert low.switching.token_us[chain] > usual.switching.token_us[chain], "it agrees less"
