@@ -127,6 +127,12 @@ def _check_base(pool: "Pool", base: str, *, form: str) -> None:
         and member.engine != "synthetic"
         and (form != "lora" or member.engine != "general")
     ]
+    if not drafters:
+        raise NotFoundError(
+            f"--pool: {pool.config.name!r} has no drafter with weights of its own to train in form "
+            f"{form!r}",
+            field="pool",
+        )
     if base not in drafters:
         raise NotFoundError(
             f"--base: pool {pool.config.name!r} has no drafter {base!r} for form {form!r}"

@@ -125,6 +125,10 @@ NAMES = ("task-2", "привет", "def-self")
         (("align", "LOG", "--tasks", "TORN", "--out", "OUT"), "TORN.* cannot be read"),
         (("align", "LOG", "--tasks", "OTHER", "--out", "OUT"), "made with another tokenizer"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--base", "smal"), "'small'"),
+        (
+            ("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--pool", "synthetic-mini"),
+            "--pool: 'synthetic-mini' has no drafter with weights of its own",
+        ),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT", "--task", "x"), "no task 'x'"),
         (("align", "LOG", "--tasks", "TASKS", "--out", "OUT"), "0 of task .* 128 are needed"),
         (
