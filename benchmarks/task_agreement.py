@@ -16,7 +16,7 @@ from benchmarks.statistics import ratio_interval
 from benchmarks.told_prompts import ToldPrompt, task_drafters
 from specrouter_dist.align.agreement import num_equal
 from specrouter_dist.align.generation import picks_along
-from specrouter_dist.align.samples import draws_of, own_texts
+from specrouter_dist.align.samples import Teacher, own_texts, samplings_of
 from specrouter_dist.config import LoraMember
 from specrouter_dist.engine.factory import load_adapted, load_engine
 from specrouter_dist.engine.interface import Engine
@@ -32,8 +32,7 @@ _PER_BATCH = 64
 class Models:
     """What is compared, each as it is served."""
 
-    target: Engine
-    eos_ids: frozenset[int]
+    target: Teacher
     base: Engine
     control: Engine | None
     of_task: Mapping[str, Engine]
@@ -53,24 +52,23 @@ class Models:
             where, exact = directory or pool.directories[name], pool.config.exact
             return load_engine(members[name], where, num_ids=checked.num_ids, exact=exact)
 
-        def adapted(of: str, adapter: Path) -> Engine:
-            member = LoraMember(kind="lora", name="adapter", of=of, adapter=str(adapter))
-            return load_adapted(member, load(of), pool.directories[of])
+        def adapted(member: LoraMember) -> Engine:
+            return load_adapted(member, load(member.of), pool.directories[member.of])
+
+        def of_all(directory: Path) -> Engine:
+            if not (directory / WEIGHTS).exists():
+                return load(base, directory)
+            return adapted(LoraMember(kind="lora", name="control", of=base, adapter=str(directory)))
 
         adapters = {member.name: member for member in lora_members(pool)}
-        of_task = {
-            task: adapted(adapters[name].of, Path(adapters[name].adapter))
-            if name in adapters
-            else load(name)
-            for task, name in task_drafters(pool).items()
-        }
-        is_adapter = control is not None and (control / WEIGHTS).exists()
         return cls(
-            load(pool.config.target.name),
-            checked.eos_ids,
+            Teacher(load(pool.config.target.name), checked.eos_ids),
             load(base),
-            None if control is None else (adapted if is_adapter else load)(base, control),
-            of_task,
+            None if control is None else of_all(control),
+            {
+                task: adapted(adapters[name]) if name in adapters else load(name)
+                for task, name in task_drafters(pool).items()
+            },
         )
 
     def drafters(self, task: str) -> dict[str, Engine]:
@@ -110,9 +108,9 @@ def _of_batch(
     models: Models, prompts: Sequence[ToldPrompt], temperature: float, max_tokens: int
 ) -> list[Hits]:
     """Of prompts of one task."""
-    draws = draws_of(len(prompts), (temperature,), models.eos_ids, max_tokens)
+    draws = samplings_of(len(prompts), (temperature,), models.target.eos_ids, max_tokens)
     ids = [prompt.ids for prompt in prompts]
-    texts = own_texts(models.target, [prompt.task for prompt in prompts], ids, draws)
+    texts = own_texts(models.target.engine, [prompt.task for prompt in prompts], ids, draws)
     picks = {
         drafter: picks_along(engine, texts, draws)
         for drafter, engine in models.drafters(prompts[0].task).items()

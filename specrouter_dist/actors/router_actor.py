@@ -162,9 +162,9 @@ class RouterActor:
             elif self._decide():
                 await self._tell([self._spec.target], "set_plans", self._router.table)
             self._publish()
-            after_s = self._pause_s(member, answer)
             if answer is None:
-                await asyncio.sleep(after_s)
+                await asyncio.sleep(PERIOD_S)
+            after_s = self._pause_s(member, answer)
 
     async def _on_members_changed(self) -> None:
         self._note_who_is_there()
@@ -249,9 +249,9 @@ class RouterActor:
         return self._addresses.get(name) != before
 
     def _pause_s(self, name: str, answer: _Answer | None) -> float:
-        """How long after this answer the worker is asked again."""
+        """How long after this answer the next is wanted."""
         if answer is None:
-            return PERIOD_S
+            return 0.0
         *_, newest = answer[1]
         now = time.monotonic()
         if newest.is_urgent or (newest.has_any and self._router.latency.is_in_doubt(name)):

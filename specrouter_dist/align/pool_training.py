@@ -23,7 +23,13 @@ from specrouter_dist.align.data import (
 )
 from specrouter_dist.align.distillation import distil
 from specrouter_dist.align.generation import picks_along
-from specrouter_dist.align.samples import draws_of, make_shards, own_texts, short_prompts
+from specrouter_dist.align.samples import (
+    Teacher,
+    make_shards,
+    own_texts,
+    samplings_of,
+    short_prompts,
+)
 from specrouter_dist.align.students import (
     check_can_grow,
     copy_tokenizer,
@@ -177,8 +183,7 @@ def _served(directory: Path) -> Engine:
 
 def _sample(run: _Run) -> int:
     return make_shards(
-        _served(run.target),
-        read_eos_ids(run.target),
+        Teacher(_served(run.target), read_eos_ids(run.target)),
         run.tokenizer(),
         run.train,
         run.work / "samples",
@@ -239,7 +244,7 @@ def _dev_texts(
     rows = rows_per_task(dev, config.dev_prompts_per_task)
     tasks, prompts = short_prompts(tokenizer, rows, config.chat_fraction)
     ends, max_new = read_eos_ids(pool / "target"), config.samples.max_new_tokens
-    draws = draws_of(len(prompts), (temperature,), ends, max_new)
+    draws = samplings_of(len(prompts), (temperature,), ends, max_new)
     return own_texts(verifier, tasks, prompts, draws), draws
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from specrouter_dist.align.config import AlignmentConfig
 from specrouter_dist.align.data import Example, Row, encode_examples, encode_prompts
 from specrouter_dist.align.generation import TopK, laws_along, write
 from specrouter_dist.config import SamplingParams
@@ -29,6 +30,18 @@ TEMPERATURE_MIX: tuple[float, ...] = (0.0, 0.0, 0.8, 1.0)
 TEXT_EVERY = 4  # every fourth shard is training text, which is six times cheaper to make
 MAX_PROMPT = 256  # tokens; longer prompts are left out, they cost much prefill for few samples
 PROMPTS_PER_SHARD = 2048
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A target, as it is served.
+
+    Attributes:
+        eos_ids: what ends its texts.
+    """
+
+    engine: Engine
+    eos_ids: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -78,9 +91,30 @@ def read_lessons(folder: Path) -> list[Lesson]:
     return [lesson for path in sorted(folder.glob("*.npz")) for lesson in read_shard(path)]
 
 
+def make_samples(
+    teacher: Teacher,
+    task: str,
+    prompts: Sequence[Sequence[int]],
+    folder: Path,
+    config: AlignmentConfig,
+) -> None:
+    """Makes the shards that are missing of what the target writes after the task's prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in tqdm(range(config.shards), desc=f"{task}: samples", unit="shard"):
+        path = folder / f"{number:04d}.npz"
+        if path.exists():
+            continue
+        size = min(config.prompts_per_shard, len(prompts))
+        order = np.random.default_rng((config.seed, number))
+        chosen = [prompts[i] for i in order.choice(len(prompts), size, replace=False)]
+        draws = samplings_of(
+            size, TEMPERATURE_MIX, teacher.eos_ids, config.max_new_tokens, config.seed + number
+        )
+        write_shard(path, continue_prompts(teacher.engine, [task] * size, chosen, draws))
+
+
 def make_shards(
-    target: Engine,
-    ends: frozenset[int],
+    teacher: Teacher,
     tokenizer: Tokenizer,
     rows: Sequence[Row],
     folder: Path,
@@ -104,12 +138,14 @@ def make_shards(
         ]
         if number % TEXT_EVERY == TEXT_EVERY - 1:
             examples = encode_examples(tokenizer, chosen, chat_fraction, MAX_PROMPT)
-            laws = laws_along(target, examples)
+            laws = laws_along(teacher.engine, examples)
             lessons = [Lesson(text, top) for text, top in zip(examples, laws, strict=True)]
         else:
             tasks, prompts = short_prompts(tokenizer, chosen, chat_fraction)
-            draws = draws_of(len(prompts), TEMPERATURE_MIX, ends, max_new, seed + number)
-            lessons = continue_prompts(target, tasks, prompts, draws)
+            draws = samplings_of(
+                len(prompts), TEMPERATURE_MIX, teacher.eos_ids, max_new, seed + number
+            )
+            lessons = continue_prompts(teacher.engine, tasks, prompts, draws)
         write_shard(path, lessons)
         made += sum(len(lesson.top.ids) for lesson in lessons)
     return made
@@ -124,7 +160,7 @@ def short_prompts(
     return [task for task, _ in kept], [tokens for _, tokens in kept]
 
 
-def draws_of(
+def samplings_of(
     count: int, temperatures: Sequence[float], ends: frozenset[int], max_new: int, seed: int = 0
 ) -> list[SamplingParams]:
     """How each of ``count`` texts is drawn: at the temperatures in turn, by a seed of its own."""

@@ -14,10 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from specrouter_dist.align.agreement import agreement, greedy_picks
 from specrouter_dist.align.config import AlignmentConfig
@@ -26,17 +24,14 @@ from specrouter_dist.align.forms import Form, form_of
 from specrouter_dist.align.generation import picks_along
 from specrouter_dist.align.samples import (
     MAX_PROMPT,
-    TEMPERATURE_MIX,
-    continue_prompts,
-    draws_of,
+    Teacher,
+    make_samples,
     own_texts,
-    write_shard,
+    samplings_of,
 )
 from specrouter_dist.align.students import put_back
 from specrouter_dist.align.training import Progress
-from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.factory import load_engine
-from specrouter_dist.engine.interface import Engine
 from specrouter_dist.errors import ConfigError, RequestError
 from specrouter_dist.pools.checks import MemberReport, check_pool
 from specrouter_dist.pools.loading import Pool
@@ -84,22 +79,6 @@ class TaskReport(BaseModel):
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """The target, as it is served."""
-
-    engine: Engine
-    num_ids: int
-    """That all members know."""
-    eos_ids: frozenset[int]
-
-    def draws(
-        self, count: int, temperatures: Sequence[float], config: AlignmentConfig, seed: int = 0
-    ) -> list[SamplingParams]:
-        """Of so many of its texts."""
-        return draws_of(count, temperatures, self.eos_ids, config.max_new_tokens, seed)
-
-
-@dataclass(frozen=True)
 class Aligner:
     """The models and folders of one alignment.
 
@@ -144,7 +123,7 @@ class Aligner:
             num_ids=report.num_ids,
             exact=self.pool.config.exact,
         )
-        teacher = Teacher(engine, report.num_ids, report.eos_ids)
+        teacher = Teacher(engine, report.eos_ids)
         return [self._align(name, own, teacher, forms[name]) for name, own in groups.items()]
 
     def _form(self, name: str) -> Form:
@@ -171,7 +150,7 @@ class Aligner:
         put_back(form.directory)
         drafter = form.begin()
         tasks = [task for task, own in stopping.items() for _ in own]
-        draws = teacher.draws(len(tasks), (0.0,), config)
+        draws = samplings_of(len(tasks), (0.0,), teacher.eos_ids, config.max_new_tokens)
         texts = own_texts(teacher.engine, tasks, [*chain(*stopping.values())], draws)
 
         def score() -> float:
@@ -195,7 +174,11 @@ class Aligner:
             patience=config.patience,
         )
         is_better = progress.best > before
-        _check_written(form, folder) if is_better else _remove(form)
+        if is_better:
+            _check_written(form, folder)
+        else:
+            # What is there is of another training: this one has written nothing.
+            shutil.rmtree(form.directory, ignore_errors=True)
         return TaskReport(
             task=name,
             num_prompts=len(learned),
@@ -209,12 +192,14 @@ class Aligner:
     def _compare(self, teacher: Teacher, reported: ByTask, form: Form | None) -> list[Comparison]:
         """``form``: what was written; None: nothing, the base drafter stays."""
         (base,) = (member for member in self.pool.config.models if member.name == self.base)
-        directory, num_ids = self.pool.directories[self.base], teacher.num_ids
-        first = load_engine(base, directory, num_ids=num_ids, exact=False)
+        num_ids = teacher.engine.info.vocab_size
+        first = load_engine(base, self.pool.directories[self.base], num_ids=num_ids, exact=False)
         second = first if form is None else form.engine(base, num_ids)
         found = []
         for (task, own), temperature in product(reported.items(), REPORTED_TEMPERATURES):
-            draws = teacher.draws(len(own), (temperature,), self.config)
+            draws = samplings_of(
+                len(own), (temperature,), teacher.eos_ids, self.config.max_new_tokens
+            )
             texts = own_texts(teacher.engine, [task] * len(own), own, draws)
             before, after = (
                 agreement(texts, picks_along(engine, texts, draws)) for engine in (first, second)
@@ -248,11 +233,6 @@ def _check_written(form: Form, folder: Path) -> None:
         )
 
 
-def _remove(form: Form) -> None:
-    """What is there is of another training: this one has written nothing."""
-    shutil.rmtree(form.directory, ignore_errors=True)
-
-
 def _split(prompts: ByTask, num_held_out: int) -> tuple[ByTask, ByTask, list[Tokens]]:
     """What stops the training and what is reported on, so many of each task, and what is learned
     from: of several tasks as many of each, in turn."""
@@ -262,26 +242,6 @@ def _split(prompts: ByTask, num_held_out: int) -> tuple[ByTask, ByTask, list[Tok
     )
     rest = [own[2 * num_held_out :] for own in prompts.values()]
     return stopping, reported, [*chain(*zip(*rest, strict=False))]
-
-
-def make_samples(
-    teacher: Teacher,
-    task: str,
-    prompts: Sequence[Tokens],
-    folder: Path,
-    config: AlignmentConfig,
-) -> None:
-    """Makes the shards that are missing of what the target writes after the task's prompts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in tqdm(range(config.shards), desc=f"{task}: samples", unit="shard"):
-        path = folder / f"{number:04d}.npz"
-        if path.exists():
-            continue
-        size = min(config.prompts_per_shard, len(prompts))
-        order = np.random.default_rng((config.seed, number))
-        chosen = [prompts[i] for i in order.choice(len(prompts), size, replace=False)]
-        draws = teacher.draws(size, TEMPERATURE_MIX, config, config.seed + number)
-        write_shard(path, continue_prompts(teacher.engine, [task] * size, chosen, draws))
 
 
 def _check_enough(task: str, num_prompts: int, longest: int, num_held_out: int) -> None:

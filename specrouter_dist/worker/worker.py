@@ -7,7 +7,7 @@ queue.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from specrouter_dist.links.control import (
     Cancel,
@@ -84,20 +84,9 @@ class Worker:
         others = [m for m in self._models[len(fronts) :] if not isinstance(m, AdapterHost)]
         self._turns = Turns([*fronts, *tiered.values()], others)
         self._readers = Readers(self._models, clock)
-        self._requests: Requests | None = None
-        if fronts:
-            self._requests = Requests(
-                fronts[0],
-                tiered,
-                self._chains,
-                self._outbox,
-                table,
-                make_ending,
-                self._touch,
-                lambda: self._observations,
-                self._readers.give_way,
-                clock,
-            )
+        self._requests = (
+            self._requests_of(fronts[0], tiered, table, make_ending) if fronts else None
+        )
         self._inbox = Inbox(
             hub.address.worker,
             self._chains,
@@ -109,6 +98,26 @@ class Worker:
             clock,
         )
         self._thread = threading.Thread(target=self._run, name=f"engine-{hub.address.worker}")
+
+    def _requests_of(
+        self,
+        target: ModelHost,
+        tiered: Mapping[str, ModelHost],
+        table: PlanTable,
+        make_ending: Callable[[Submit], Ending],
+    ) -> Requests:
+        return Requests(
+            target,
+            tiered,
+            self._chains,
+            self._outbox,
+            table,
+            make_ending,
+            self._touch,
+            lambda: self._observations,
+            self._readers.give_way,
+            self._clock,
+        )
 
     # -- from other threads --------------------------------------------------------------------
 

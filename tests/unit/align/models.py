@@ -56,8 +56,13 @@ def tiny_target(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
 
 
 def engine_of(model: LlamaForCausalLM, directory: Path, **settings: int) -> FastEngine:
-    """The model as it is served, in float32."""
+    """The model, written to that directory, as it is served."""
     model.save_pretrained(directory)
+    return served(directory, **settings)
+
+
+def served(directory: Path, **settings: int) -> FastEngine:
+    """The model in that directory in its engine, in float32."""
     sizes = {"context_tokens": None, "kv_tokens": 2048, "max_sessions": 8, "num_ids": None}
     given: dict[str, Any] = sizes | settings
     return FastEngine.load(directory, dtype=Dtype.FP32, device="cpu", exact=True, **given)

@@ -12,7 +12,7 @@ from specrouter_dist.align.agreement import agreement, greedy_picks
 from specrouter_dist.align.config import StudentConfig
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.generation import picks_along
-from specrouter_dist.align.samples import draws_of, own_texts
+from specrouter_dist.align.samples import own_texts, samplings_of
 from specrouter_dist.align.students import cut_student
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Engine
@@ -28,7 +28,7 @@ def model(tmp_path: Path) -> Engine:
 
 
 def draws(temperature: float, max_new: int = 10) -> list[SamplingParams]:
-    return draws_of(len(PROMPTS), (temperature,), frozenset({0}), max_new)
+    return samplings_of(len(PROMPTS), (temperature,), frozenset({0}), max_new)
 
 
 def texts_of(model: Engine, draws: Sequence[SamplingParams]) -> list[Example]:

@@ -11,7 +11,7 @@ import torch
 
 from specrouter_dist.align.data import Example
 from specrouter_dist.align.generation import Continuation, TopK, laws_along, write
-from specrouter_dist.align.samples import Lesson, draws_of, read_shard, write_shard
+from specrouter_dist.align.samples import Lesson, read_shard, samplings_of, write_shard
 from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Engine
 from specrouter_dist.errors import NoRoomError
@@ -35,7 +35,7 @@ def written(
     max_new: int = 12,
     seed: int = 0,
 ) -> list[Continuation]:
-    return write(engine, PROMPTS, draws_of(len(PROMPTS), temperatures, ends, max_new, seed))
+    return write(engine, PROMPTS, samplings_of(len(PROMPTS), temperatures, ends, max_new, seed))
 
 
 def test_greedy_texts_and_their_laws_are_those_of_transformers(engine: Engine) -> None:

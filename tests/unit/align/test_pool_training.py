@@ -147,11 +147,9 @@ def test_nothing_of_dev_is_trained_on(
         seen.extend(tokenizer.decode(example.tokens) for example in train)
         return train_target(model, shape, train, *rest)
 
-    def watch_samples(
-        target: Any, ends: Any, tokenizer: Any, rows: Any, *rest: Any, **named: Any
-    ) -> int:
+    def watch_samples(teacher: Any, tokenizer: Any, rows: Any, *rest: Any, **named: Any) -> int:
         seen.extend(row.prompt + row.completion for row in rows)
-        return make_shards(target, ends, tokenizer, rows, *rest, **named)
+        return make_shards(teacher, tokenizer, rows, *rest, **named)
 
     monkeypatch.setattr(pool_training, "train_target", watch_target)
     monkeypatch.setattr(pool_training, "make_shards", watch_samples)

@@ -5,7 +5,6 @@ import os
 import shutil
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,14 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from specrouter_dist.align.config import AlignmentConfig, DistillationConfig, OptimizerConfig
 from specrouter_dist.align.forms import FullCopy
-from specrouter_dist.align.samples import read_lessons
+from specrouter_dist.align.samples import Teacher, make_samples, read_lessons
 from specrouter_dist.align.students import load_model, replacing
-from specrouter_dist.align.task_drafters import POOLED, Aligner, Teacher, make_samples
+from specrouter_dist.align.task_drafters import POOLED, Aligner
 from specrouter_dist.align.training import Trainer
-from specrouter_dist.config import Dtype
-from specrouter_dist.engine.fast import FastEngine
 from specrouter_dist.errors import ConfigError, RequestError
-from tests.unit.align.models import aligner_of
+from tests.unit.align.models import aligner_of, served
 
 CONFIG = AlignmentConfig(
     shards=2,
@@ -35,13 +32,6 @@ CONFIG = AlignmentConfig(
         ),
     ),
 )
-
-ROOM: dict[str, Any] = {
-    "context_tokens": None,
-    "kv_tokens": 2048,
-    "max_sessions": 8,
-    "num_ids": None,
-}
 
 
 class Killed(Exception):
@@ -223,11 +213,7 @@ def test_prompts_and_texts_stay_within_a_short_context(
 def test_samples_of_many_shards_take_the_memory_of_one(
     members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
-    teacher = Teacher(
-        FastEngine.load(members["target"], dtype=Dtype.FP32, device="cpu", exact=True, **ROOM),
-        num_ids=64,
-        eos_ids=frozenset(),
-    )
+    teacher = Teacher(served(members["target"]), eos_ids=frozenset())
 
     def peak_bytes(num_shards: int) -> int:
         config = CONFIG.model_copy(update={"shards": num_shards, "max_new_tokens": 64})

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.statistics import ratio_interval
 from benchmarks.task_agreement import Hits, Models, count_hits, measure, summarise
 from benchmarks.told_prompts import ToldPrompt
+from specrouter_dist.align.samples import Teacher
 from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from tests.unit.align.models import engine_of, tiny_target
 
@@ -26,7 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     target, stranger, other, same = (
         engine_of(tiny_target(64, seed), folder / str(i)) for i, seed in enumerate((0, 1, 2, 0))
     )
-    return Models(target, frozenset({0}), stranger, control=other, of_task={"def": same})
+    return Models(Teacher(target, frozenset({0})), stranger, control=other, of_task={"def": same})
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
