@@ -1,7 +1,8 @@
 // The decoder of the Llama family on CPUs: a whole forward, or a run of drafts, as one call.
 //
-// Everything is float32 but the weights. Every row's arithmetic is the same whatever else is
-// computed with it, so a row's result is a function of its session's tokens alone.
+// Everything is float32 but what linear layers of bfloat16 weights multiply (matrix.h). Every row's
+// arithmetic is the same whatever else is computed with it, so a row's result is a function of its
+// session's tokens alone.
 #include "forward.h"
 
 using namespace specrouter;
@@ -23,6 +24,9 @@ bool runs_here() {
 #ifdef __AVX512VBMI__
   found &= __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
 #endif
+#ifdef __AVX512VNNI__
+  found &= __builtin_cpu_supports("avx512vnni") != 0;
+#endif
   return found;
 }
 
@@ -32,7 +36,7 @@ extern "C" {
 
 // Sizes of what is handed over; a library of others must not be called.
 uint64_t specrouter_layout() {
-  uint64_t layout = kPageTokens;
+  uint64_t layout = kPageTokens * kBlockIns;
   for (const size_t size :
        {sizeof(Model), sizeof(Layer), sizeof(Batch), sizeof(Part), sizeof(Draws), sizeof(Adapter)})
     layout = layout * 509 + size;

@@ -61,7 +61,7 @@ struct Forward {
   template <bool Add>
   void linear(int64_t i, const Matrix& matrix, LowRank Adapter::* term, Rows rows,
               Range panels) const {
-    project<Add>(m.is_bfloat16, matrix, rows, batch.num_rows, panels);
+    project<Add>(matrix, rows, batch.num_rows, panels);
     adapt(batch, i, term, rows, panels);
   }
 };
@@ -72,7 +72,7 @@ inline void read_logits(const Model& m, const float* hidden, const int32_t* rows
   norm_rows(m, hidden, m.last_norm, normed, share_of_rows(num_rows, index, size), rows);
   team.meet(size);
   const Rows in{normed, m.hidden, logits, m.head.num_outs};
-  project<false>(m.is_bfloat16, m.head, in, num_rows, share(m.head.num_panels(), index, size));
+  project<false>(m.head, in, num_rows, share(m.head.num_panels(), index, size));
   team.meet(size);
 }
 

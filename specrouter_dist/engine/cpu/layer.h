@@ -78,10 +78,15 @@ struct Rows {
 
 // Panels of y = x W^T + b, or of y += x W^T + b.
 template <bool Add>
-inline void project(bool is_bfloat16, const Matrix& matrix, Rows rows, int64_t num_rows,
-                    Range panels) {
-  const auto run = is_bfloat16 ? multiply_panels<BFloat16, Add> : multiply_panels<Float32, Add>;
-  run(matrix, panels.first, panels.stop, rows.x, rows.x_stride, rows.y, rows.y_stride, num_rows);
+inline void project(const Matrix& matrix, Rows rows, int64_t num_rows, Range panels) {
+  const auto run = [&](auto in) {
+    multiply_panels<Add>(matrix, panels.first, panels.stop, in, rows.y, rows.y_stride, num_rows);
+  };
+  const FloatRows in{rows.x, rows.x_stride};
+  if (matrix.scales)
+    run(fix_rows(in, num_rows, matrix.num_ins, matrix.input_limit));
+  else
+    run(in);
 }
 
 // The same panels of what adapters add to the rows of their sessions.
@@ -96,10 +101,10 @@ inline void adapt(const Batch& batch, int64_t layer, LowRank Adapter::* which, R
     const int64_t rank = term.down.num_outs;
     narrow.resize(std::max<size_t>(narrow.size(), part.num_rows * rank));
     const float* x = rows.x + part.first_row * rows.x_stride;
-    project<false>(false, term.down, {x, rows.x_stride, narrow.data(), rank}, part.num_rows,
+    project<false>(term.down, {x, rows.x_stride, narrow.data(), rank}, part.num_rows,
                    {0, term.down.num_panels()});
     float* y = rows.y + part.first_row * rows.y_stride;
-    project<true>(false, term.up, {narrow.data(), rank, y, rows.y_stride}, part.num_rows, panels);
+    project<true>(term.up, {narrow.data(), rank, y, rows.y_stride}, part.num_rows, panels);
   }
 }
 

@@ -20,12 +20,18 @@ _logger = logging.getLogger(__name__)
 _MODULE = "specrouter_dist.engine.cpu._decoder"
 
 
+BLOCK_INS = 64
+"""Inputs whose products are added in whole numbers."""
+
+
 class Matrix(Structure):
     _fields_: ClassVar = [
         ("panels", c_void_p),
         ("bias", c_void_p),
+        ("scales", c_void_p),
         ("num_ins", c_int64),
         ("num_outs", c_int64),
+        ("input_limit", c_float),
     ]
 
 
@@ -115,7 +121,7 @@ def dice_of(dice: decoder.Dice) -> Dice:
 
 def layout() -> int:
     """As decoder.cpp has it: sizes of all that is handed over."""
-    found = PAGE_TOKENS
+    found = PAGE_TOKENS * BLOCK_INS
     for structure in (Model, Layer, Batch, Rows, Draws, Adapter):
         found = found * 509 + ctypes.sizeof(structure)
     return found % 2**64

@@ -1,13 +1,14 @@
 // y = x W^T over weights packed once, with an order of additions that no other row changes.
 //
-// Outputs lie in panels of 32, within a panel input by input. Every output is one chain of fused
-// multiply-adds over the inputs in order, whatever rows are computed with it and on however many
-// threads: so exact mode costs nothing here. One thread reads its panels as one stream.
+// Outputs lie in panels of 32, within a panel input by input. Every output is one chain of
+// additions over the inputs in order (of floats; of blocks whose sums are exact), whatever rows are
+// computed with it and on however many threads: so exact mode costs nothing here. One thread reads
+// its panels as one stream.
 #pragma once
 
 #include <algorithm>
 
-#include "vector.h"
+#include "fixed.h"
 
 namespace specrouter {
 
@@ -18,59 +19,78 @@ constexpr int kRowsAtOnce = 8;
 #else
 constexpr int kRowsAtOnce = 2;
 #endif
+constexpr int64_t kCellBytes = kPanel * sizeof(float);
 constexpr int64_t kCachedBytes = 1 << 19;
-// Weights are asked for so far ahead of their use. Measured for blocks of 8 rows, one thread: 2.9
-// ms without, 2.5 at 1,024, 2.2 at 2,048, 1.9 here and at 8,192.
-constexpr int64_t kAheadBytes = 6144;
+// Weights are asked for so far ahead of their use: the best of 1 to 12 KiB, for one row and eight.
+constexpr int64_t kAheadBytes = 2048;
 
+// Weights are float32, or whole numbers times a power of two of their own for each output. Those of
+// `bfloat16` that are at least a 32nd of their output's largest are such numbers; the others are
+// rounded (packing.py).
 struct Matrix {
-  const void* panels;  // [ceil(num_outs / 32)][num_ins] cells of 32 weights
-  const float* bias;   // [num_outs], or null
+  const void* panels;   // [ceil(num_outs / 32)] of [num_ins] cells of 32 floats, or of
+                        // [ceil(num_ins / 2)] cells of 32 pairs
+  const float* bias;    // [num_outs], or null
+  const float* scales;  // [num_panels * 32] of whole numbers; null: floats
   int64_t num_ins;
   int64_t num_outs;
+  float input_limit;  // whole inputs up to this one have products that 32 bits hold
 
   int64_t num_panels() const { return (num_outs + kPanel - 1) / kPanel; }
-};
-
-// Two bfloat16 to a word: output i in the low half, output i + 16 in the high one, so that both
-// become floats by one operation.
-struct BFloat16 {
-  static constexpr int kCellBytes = kPanel * 2;
-  static void read(const char* cell, Vector& low, Vector& high) {
-    const Words words = *reinterpret_cast<const Words*>(cell);
-    const Words shifted = words << 16, masked = words & 0xffff0000u;
-    std::memcpy(&low, &shifted, sizeof low);
-    std::memcpy(&high, &masked, sizeof high);
+  int64_t num_cells() const { return scales ? (num_ins + 1) / 2 : num_ins; }
+  const char* cells(int64_t panel) const {
+    return static_cast<const char*>(panels) + panel * num_cells() * kCellBytes;
   }
 };
 
-struct Float32 {
-  static constexpr int kCellBytes = kPanel * 4;
-  static void read(const char* cell, Vector& low, Vector& high) {
-    low = load(reinterpret_cast<const float*>(cell));
-    high = load(reinterpret_cast<const float*>(cell) + kLanes);
+// The same cell of neighbouring panels.
+template <typename Numbers, int Vectors>
+inline void read(const char* cell, int64_t panel_bytes, Numbers (&weights)[Vectors]) {
+  for (int v = 0; v < Vectors; ++v) {
+    const char* half = cell + v / 2 * panel_bytes + v % 2 * sizeof(Numbers);
+    if (v % 2 == 0) __builtin_prefetch(half + kAheadBytes, 0, 2);
+    std::memcpy(&weights[v], half, sizeof(Numbers));
   }
-};
+}
 
-// `Panels` neighbouring panels of `Rows` rows.
-template <typename Weight, int Rows, int Panels>
-inline void multiply(const Matrix& matrix, int64_t panel, const float* x, int64_t x_stride,
-                     Vector (&sums)[Rows][2 * Panels]) {
-  const int64_t panel_bytes = matrix.num_ins * Weight::kCellBytes;
-  const char* cells = static_cast<const char*>(matrix.panels) + panel * panel_bytes;
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < 2 * Panels; ++v) sums[r][v] = Vector{};
+// `Vectors` times sixteen outputs of `Rows` rows.
+template <int Rows, int Vectors>
+inline void multiply(const Matrix& matrix, int64_t panel, FloatRows in,
+                     Vector (&sums)[Rows][Vectors]) {
+  const char* cells = matrix.cells(panel);
   for (int64_t k = 0; k < matrix.num_ins; ++k) {
-    Vector weights[2 * Panels];
-    for (int p = 0; p < Panels; ++p) {
-      const char* cell = cells + p * panel_bytes + k * Weight::kCellBytes;
-      __builtin_prefetch(cell + kAheadBytes, 0, 2);
-      Weight::read(cell, weights[2 * p], weights[2 * p + 1]);
-    }
+    Vector weights[Vectors];
+    read(cells + k * kCellBytes, matrix.num_ins * kCellBytes, weights);
     for (int r = 0; r < Rows; ++r) {
-      const Vector factor = broadcast(x[r * x_stride + k]);
-      for (int v = 0; v < 2 * Panels; ++v) sums[r][v] += factor * weights[v];
+      const Vector factor = broadcast(in.x[r * in.stride + k]);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] += factor * weights[v];
     }
+  }
+}
+
+template <int Rows, int Vectors>
+inline void multiply(const Matrix& matrix, int64_t panel, FixedRows in,
+                     Vector (&sums)[Rows][Vectors]) {
+  const int64_t num_cells = matrix.num_cells();
+  const char* cell = matrix.cells(panel);
+  for (int64_t b = 0; b < in.num_blocks; ++b) {
+    Ints products[Rows][Vectors] = {};
+    const int64_t count = std::min(kBlockWords, num_cells - b * kBlockWords);
+    for (int64_t i = 0; i < count; ++i, cell += kCellBytes) {
+      Ints weights[Vectors];
+      read(cell, num_cells * kCellBytes, weights);
+      for (int r = 0; r < Rows; ++r) {
+        const Ints factor = in.block(r, b)[i] - Ints{};
+        for (int v = 0; v < Vectors; ++v) add_products(products[r][v], weights[v], factor);
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < Vectors; ++v)
+        sums[r][v] += __builtin_convertvector(products[r][v], Vector) * in.scale(r, b);
+  }
+  for (int v = 0; v < Vectors; ++v) {
+    const Vector scales = load(matrix.scales + panel * kPanel + v * kLanes);
+    for (int r = 0; r < Rows; ++r) sums[r][v] *= scales;
   }
 }
 
@@ -91,23 +111,23 @@ inline void put(const Matrix& matrix, int64_t first, Vector sums, float* y) {
   }
 }
 
-template <typename Weight, bool Add, int Rows, int Panels>
-inline void multiply_block(const Matrix& matrix, int64_t panel, const float* x, int64_t x_stride,
-                           float* y, int64_t y_stride) {
-  Vector sums[Rows][2 * Panels];
-  multiply<Weight, Rows, Panels>(matrix, panel, x, x_stride, sums);
+template <bool Add, int Rows, int Panels, typename Inputs>
+inline void multiply_block(const Matrix& matrix, int64_t panel, Inputs in, float* y,
+                           int64_t y_stride) {
+  Vector sums[Rows][2 * Panels] = {};
+  multiply(matrix, panel, in, sums);
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < 2 * Panels; ++v)
       put<Add>(matrix, panel * kPanel + v * kLanes, sums[r][v], y + r * y_stride);
 }
 
-template <typename Weight, bool Add, int Panels>
-inline void multiply_rows(const Matrix& matrix, int64_t panel, const float* x, int64_t x_stride,
-                          float* y, int64_t y_stride, int64_t num_rows) {
+template <bool Add, typename Inputs>
+inline void multiply_rows(const Matrix& matrix, int64_t panel, Inputs in, float* y,
+                          int64_t y_stride, int64_t num_rows) {
   switch (num_rows) {
 #define ROWS(n) \
   case n:       \
-    return multiply_block<Weight, Add, n, Panels>(matrix, panel, x, x_stride, y, y_stride)
+    return multiply_block<Add, n, 1>(matrix, panel, in, y, y_stride)
     ROWS(1);
     ROWS(2);
     ROWS(3);
@@ -121,30 +141,28 @@ inline void multiply_rows(const Matrix& matrix, int64_t panel, const float* x, i
 }
 
 // Panels [first, stop) of y = x W^T + b, or of y += x W^T + b, for up to kRowsAtOnce rows.
-template <typename Weight, bool Add>
-void multiply_few(const Matrix& matrix, int64_t first, int64_t stop, const float* x,
-                  int64_t x_stride, float* y, int64_t y_stride, int64_t num_rows) {
-  // Few rows: two panels at once, or one sum would wait for the other.
+template <bool Add, typename Inputs>
+void multiply_few(const Matrix& matrix, int64_t first, int64_t stop, Inputs in, float* y,
+                  int64_t y_stride, int64_t num_rows) {
+  // Of one row two panels at once, or one sum would wait for the other.
   int64_t panel = first;
-  if (num_rows <= kRowsAtOnce / 2)
-    for (; panel + 1 < stop; panel += 2)
-      multiply_rows<Weight, Add, 2>(matrix, panel, x, x_stride, y, y_stride, num_rows);
-  for (; panel < stop; ++panel)
-    multiply_rows<Weight, Add, 1>(matrix, panel, x, x_stride, y, y_stride, num_rows);
+  if (num_rows == 1)
+    for (; panel + 1 < stop; panel += 2) multiply_block<Add, 1, 2>(matrix, panel, in, y, y_stride);
+  for (; panel < stop; ++panel) multiply_rows<Add>(matrix, panel, in, y, y_stride, num_rows);
 }
 
 // The same for any number of rows. So many panels as the second cache holds are read for all of
 // them; the few rows that are multiplied at once stay in the first.
-template <typename Weight, bool Add>
-void multiply_panels(const Matrix& matrix, int64_t first, int64_t stop, const float* x,
-                     int64_t x_stride, float* y, int64_t y_stride, int64_t num_rows) {
-  const int64_t panel_bytes = matrix.num_ins * Weight::kCellBytes;
+template <bool Add, typename Inputs>
+void multiply_panels(const Matrix& matrix, int64_t first, int64_t stop, Inputs in, float* y,
+                     int64_t y_stride, int64_t num_rows) {
+  const int64_t panel_bytes = matrix.num_cells() * kCellBytes;
   const int64_t group = std::max<int64_t>(2, kCachedBytes / panel_bytes / 2 * 2);
   for (int64_t begin = first; begin < stop; begin += group)
     for (int64_t row = 0; row < num_rows; row += kRowsAtOnce)
-      multiply_few<Weight, Add>(matrix, begin, std::min(begin + group, stop), x + row * x_stride,
-                                x_stride, y + row * y_stride, y_stride,
-                                std::min<int64_t>(kRowsAtOnce, num_rows - row));
+      multiply_few<Add>(matrix, begin, std::min(begin + group, stop), in.from(row),
+                        y + row * y_stride, y_stride,
+                        std::min<int64_t>(kRowsAtOnce, num_rows - row));
 }
 
 }  // namespace specrouter

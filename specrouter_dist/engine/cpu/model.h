@@ -29,9 +29,9 @@ struct Layer {
 struct Model {
   int64_t num_layers, hidden, num_heads, num_kv_heads, head_dim;
   int64_t intermediate;  // of gates, and of ups behind them: whole panels
-  int64_t is_bfloat16;   // the weights; else float32
+  int64_t is_bfloat16;   // the embedding; else float32
   float norm_eps;
-  const void* embedding;   // [ids][hidden], in the weights' dtype
+  const void* embedding;   // [ids][hidden]
   const float* rotations;  // [positions][head_dim / 2] pairs of cosine and sine
   const float* last_norm;
   Matrix head;

@@ -6,45 +6,87 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specrouter_dist.engine.cpu.library import Matrix
+from specrouter_dist.engine.cpu.library import BLOCK_INS, Matrix
 
 PANEL_OUTS = 32
 """Outputs that are computed side by side."""
 _LANES = PANEL_OUTS // 2
+_WEIGHT_BITS = 13
+"""Beside the sign, of whole weights."""
+_MOST_INPUT = 2**15 - 1
+_MOST_SUM = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """A linear layer: panels of outputs, within a panel input by input."""
+    """A linear layer: panels of outputs, within a panel input by input.
+
+    Attributes:
+        panels: float32 ``[panels, num_ins, 2, 16]``, or int16 ``[panels, pairs of inputs, 2, 16,
+            2]``.
+        scales: of whole weights, for each output of the panels.
+        input_limit: up to which whole inputs may go.
+    """
 
     panels: Tensor
     bias: Tensor | None
+    scales: Tensor | None
     num_ins: int
     num_outs: int
+    input_limit: int
 
     @property
     def num_bytes(self) -> int:
         """As held in memory."""
-        return self.panels.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        tensors = (self.panels, self.bias, self.scales)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def matrix(self) -> Matrix:
         """For a call; valid while this is."""
-        bias = None if self.bias is None else self.bias.data_ptr()
-        return Matrix(self.panels.data_ptr(), bias, self.num_ins, self.num_outs)
+        bias, scales = (
+            None if tensor is None else tensor.data_ptr() for tensor in (self.bias, self.scales)
+        )
+        return Matrix(
+            self.panels.data_ptr(), bias, scales, self.num_ins, self.num_outs, self.input_limit
+        )
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:
     """
     Args:
-        weight: float32 or bfloat16 ``[out_features, in_features]``.
+        weight: float32, or bfloat16, which becomes whole numbers, ``[out_features, in_features]``.
         bias: ``[out_features]`` or None.
     """
     num_outs, num_ins = weight.shape
-    cells = F.pad(weight, (0, 0, 0, -num_outs % PANEL_OUTS)).view(-1, 2, _LANES, num_ins)
-    # Two bfloat16 make a word: output i of a panel and output i + 16.
-    order = (0, 3, 2, 1) if weight.dtype == torch.bfloat16 else (0, 3, 1, 2)
     fused = None if bias is None else bias.float().contiguous()
-    return PackedLinear(cells.permute(order).contiguous(), fused, num_ins, num_outs)
+    cells = F.pad(weight, (0, 0, 0, -num_outs % PANEL_OUTS))
+    if weight.dtype == torch.float32:
+        panels = cells.view(-1, 2, _LANES, num_ins).permute(0, 3, 1, 2).contiguous()
+        return PackedLinear(panels, fused, None, num_ins, num_outs, 0)
+    whole, scales = _whole(cells)
+    pairs = F.pad(whole, (0, num_ins % 2)).view(-1, 2, _LANES, -(-num_ins // 2), 2)
+    panels = pairs.permute(0, 3, 1, 2, 4).contiguous()
+    return PackedLinear(panels, fused, scales, num_ins, num_outs, _input_limit(whole))
+
+
+def _whole(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int16 weights, and float32 powers of two that they are multiples of, one per output.
+
+    A bfloat16 number has eight bits, so those that are at least a 32nd of the largest stay what
+    they are; others are rounded. An output that has a weight that is no number has such a scale.
+    """
+    weight = weight.float()
+    largest = weight.abs().amax(1)
+    exponents = torch.frexp(largest).exponent - _WEIGHT_BITS
+    scales = torch.ldexp(torch.where(largest.isfinite(), 1.0, torch.nan), exponents)
+    return (weight / scales[:, None]).round_().nan_to_num_(0.0).short(), scales
+
+
+def _input_limit(whole: Tensor) -> int:
+    """Of inputs up to which a block's sum of products fits into 32 bits."""
+    sizes = F.pad(whole.abs().float(), (0, -whole.shape[1] % BLOCK_INS))
+    largest = sizes.view(len(whole), -1, BLOCK_INS).sum(2).amax().item()
+    return min(_MOST_INPUT, _MOST_SUM // max(1, int(largest)))
 
 
 def whole_panels(num_outs: int) -> int:

@@ -15,7 +15,6 @@ from specrouter_dist.config import Dtype, SamplingParams
 from specrouter_dist.engine.cpu import library
 from specrouter_dist.engine.cpu.decoder import CompiledDecoder
 from specrouter_dist.engine.cpu.library import Library, find_library
-from specrouter_dist.engine.cpu.packing import pack_linear, pad_halves
 from specrouter_dist.engine.decoder import Run
 from specrouter_dist.engine.eager import EagerDecoder
 from specrouter_dist.engine.fast import FastEngine
@@ -114,22 +113,6 @@ def test_threads_come_and_go(saved: Path, dtype: Dtype) -> None:
     alone = all_logits(engine, 1)
     for num_threads in (2, 5, 1, 3, 2, 5) * 3:
         assert torch.equal(all_logits(engine, num_threads), alone)
-
-
-def test_bfloat16_weights_are_two_to_a_word() -> None:
-    weight = torch.arange(40 * 3).view(40, 3).bfloat16()
-    panels = pack_linear(weight, None).panels
-    assert panels.shape == (2, 3, 16, 2)
-    assert torch.equal(panels[0, 1], torch.stack([weight[:16, 1], weight[16:32, 1]], dim=1))
-    assert torch.equal(panels[1, 2, :8, 0], weight[32:, 2]) and not panels[1, :, 8:].any()
-
-
-def test_gates_and_ups_fill_whole_panels() -> None:
-    weight = torch.arange(1.0, 81.0).view(80, 1)
-    padded = pad_halves(weight)
-    assert padded.shape == (128, 1)
-    assert torch.equal(padded[64:104], weight[40:]) and not padded[40:64].any()
-    assert torch.equal(pad_halves(weight[:, 0]), padded[:, 0])
 
 
 SAMPLINGS = [
