@@ -50,7 +50,7 @@ int64_t specrouter_runs_here() { return runs_here(); }
 int64_t specrouter_has_heads(int64_t head_dim) { return attend_of<1>(head_dim) != nullptr; }
 
 int64_t specrouter_scratch_floats(const Model* m, int64_t num_rows) {
-  return num_rows * (m->hidden + qkv_width(*m) + m->num_heads * m->head_dim + 2 * m->intermediate);
+  return num_rows * (qkv_width(*m) + m->num_heads * m->head_dim + 2 * m->intermediate);
 }
 
 void specrouter_forward(const Model* m, const Batch* batch, int64_t num_threads) {
@@ -59,14 +59,13 @@ void specrouter_forward(const Model* m, const Batch* batch, int64_t num_threads)
   team.run(size, [&](int index) { Forward{*m, *batch, scratch, index, size}.run(); });
 }
 
-// Logits [num_rows][head.num_outs] of some rows of the residual stream; `normed` has room for as
-// many.
+// Logits [num_rows][head.num_outs] of some rows of the residual stream.
 void specrouter_logits(const Model* m, const float* hidden, const int32_t* rows, int64_t num_rows,
-                       float* normed, float* logits, int64_t num_threads) {
+                       float* logits, int64_t num_threads) {
   const int size = static_cast<int>(num_threads);
   team.run(size, [&](int index) {
     const Flushing flushing;
-    read_logits(*m, hidden, rows, num_rows, normed, logits, index, size);
+    read_logits(*m, hidden, rows, num_rows, logits, index, size);
   });
 }
 

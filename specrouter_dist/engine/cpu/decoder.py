@@ -134,7 +134,6 @@ class CompiledDecoder:
             hidden.data_ptr(),
             index.buffer_info()[0],
             len(rows),
-            self._room.scratch_address,
             logits.data_ptr(),
             torch.get_num_threads(),
         )

@@ -17,63 +17,62 @@ struct Forward {
 
   void run() const {
     const Flushing flushing;
-    const Range rows = share_of_rows(batch.num_rows, index, size);
-    embed(m, batch, rows);
+    embed(m, batch, share(batch.num_rows, index, size));
+    team.meet(index, size);
     const int64_t layer_floats = batch.cache_rows * 2 * m.num_kv_heads * m.head_dim;
     for (int64_t i = 0; i < m.num_layers; ++i) {
       const Layer& layer = m.layers[i];
       const Cache cache{batch.cache + i * layer_floats, m.num_kv_heads, m.head_dim};
-      if (layer.attention_norm) attention(i, layer, cache, rows);
-      if (layer.mlp_norm) mlp(i, layer, rows);
+      if (layer.attention_norm) attention(i, layer, cache);
+      if (layer.mlp_norm) mlp(i, layer);
     }
   }
 
-  void attention(int64_t i, const Layer& layer, const Cache& cache, Range rows) const {
-    norm_rows(m, batch.hidden, layer.attention_norm, scratch.normed, rows);
-    team.meet(size);
-    const Rows in{scratch.normed, m.hidden, scratch.qkv, qkv_width(m)};
-    linear<false>(i, layer.qkv, &Adapter::qkv, in, share(layer.qkv.num_panels(), index, size));
-    team.meet(size);
-    place_rows(m, layer, batch, cache, scratch.qkv, rows);
-    team.meet(size);
-    attend_heads(m, batch, cache, scratch, index, size);
-    team.meet(size);
-    const Rows out{scratch.mixed, m.num_heads * m.head_dim, batch.hidden, m.hidden};
-    linear<true>(i, layer.out, &Adapter::out, out, share(layer.out.num_panels(), index, size));
-    team.meet(size);
+  void attention(int64_t i, const Layer& layer, const Cache& cache) const {
+    const FloatRows normed = normed_rows(m, batch.hidden, layer.attention_norm, batch.num_rows);
+    linear<false>(i, layer.qkv, &Adapter::qkv, normed, {scratch.qkv, qkv_width(m)},
+                  {share(layer.qkv.num_panels(), index, size)});
+    team.meet(index, size);
+    const Range heads = share(m.num_kv_heads, index, size);
+    place_heads(m, layer, batch, cache, scratch.qkv, heads);
+    // Whose heads are as many as the others' goes on with them without waiting.
+    const bool is_even = m.num_kv_heads % size == 0;
+    if (!is_even) team.meet(index, size);
+    attend_heads(m, batch, cache, scratch, is_even ? &heads : nullptr, index, size);
+    team.meet(index, size);
+    linear<true>(i, layer.out, &Adapter::out, {scratch.mixed, m.num_heads * m.head_dim},
+                 {batch.hidden, m.hidden}, {share(layer.out.num_panels(), index, size)});
+    team.meet(index, size);
   }
 
-  void mlp(int64_t i, const Layer& layer, Range rows) const {
-    norm_rows(m, batch.hidden, layer.mlp_norm, scratch.normed, rows);
-    team.meet(size);
-    const Rows in{scratch.normed, m.hidden, scratch.wide, 2 * m.intermediate};
-    const int64_t half = m.intermediate / kPanel;
+  void mlp(int64_t i, const Layer& layer) const {
+    const FloatRows normed = normed_rows(m, batch.hidden, layer.mlp_norm, batch.num_rows);
+    const int64_t half = m.intermediate / kPanel, width = 2 * m.intermediate;
     const Range gates = share(half, index, size);
-    linear<false>(i, layer.gate_up, &Adapter::gate_up, in, gates);
-    linear<false>(i, layer.gate_up, &Adapter::gate_up, in, {gates.first + half, gates.stop + half});
+    linear<false>(i, layer.gate_up, &Adapter::gate_up, normed, {scratch.wide, width},
+                  {gates, {gates.first + half, gates.stop + half}});
     gate(m, scratch.wide, batch.num_rows, gates);
-    team.meet(size);
-    const Rows out{scratch.wide, 2 * m.intermediate, batch.hidden, m.hidden};
-    linear<true>(i, layer.down, &Adapter::down, out, share(layer.down.num_panels(), index, size));
-    team.meet(size);
+    team.meet(index, size);
+    linear<true>(i, layer.down, &Adapter::down, {scratch.wide, width}, {batch.hidden, m.hidden},
+                 {share(layer.down.num_panels(), index, size)});
+    team.meet(index, size);
   }
 
-  template <bool Add>
-  void linear(int64_t i, const Matrix& matrix, LowRank Adapter::* term, Rows rows,
-              Range panels) const {
-    project<Add>(matrix, rows, batch.num_rows, panels);
-    adapt(batch, i, term, rows, panels);
+  template <bool Add, size_t N>
+  void linear(int64_t i, const Matrix& matrix, LowRank Adapter::* term, FloatRows in, Outputs out,
+              const Range (&panels)[N]) const {
+    project<Add>(matrix, in, out, batch.num_rows, panels);
+    adapt(batch, i, term, in, out, panels);
   }
 };
 
 // Logits of some rows of the residual stream, by all threads of a team.
 inline void read_logits(const Model& m, const float* hidden, const int32_t* rows, int64_t num_rows,
-                        float* normed, float* logits, int index, int size) {
-  norm_rows(m, hidden, m.last_norm, normed, share_of_rows(num_rows, index, size), rows);
-  team.meet(size);
-  const Rows in{normed, m.hidden, logits, m.head.num_outs};
-  project<false>(m.head, in, num_rows, share(m.head.num_panels(), index, size));
-  team.meet(size);
+                        float* logits, int index, int size) {
+  const FloatRows normed = normed_rows(m, hidden, m.last_norm, num_rows, rows);
+  project<false>(m.head, normed, {logits, m.head.num_outs}, num_rows,
+                 {share(m.head.num_panels(), index, size)});
+  team.meet(index, size);
 }
 
 // A row of a forward behind which a session's token is drawn.
@@ -82,18 +81,17 @@ struct Pick {
 };
 
 inline void draw(const Model& m, const Batch& batch, const Draws* draws,
-                 const std::vector<Pick>& picks, const Scratch& scratch, float* logits, int index,
-                 int size) {
+                 const std::vector<Pick>& picks, float* logits, int index, int size) {
   std::vector<int32_t> rows;
   for (const Pick& pick : picks) rows.push_back(static_cast<int32_t>(pick.row));
   const int64_t count = static_cast<int64_t>(rows.size()), width = m.head.num_outs;
-  read_logits(m, batch.hidden, rows.data(), count, scratch.normed, logits, index, size);
+  read_logits(m, batch.hidden, rows.data(), count, logits, index, size);
   for (int64_t i = index; i < count; i += size) {
     const Draws& of = draws[picks[i].part];
     const int64_t token = picks[i].token;
     of.tokens[token] = of.dice.best(logits + i * width, width, of.first_position + token);
   }
-  team.meet(size);
+  team.meet(index, size);
 }
 
 // The picks behind each session's last rows, and then drafts, one behind the other, until each
@@ -110,7 +108,7 @@ inline void draw_all(const Model& m, Batch batch, const Draws* draws, int32_t* i
   std::vector<char> has_stopped(parts.size());
   for (int64_t step = 0, num_going = batch.num_parts; num_going; ++step) {
     Forward{m, batch, scratch, index, size}.run();
-    draw(m, batch, draws, picks, scratch, logits, index, size);
+    draw(m, batch, draws, picks, logits, index, size);
     while (batch.num_parts && draws[batch.num_parts - 1].num_drafts <= step) --batch.num_parts;
     batch.num_rows = num_going = batch.num_parts;
     picks.clear();
@@ -125,7 +123,7 @@ inline void draw_all(const Model& m, Batch batch, const Draws* draws, int32_t* i
       picks.push_back({p, p, next});
       if (index == 0) ids[p] = token;
     }
-    team.meet(size);
+    team.meet(index, size);
   }
 }
 

@@ -10,13 +10,12 @@ namespace specrouter {
 
 // Where a forward keeps what one operation hands to the next, row behind row.
 struct Scratch {
-  float *normed, *qkv, *mixed, *wide;
+  float *qkv, *mixed, *wide;
 };
 
 inline Scratch lay_out(const Model& m, float* scratch, int64_t num_rows) {
-  float* qkv = scratch + num_rows * m.hidden;
-  float* mixed = qkv + num_rows * qkv_width(m);
-  return {scratch, qkv, mixed, mixed + num_rows * m.num_heads * m.head_dim};
+  float* mixed = scratch + num_rows * qkv_width(m);
+  return {scratch, mixed, mixed + num_rows * m.num_heads * m.head_dim};
 }
 
 struct Range {
@@ -25,12 +24,6 @@ struct Range {
 
 inline Range share(int64_t count, int index, int size) {
   return {count * index / size, count * (index + 1) / size};
-}
-
-// Of rows the first thread has most, since of outputs, whose shares are of whole panels, it has
-// least.
-inline Range share_of_rows(int64_t num_rows, int index, int size) {
-  return share(num_rows, size - 1 - index, size);
 }
 
 inline float bfloat16_at(const void* values, int64_t i) {
@@ -60,29 +53,33 @@ inline void rms_norm(const float* x, const float* weight, int64_t width, float e
   for (int64_t i = 0; i < width; ++i) result[i] = x[i] * scale * weight[i];
 }
 
-// `index` says which rows; null: as they lie.
-inline void norm_rows(const Model& m, const float* rows, const float* weight, float* result,
-                      Range which, const int32_t* index = nullptr) {
-  for (int64_t r = which.first; r < which.stop; ++r)
-    rms_norm(rows + (index ? index[r] : r) * m.hidden, weight, m.hidden, m.norm_eps,
-             result + r * m.hidden);
+// Rows of the residual stream as a layer reads them; `index` says which, null: as they lie. Every
+// thread makes them for itself, which takes less time than to wait for another. Valid until the
+// next call of the same thread.
+inline FloatRows normed_rows(const Model& m, const float* hidden, const float* weight,
+                             int64_t num_rows, const int32_t* index = nullptr) {
+  static thread_local std::vector<float> normed;
+  normed.resize(std::max<size_t>(normed.size(), num_rows * m.hidden));
+  for (int64_t r = 0; r < num_rows; ++r)
+    rms_norm(hidden + (index ? index[r] : r) * m.hidden, weight, m.hidden, m.norm_eps,
+             normed.data() + r * m.hidden);
+  return {normed.data(), m.hidden};
 }
 
-// What a linear layer reads and writes; rows lie so many floats apart.
-struct Rows {
-  const float* x;
-  int64_t x_stride;
+// Where a linear layer writes; rows lie so many floats apart.
+struct Outputs {
   float* y;
-  int64_t y_stride;
+  int64_t stride;
 };
 
 // Panels of y = x W^T + b, or of y += x W^T + b.
-template <bool Add>
-inline void project(const Matrix& matrix, Rows rows, int64_t num_rows, Range panels) {
-  const auto run = [&](auto in) {
-    multiply_panels<Add>(matrix, panels.first, panels.stop, in, rows.y, rows.y_stride, num_rows);
+template <bool Add, size_t N>
+inline void project(const Matrix& matrix, FloatRows in, Outputs out, int64_t num_rows,
+                    const Range (&panels)[N]) {
+  const auto run = [&](auto inputs) {
+    for (const Range& range : panels)
+      multiply_panels<Add>(matrix, range.first, range.stop, inputs, out.y, out.stride, num_rows);
   };
-  const FloatRows in{rows.x, rows.x_stride};
   if (matrix.scales)
     run(fix_rows(in, num_rows, matrix.num_ins, matrix.input_limit));
   else
@@ -90,8 +87,9 @@ inline void project(const Matrix& matrix, Rows rows, int64_t num_rows, Range pan
 }
 
 // The same panels of what adapters add to the rows of their sessions.
-inline void adapt(const Batch& batch, int64_t layer, LowRank Adapter::* which, Rows rows,
-                  Range panels) {
+template <size_t N>
+inline void adapt(const Batch& batch, int64_t layer, LowRank Adapter::* which, FloatRows in,
+                  Outputs out, const Range (&panels)[N]) {
   static thread_local std::vector<float> narrow;
   for (int64_t p = 0; p < batch.num_parts; ++p) {
     const Part& part = batch.parts[p];
@@ -100,33 +98,36 @@ inline void adapt(const Batch& batch, int64_t layer, LowRank Adapter::* which, R
     if (!term.down.panels) continue;
     const int64_t rank = term.down.num_outs;
     narrow.resize(std::max<size_t>(narrow.size(), part.num_rows * rank));
-    const float* x = rows.x + part.first_row * rows.x_stride;
-    project<false>(term.down, {x, rows.x_stride, narrow.data(), rank}, part.num_rows,
-                   {0, term.down.num_panels()});
-    float* y = rows.y + part.first_row * rows.y_stride;
-    project<true>(term.up, {narrow.data(), rank, y, rows.y_stride}, part.num_rows, panels);
+    project<false>(term.down, in.from(part.first_row), {narrow.data(), rank}, part.num_rows,
+                   {{0, term.down.num_panels()}});
+    project<true>(term.up, {narrow.data(), rank}, {out.y + part.first_row * out.stride, out.stride},
+                  part.num_rows, panels);
   }
 }
 
-// Rotates queries and keys, which lie as adjacent pairs, and stores keys and values.
-inline void place(const Model& m, const Layer& layer, const Part& part, const Cache& cache,
-                  int64_t index, float* qkv) {
-  const int64_t position = part.start + index;
+// Rotates the queries and keys of some heads of keys, which lie as adjacent pairs, and stores keys
+// and values.
+inline void place(const Model& m, const Layer& layer, const Cache& cache, const Part& part,
+                  int64_t position, float* qkv, Range heads) {
   const float* rotation = m.rotations + position * m.head_dim;
-  const int64_t num_rotated = m.num_heads + m.num_kv_heads;
-  for (int64_t head = 0; head < num_rotated; ++head) {
-    float* pairs = qkv + head * m.head_dim;
-    if (layer.qk_norm)
-      rms_norm(pairs, layer.qk_norm + head * m.head_dim, m.head_dim, m.norm_eps, pairs);
-    for (int64_t i = 0; i < m.head_dim; i += 2) {
-      const float a = pairs[i], b = pairs[i + 1], cosine = rotation[i], sine = rotation[i + 1];
-      pairs[i] = a * cosine - b * sine;
-      pairs[i + 1] = a * sine + b * cosine;
+  const int64_t group = m.num_heads / m.num_kv_heads;
+  const auto rotate = [&](int64_t first, int64_t stop) {
+    for (int64_t head = first; head < stop; ++head) {
+      float* pairs = qkv + head * m.head_dim;
+      if (layer.qk_norm)
+        rms_norm(pairs, layer.qk_norm + head * m.head_dim, m.head_dim, m.norm_eps, pairs);
+      for (int64_t i = 0; i < m.head_dim; i += 2) {
+        const float a = pairs[i], b = pairs[i + 1], cosine = rotation[i], sine = rotation[i + 1];
+        pairs[i] = a * cosine - b * sine;
+        pairs[i + 1] = a * sine + b * cosine;
+      }
     }
-  }
+  };
+  rotate(heads.first * group, heads.stop * group);
+  rotate(m.num_heads + heads.first, m.num_heads + heads.stop);
   const float* keys = qkv + m.num_heads * m.head_dim;
   const float* values = keys + m.num_kv_heads * m.head_dim;
-  for (int64_t head = 0; head < m.num_kv_heads; ++head) {
+  for (int64_t head = heads.first; head < heads.stop; ++head) {
     const int64_t at = head * m.head_dim;
     float* key = cache.key(part, position, head);
     for (int64_t i = 0; i < m.head_dim; ++i) key[i * kLanes] = keys[at + i];
@@ -134,20 +135,20 @@ inline void place(const Model& m, const Layer& layer, const Part& part, const Ca
   }
 }
 
-inline void place_rows(const Model& m, const Layer& layer, const Batch& batch, const Cache& cache,
-                       float* qkv, Range rows) {
+inline void place_heads(const Model& m, const Layer& layer, const Batch& batch, const Cache& cache,
+                        float* qkv, Range heads) {
   for (int64_t p = 0; p < batch.num_parts; ++p) {
     const Part& part = batch.parts[p];
-    const int64_t first = std::max(rows.first, part.first_row);
-    const int64_t stop = std::min(rows.stop, part.first_row + part.num_rows);
-    for (int64_t r = first; r < stop; ++r)
-      place(m, layer, part, cache, r - part.first_row, qkv + r * qkv_width(m));
+    for (int64_t i = 0; i < part.num_rows; ++i)
+      place(m, layer, cache, part, part.start + i, qkv + (part.first_row + i) * qkv_width(m),
+            heads);
   }
 }
 
-// All rows, some of the heads: queries of a few rows by one head of keys at a time.
+// Queries of a few rows by one head of keys at a time: a thread's own heads of all rows, or, where
+// `heads` is null, every so many of all.
 inline void attend_heads(const Model& m, const Batch& batch, const Cache& cache,
-                         const Scratch& scratch, int index, int size) {
+                         const Scratch& scratch, const Range* heads, int index, int size) {
   static thread_local std::vector<float> weights;
   const Attend several = attend_of<kQueriesAtOnce>(m.head_dim), one = attend_of<1>(m.head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
@@ -159,7 +160,7 @@ inline void attend_heads(const Model& m, const Batch& batch, const Cache& cache,
     weights.resize(std::max<size_t>(weights.size(), stride * kQueriesAtOnce));
     for (int64_t block = 0; block < part.num_rows; block += kRowsAtOnce)
       for (int64_t head = 0; head < m.num_kv_heads; ++head) {
-        if (task++ % size != index) continue;
+        if (heads ? head < heads->first || head >= heads->stop : task++ % size != index) continue;
         Query queries[kQueriesAtOnce];
         int count = 0;
         const int64_t stop = std::min<int64_t>(block + kRowsAtOnce, part.num_rows);

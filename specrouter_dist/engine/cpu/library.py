@@ -145,7 +145,7 @@ class Library:
         self.forward.argtypes = [POINTER(Model), POINTER(Batch), c_int64]
         self.forward.restype = None
         self.logits = calls.specrouter_logits
-        self.logits.argtypes = [POINTER(Model), *[c_void_p] * 2, c_int64, *[c_void_p] * 2, c_int64]
+        self.logits.argtypes = [POINTER(Model), *[c_void_p] * 2, c_int64, c_void_p, c_int64]
         self.logits.restype = None
         self.best = calls.specrouter_best
         self.best.argtypes = [c_void_p, c_int64, c_int64, POINTER(Dice), c_int64, c_void_p]

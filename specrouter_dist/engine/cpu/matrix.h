@@ -43,13 +43,20 @@ struct Matrix {
   }
 };
 
+// By the registers that they will be in: `= {}` is a call of memset.
+template <typename Numbers, int Rows, int Vectors>
+inline void clear(Numbers (&sums)[Rows][Vectors]) {
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = Numbers{};
+}
+
 // The same cell of neighbouring panels.
-template <typename Numbers, int Vectors>
+template <typename Number, typename Numbers, int Vectors>
 inline void read(const char* cell, int64_t panel_bytes, Numbers (&weights)[Vectors]) {
   for (int v = 0; v < Vectors; ++v) {
     const char* half = cell + v / 2 * panel_bytes + v % 2 * sizeof(Numbers);
     if (v % 2 == 0) __builtin_prefetch(half + kAheadBytes, 0, 2);
-    std::memcpy(&weights[v], half, sizeof(Numbers));
+    weights[v] = load(reinterpret_cast<const Number*>(half));
   }
 }
 
@@ -60,7 +67,7 @@ inline void multiply(const Matrix& matrix, int64_t panel, FloatRows in,
   const char* cells = matrix.cells(panel);
   for (int64_t k = 0; k < matrix.num_ins; ++k) {
     Vector weights[Vectors];
-    read(cells + k * kCellBytes, matrix.num_ins * kCellBytes, weights);
+    read<float>(cells + k * kCellBytes, matrix.num_ins * kCellBytes, weights);
     for (int r = 0; r < Rows; ++r) {
       const Vector factor = broadcast(in.x[r * in.stride + k]);
       for (int v = 0; v < Vectors; ++v) sums[r][v] += factor * weights[v];
@@ -74,11 +81,14 @@ inline void multiply(const Matrix& matrix, int64_t panel, FixedRows in,
   const int64_t num_cells = matrix.num_cells();
   const char* cell = matrix.cells(panel);
   for (int64_t b = 0; b < in.num_blocks; ++b) {
-    Ints products[Rows][Vectors] = {};
+    Ints products[Rows][Vectors];
+    clear(products);
+    // Sums stay in memory meanwhile: there are not enough registers for both.
+    asm("" : "+m"(sums));
     const int64_t count = std::min(kBlockWords, num_cells - b * kBlockWords);
     for (int64_t i = 0; i < count; ++i, cell += kCellBytes) {
       Ints weights[Vectors];
-      read(cell, num_cells * kCellBytes, weights);
+      read<int32_t>(cell, num_cells * kCellBytes, weights);
       for (int r = 0; r < Rows; ++r) {
         const Ints factor = in.block(r, b)[i] - Ints{};
         for (int v = 0; v < Vectors; ++v) add_products(products[r][v], weights[v], factor);
@@ -114,7 +124,8 @@ inline void put(const Matrix& matrix, int64_t first, Vector sums, float* y) {
 template <bool Add, int Rows, int Panels, typename Inputs>
 inline void multiply_block(const Matrix& matrix, int64_t panel, Inputs in, float* y,
                            int64_t y_stride) {
-  Vector sums[Rows][2 * Panels] = {};
+  Vector sums[Rows][2 * Panels];
+  clear(sums);
   multiply(matrix, panel, in, sums);
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < 2 * Panels; ++v)

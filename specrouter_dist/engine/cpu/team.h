@@ -32,27 +32,30 @@ class Team {
       threads_.emplace_back(
           [this, index = static_cast<int>(threads_.size()) + 1] { serve(index); });
     work_ = &work;
+    for (int index = 0; index < size; ++index) arrivals_[index].store(0, std::memory_order_relaxed);
     left_.store(size - 1, std::memory_order_relaxed);
     begin(size);
     work(0);
     wait_until([this] { return left_.load(std::memory_order_acquire) == 0; });
   }
 
-  // All `size` threads of a run come here before any goes on.
-  void meet(int size) {
+  // All `size` threads of a run come here before any goes on. Each counts its own arrivals, in a
+  // cache line that the others only read.
+  void meet(int index, int size) {
     if (size == 1) return;
-    const int turn = turn_.load(std::memory_order_relaxed);
-    if (here_.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
-      here_.store(0, std::memory_order_relaxed);
-      turn_.store(turn + 1, std::memory_order_release);
-    } else {
-      wait_until([&] { return turn_.load(std::memory_order_acquire) != turn; });
-    }
+    const int turn = arrivals_[index].load(std::memory_order_relaxed) + 1;
+    arrivals_[index].store(turn, std::memory_order_release);
+    for (int other = 0; other < size; ++other)
+      wait_until([&] { return arrivals_[other].load(std::memory_order_acquire) - turn >= 0; });
   }
 
  private:
   static constexpr int kSpins = 2000;
   static constexpr int kSizes = 1 << 10;
+
+  struct alignas(64) Counter : std::atomic<int> {
+    using std::atomic<int>::atomic;
+  };
 
   // The size is part of the round: who is late must not take part in the next by the last's size.
   void begin(int size) {
@@ -94,7 +97,7 @@ class Team {
   std::vector<std::thread> threads_;
   const std::function<void(int)>* work_ = nullptr;
   std::atomic<bool> stopping_{false};
-  std::atomic<int> round_{0}, left_{0}, here_{0}, turn_{0};
+  Counter round_, left_, arrivals_[kSizes];
 };
 
 }  // namespace specrouter

@@ -15,12 +15,15 @@ constexpr int kLanes = 16;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef float Unaligned __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef int32_t UnalignedInts
+    __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef int16_t Shorts __attribute__((vector_size(kLanes * sizeof(int16_t))));
 
 const Ints kLane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+inline Ints load(const int32_t* from) { return *reinterpret_cast<const UnalignedInts*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 inline Vector broadcast(float value) { return value - Vector{}; }
 

@@ -29,17 +29,8 @@ def multiplied(packed: PackedLinear, x: Tensor, num_threads: int = 1) -> Tensor:
     model = c.Model(
         hidden=packed.num_ins, norm_eps=1e-12, last_norm=ones.data_ptr(), head=packed.matrix()
     )
-    index, normed = torch.arange(len(x), dtype=torch.int32), torch.empty_like(x)
-    found = torch.empty(len(x), packed.num_outs)
-    built.logits(
-        model,
-        x.data_ptr(),
-        index.data_ptr(),
-        len(x),
-        normed.data_ptr(),
-        found.data_ptr(),
-        num_threads,
-    )
+    index, found = torch.arange(len(x), dtype=torch.int32), torch.empty(len(x), packed.num_outs)
+    built.logits(model, x.data_ptr(), index.data_ptr(), len(x), found.data_ptr(), num_threads)
     return found
 
 
