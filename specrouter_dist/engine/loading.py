@@ -112,19 +112,11 @@ class MemoryPlan:
             )
 
 
-def attention_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """Number format of queries, keys, values and the KV cache.
-
-    On the CPU always float32: its attention kernel is two to four times slower in bfloat16, for
-    want of a narrow matrix-vector product.
-    """
-    return torch.float32 if device.type == "cpu" else TORCH_DTYPES[dtype]
-
-
 def memory_plan(
     shape: LlamaShape,
     *,
     dtype: Dtype,
+    kv_dtype: torch.dtype,
     quantization: Quantization | None,
     device: torch.device,
     kv_tokens: int,
@@ -140,7 +132,7 @@ def memory_plan(
         weight_bytes = num_weights * TORCH_DTYPES[dtype].itemsize
     else:
         weight_bytes = shape.quantised_bytes(quantization, device.type, ids)
-    row = shape.num_layers * shape.kv_size * attention_dtype(dtype, device).itemsize
+    row = shape.num_layers * shape.kv_size * kv_dtype.itemsize
     return MemoryPlan(weight_bytes=weight_bytes, kv_bytes=kv_tokens * row)
 
 

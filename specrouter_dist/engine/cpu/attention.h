@@ -24,24 +24,25 @@ struct Part {
   const Adapter* adapter;  // of each layer, or null
 };
 
-// One layer of the cache, page by page. A page holds, head by head, its keys and then its values:
-// keys sixteen positions at a time, component by component, so that the products of a query with
-// sixteen keys are the lanes of one sum; values position by position.
+// One layer of the cache, page by page, in floats or bfloat16. A page holds, head by head, its keys
+// and then its values: keys sixteen positions at a time, component by component, so that the
+// products of a query with sixteen keys are the lanes of one sum; values position by position.
+template <typename Number>
 struct Cache {
-  float* pages;
+  Number* pages;
   int64_t num_kv_heads;
   int64_t head_dim;
 
-  float* page(const Part& part, int64_t position, int64_t head) const {
+  Number* page(const Part& part, int64_t position, int64_t head) const {
     const int64_t number = part.pages[position / kPageTokens];
     return pages + (number * num_kv_heads + head) * 2 * kPageTokens * head_dim;
   }
   // Component 0 of the key at a position; the next lies kLanes behind.
-  float* key(const Part& part, int64_t position, int64_t head) const {
+  Number* key(const Part& part, int64_t position, int64_t head) const {
     const int64_t at = position % kPageTokens;
     return page(part, position, head) + at / kLanes * kLanes * head_dim + at % kLanes;
   }
-  float* value(const Part& part, int64_t position, int64_t head) const {
+  Number* value(const Part& part, int64_t position, int64_t head) const {
     return page(part, position, head) + (kPageTokens + position % kPageTokens) * head_dim;
   }
 };
@@ -61,8 +62,8 @@ struct Query {
 
 // q k^T of `Blocks` times sixteen keys that lie one behind the other; every product is one chain of
 // additions over the components.
-template <int Queries, int Blocks>
-inline void score(const Query* queries, const float* keys, int64_t head_dim, int64_t first,
+template <int Queries, int Blocks, typename Number>
+inline void score(const Query* queries, const Number* keys, int64_t head_dim, int64_t first,
                   float* scores, int64_t stride, Vector* highest) {
   Vector products[Queries][Blocks] = {};
   for (int64_t d = 0; d < head_dim; ++d)
@@ -84,8 +85,8 @@ inline void score(const Query* queries, const float* keys, int64_t head_dim, int
 // softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.
 //
 // Keys behind a query's own position have no weight in it: what is added then is 0.
-template <int Vectors, int Queries>
-void attend(const Part& part, const Cache& cache, int64_t head, const Query* queries,
+template <int Vectors, int Queries, typename Number>
+void attend(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
             float* weights, int64_t stride) {
   // Sums wait for one another unless there are several.
   constexpr int kBlocks = Queries == 1 ? 4 : 2;
@@ -94,7 +95,7 @@ void attend(const Part& part, const Cache& cache, int64_t head, const Query* que
   for (int n = 0; n < Queries; ++n) highest[n] = broadcast(-INFINITY);
   for (int64_t first = 0; first < most_keys;) {
     const int64_t step = most_keys - first >= kBlocks * kLanes ? kBlocks : 1;
-    const auto run = step == 1 ? score<Queries, 1> : score<Queries, kBlocks>;
+    const auto run = step == 1 ? score<Queries, 1, Number> : score<Queries, kBlocks, Number>;
     run(queries, cache.key(part, first, head), cache.head_dim, first, weights, stride, highest);
     first += step * kLanes;
   }
@@ -107,7 +108,7 @@ void attend(const Part& part, const Cache& cache, int64_t head, const Query* que
     }
   }
   for (int64_t first = 0; first < most_keys; first += kPageTokens) {
-    const float* values = cache.value(part, first, head);
+    const Number* values = cache.value(part, first, head);
     const int64_t count = std::min(kPageTokens, most_keys - first);
     for (int64_t i = 0; i < count; ++i, values += cache.head_dim)
       for (int v = 0; v < Vectors; ++v) {
@@ -122,15 +123,16 @@ void attend(const Part& part, const Cache& cache, int64_t head, const Query* que
   }
 }
 
-using Attend = void (*)(const Part&, const Cache&, int64_t, const Query*, float*, int64_t);
+template <typename Number>
+using Attend = void (*)(const Part&, const Cache<Number>&, int64_t, const Query*, float*, int64_t);
 
 // For the head sizes that there are, else null.
-template <int Queries>
-inline Attend attend_of(int64_t head_dim) {
+template <int Queries, typename Number>
+inline Attend<Number> attend_of(int64_t head_dim) {
   switch (head_dim) {
 #define HEAD(vectors)   \
   case vectors* kLanes: \
-    return attend<vectors, Queries>
+    return attend<vectors, Queries, Number>
     HEAD(1);
     HEAD(2);
     HEAD(3);

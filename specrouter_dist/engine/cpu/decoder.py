@@ -31,8 +31,8 @@ class CompiledDecoder:
         library: the compiled code.
         shape: sizes of the model.
         weights: where its tensors are.
-        dtype: of the weights, float32 or bfloat16; everything else is float32.
-        cache: of its keys and values, float32.
+        dtype: of the weights, float32 or bfloat16.
+        cache: of its keys and values, of the same dtype.
         rotary: complex64 ``[positions, 1, head_dim / 2]``.
         num_ids: rows of embedding and head that are kept.
 

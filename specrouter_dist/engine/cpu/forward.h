@@ -19,16 +19,20 @@ struct Forward {
     const Flushing flushing;
     embed(m, batch, share(batch.num_rows, index, size));
     team.meet(index, size);
-    const int64_t layer_floats = batch.cache_rows * 2 * m.num_kv_heads * m.head_dim;
     for (int64_t i = 0; i < m.num_layers; ++i) {
       const Layer& layer = m.layers[i];
-      const Cache cache{batch.cache + i * layer_floats, m.num_kv_heads, m.head_dim};
-      if (layer.attention_norm) attention(i, layer, cache);
+      if (layer.attention_norm && m.is_bfloat16) attention<BFloat16>(i, layer);
+      if (layer.attention_norm && !m.is_bfloat16) attention<float>(i, layer);
       if (layer.mlp_norm) mlp(i, layer);
     }
   }
 
-  void attention(int64_t i, const Layer& layer, const Cache& cache) const {
+  // `Number`: of the cache.
+  template <typename Number>
+  void attention(int64_t i, const Layer& layer) const {
+    const int64_t layer_numbers = batch.cache_rows * 2 * m.num_kv_heads * m.head_dim;
+    const Cache<Number> cache{static_cast<Number*>(batch.cache) + i * layer_numbers, m.num_kv_heads,
+                              m.head_dim};
     const FloatRows normed = normed_rows(m, batch.hidden, layer.attention_norm, batch.num_rows);
     linear<false>(i, layer.qkv, &Adapter::qkv, normed, {scratch.qkv, qkv_width(m)},
                   {share(layer.qkv.num_panels(), index, size)});

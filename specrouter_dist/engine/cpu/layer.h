@@ -26,19 +26,13 @@ inline Range share(int64_t count, int index, int size) {
   return {count * index / size, count * (index + 1) / size};
 }
 
-inline float bfloat16_at(const void* values, int64_t i) {
-  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(values)[i]) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 inline void embed(const Model& m, const Batch& batch, Range rows) {
   for (int64_t r = rows.first; r < rows.stop; ++r)
     for (int64_t i = 0; i < m.hidden; ++i) {
       const int64_t at = batch.ids[r] * m.hidden + i;
       batch.hidden[r * m.hidden + i] =
-          m.is_bfloat16 ? bfloat16_at(m.embedding, at) : static_cast<const float*>(m.embedding)[at];
+          m.is_bfloat16 ? static_cast<float>(static_cast<const BFloat16*>(m.embedding)[at])
+                        : static_cast<const float*>(m.embedding)[at];
     }
 }
 
@@ -107,8 +101,9 @@ inline void adapt(const Batch& batch, int64_t layer, LowRank Adapter::* which, F
 
 // Rotates the queries and keys of some heads of keys, which lie as adjacent pairs, and stores keys
 // and values.
-inline void place(const Model& m, const Layer& layer, const Cache& cache, const Part& part,
-                  int64_t position, float* qkv, Range heads) {
+template <typename Number>
+void place(const Model& m, const Layer& layer, const Cache<Number>& cache, const Part& part,
+           int64_t position, float* qkv, Range heads) {
   const float* rotation = m.rotations + position * m.head_dim;
   const int64_t group = m.num_heads / m.num_kv_heads;
   const auto rotate = [&](int64_t first, int64_t stop) {
@@ -129,14 +124,17 @@ inline void place(const Model& m, const Layer& layer, const Cache& cache, const 
   const float* values = keys + m.num_kv_heads * m.head_dim;
   for (int64_t head = heads.first; head < heads.stop; ++head) {
     const int64_t at = head * m.head_dim;
-    float* key = cache.key(part, position, head);
-    for (int64_t i = 0; i < m.head_dim; ++i) key[i * kLanes] = keys[at + i];
-    std::memcpy(cache.value(part, position, head), values + at, m.head_dim * sizeof(float));
+    Number *key = cache.key(part, position, head), *value = cache.value(part, position, head);
+    for (int64_t i = 0; i < m.head_dim; ++i) {
+      key[i * kLanes] = Number(keys[at + i]);
+      value[i] = Number(values[at + i]);
+    }
   }
 }
 
-inline void place_heads(const Model& m, const Layer& layer, const Batch& batch, const Cache& cache,
-                        float* qkv, Range heads) {
+template <typename Number>
+void place_heads(const Model& m, const Layer& layer, const Batch& batch, const Cache<Number>& cache,
+                 float* qkv, Range heads) {
   for (int64_t p = 0; p < batch.num_parts; ++p) {
     const Part& part = batch.parts[p];
     for (int64_t i = 0; i < part.num_rows; ++i)
@@ -147,10 +145,12 @@ inline void place_heads(const Model& m, const Layer& layer, const Batch& batch, 
 
 // Queries of a few rows by one head of keys at a time: a thread's own heads of all rows, or, where
 // `heads` is null, every so many of all.
-inline void attend_heads(const Model& m, const Batch& batch, const Cache& cache,
-                         const Scratch& scratch, const Range* heads, int index, int size) {
+template <typename Number>
+void attend_heads(const Model& m, const Batch& batch, const Cache<Number>& cache,
+                  const Scratch& scratch, const Range* heads, int index, int size) {
   static thread_local std::vector<float> weights;
-  const Attend several = attend_of<kQueriesAtOnce>(m.head_dim), one = attend_of<1>(m.head_dim);
+  const auto several = attend_of<kQueriesAtOnce, Number>(m.head_dim);
+  const auto one = attend_of<1, Number>(m.head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
   const int64_t group = m.num_heads / m.num_kv_heads, width = qkv_width(m);
   int64_t task = 0;

@@ -29,7 +29,7 @@ struct Layer {
 struct Model {
   int64_t num_layers, hidden, num_heads, num_kv_heads, head_dim;
   int64_t intermediate;  // of gates, and of ups behind them: whole panels
-  int64_t is_bfloat16;   // the embedding; else float32
+  int64_t is_bfloat16;   // embedding and cache; else float32
   float norm_eps;
   const void* embedding;   // [ids][hidden]
   const float* rotations;  // [positions][head_dim / 2] pairs of cosine and sine
@@ -42,7 +42,7 @@ struct Batch {
   int64_t num_rows, num_parts;
   const int32_t* ids;
   const Part* parts;
-  float* cache;  // [layers][cache_rows * 2 * num_kv_heads * head_dim] in pages
+  void* cache;  // [layers][cache_rows * 2 * num_kv_heads * head_dim] in pages
   int64_t cache_rows;
   float* hidden;   // [num_rows][hidden]: the residual stream, and the result
   float* scratch;  // specrouter_scratch_floats()

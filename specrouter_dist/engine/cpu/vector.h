@@ -18,6 +18,8 @@ typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef int32_t UnalignedInts
     __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+typedef uint16_t UnalignedShorts
+    __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(2), may_alias));
 typedef int16_t Shorts __attribute__((vector_size(kLanes * sizeof(int16_t))));
 
 const Ints kLane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -33,6 +35,24 @@ inline To bits_as(From value) {
   To bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+// The upper half of a float's bits.
+struct BFloat16 {
+  uint16_t bits;
+
+  BFloat16() = default;
+  // To the nearest, of two as near to the even one.
+  explicit BFloat16(float value) {
+    const uint32_t exact = bits_as<uint32_t>(value);
+    bits = value == value ? (exact + 0x7fff + (exact >> 16 & 1)) >> 16 : 0x7fc0;
+  }
+  explicit operator float() const { return bits_as<float>(static_cast<uint32_t>(bits) << 16); }
+};
+
+inline Vector load(const BFloat16* from) {
+  const auto bits = *reinterpret_cast<const UnalignedShorts*>(from);
+  return bits_as<Vector>(__builtin_convertvector(bits, Words) << 16);
 }
 
 // To each lane the products of its two pairs of 16-bit whole numbers.

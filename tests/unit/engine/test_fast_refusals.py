@@ -157,6 +157,7 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         plan = memory_plan(
             read_shape(directory),
             dtype=Dtype.FP32,
+            kv_dtype=torch.float32,
             quantization=None,
             device=CPU,
             kv_tokens=640,
@@ -176,7 +177,13 @@ def test_the_plan_of_8_bits_is_what_loading_takes(
     shape = read_shape(tmp_path)
     info = load(tmp_path, exact=False, quantization=quantization, num_ids=110).info
     plan = memory_plan(
-        shape, dtype=Dtype.FP32, quantization=quantization, device=CPU, kv_tokens=640, num_ids=110
+        shape,
+        dtype=Dtype.FP32,
+        kv_dtype=torch.float32,
+        quantization=quantization,
+        device=CPU,
+        kv_tokens=640,
+        num_ids=110,
     )
     norms = 5 * 64 * quantization.bytes_per_weight("cpu")
     # The rows that pad the head to 112 are not in the plan, and scales of int8 are in bf16.
@@ -192,6 +199,7 @@ def test_a_weight_on_a_gpu_takes_one_byte_and_the_embedding_two(tmp_path: Path) 
         quantization: memory_plan(
             shape,
             dtype=Dtype.BF16,
+            kv_dtype=torch.bfloat16,
             quantization=quantization,
             device=torch.device("cuda"),
             kv_tokens=640,
