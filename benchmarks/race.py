@@ -23,23 +23,27 @@ class Race:
 
     def run(self, arm: Iterable[GenerateRequest]) -> list[GenerateResult]:
         """One request after the other."""
-        results = []
-        for number, request in enumerate(arm):
-            (result,) = self._backend.generate([request], concurrency=1)
-            first = self._texts.setdefault(number, result.token_ids)
-            self.num_differing += first != result.token_ids
-            results.append(result)
-        return results
+        return [self._run_one(number, request) for number, request in enumerate(arm)]
 
     def passes(self, arms: Sequence[Arm], count: int) -> list[list[list[GenerateResult]]]:
-        """The results of every arm in every pass, in an order of arms that is drawn for each: what
-        an arm leaves behind (texts to read, sessions that are parked) meets all others."""
-        results: list[list[list[GenerateResult]]] = [[] for _ in arms]
+        """The results of every arm in every pass.
+
+        Arms take turns at each prompt, in an order that is drawn: what an arm leaves behind (texts
+        to read, sessions that are parked) meets all others, and what the machine does for seconds.
+        """
+        results: list[list[list[GenerateResult]]] = [[[] for _ in range(count)] for _ in arms]
+        rng = np.random.default_rng(len(arms))
         for turn in tqdm(range(count), desc="passes", leave=False):
-            order = np.random.default_rng(turn).permutation(len(arms)).tolist()
-            for at in tqdm(order, desc="arms", leave=False):
-                results[at].append(self.run(arms[at]))
+            for number, requests in enumerate(tqdm(list(zip(*arms, strict=True)), leave=False)):
+                for at in rng.permutation(len(arms)).tolist():
+                    results[at][turn].append(self._run_one(number, requests[at]))
         return results
+
+    def _run_one(self, number: int, request: GenerateRequest) -> GenerateResult:
+        (result,) = self._backend.generate([request], concurrency=1)
+        first = self._texts.setdefault(number, result.token_ids)
+        self.num_differing += first != result.token_ids
+        return result
 
 
 def tokens_per_second(results: Sequence[GenerateResult]) -> float:

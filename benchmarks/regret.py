@@ -4,11 +4,12 @@
     python -m benchmarks.regret --split eval --tasks humaneval,mt_bench --temperature 0.8 --json
 
 For each task every chain is swept over its draft lengths, in lock-step and drafting ahead, by
-successive halving: all arms on few prompts, the better half on more. The best ones then run
-interleaved with the router's choice and the target alone, one request at a time and without a
-prefix cache; a pass is all prompts of the task. Regret is the router's tokens per second over
-those of the best static arm, which is chosen after the fact, by its median over the same passes.
-The last row is the mixture of all tasks, against the best single arm of them all.
+successive halving: all arms on few prompts, the better half on more. The best ones then run by
+turns, with the target alone, over all of the task's prompts, which is a pass; the best by its median
+over the passes is the task's static arm. It and the target alone then run by turns with the router's
+choice, in other passes, or it would be the luckiest of several. Regret is the router's tokens per
+second over those of the static arm. One request at a time, without a prefix cache. The last row is
+the mixture of all tasks, against the best single arm of them all.
 """
 
 import argparse
@@ -110,31 +111,32 @@ class Sweep:
             plans = [plans[i] for i in order[: max(_FINALISTS, len(plans) // 2)]]
         return plans[:_FINALISTS]
 
-    def final(self, plans: Sequence[Plan | None], passes: int) -> list[list[float]]:
-        """Speeds of every arm in every pass, interleaved, in rotating order."""
-        results = self._race.passes([self._arm(plan) for plan in plans], passes)
+    def passes(self, plans: Sequence[Plan | None], count: int) -> list[list[float]]:
+        """Speeds of every arm in every pass, by turns."""
+        results = self._race.passes([self._arm(plan) for plan in plans], count)
         return [[tokens_per_second(found) for found in of_arm] for of_arm in results]
 
 
 def compare(sweep: Sweep, finalists: Sequence[Plan], alone: Plan, passes: int) -> dict[str, object]:
     """One row: the router against the best of the finalists and the target alone."""
-    arms: list[Plan | None] = [None, alone, *(p for p in finalists if p.chain != alone.chain)]
-    sweep.final([None], 1)
-    auto, alone_speeds, *static = sweep.final(arms, passes)
-    best = max([alone_speeds, *static], key=statistics.median)
-    plan = arms[1 + [alone_speeds, *static].index(best)]
+    static = [alone, *(plan for plan in finalists if plan.chain != alone.chain)]
+    trials = [statistics.median(speeds) for speeds in sweep.passes(static, passes)]
+    best = static[trials.index(max(trials))]
+    sweep.passes([None], 1)
+    arms: list[Plan | None] = [None, *dict.fromkeys((alone, best))]
+    speeds = dict(zip(arms, sweep.passes(arms, passes), strict=True))
+
+    def over(plan: Plan) -> dict[str, object]:
+        return asdict(
+            median_interval([a / b for a, b in zip(speeds[None], speeds[plan], strict=True)])
+        )
+
     return {
-        "auto_over_best_static": asdict(
-            median_interval([a / b for a, b in zip(auto, best, strict=True)])
-        ),
-        "auto_over_alone": asdict(
-            median_interval([a / b for a, b in zip(auto, alone_speeds, strict=True)])
-        ),
-        "best_static": describe(plan),
-        "tokens_per_second": {
-            describe(arm): statistics.median(speeds)
-            for arm, speeds in zip(arms, [auto, alone_speeds, *static], strict=True)
-        },
+        "auto_over_best_static": over(best),
+        "auto_over_alone": over(alone),
+        "best_static": describe(best),
+        "tokens_per_second": {describe(arm): statistics.median(of) for arm, of in speeds.items()},
+        "trials": dict(zip(map(describe, static), trials, strict=True)),
         "num_passes": passes,
         "num_differing": sweep.num_differing,
     }

@@ -49,7 +49,7 @@ struct Cache {
 
 // As many queries as there are registers for.
 #ifdef __AVX512F__
-constexpr int kQueriesAtOnce = 4;
+constexpr int kQueriesAtOnce = 8;
 #else
 constexpr int kQueriesAtOnce = 1;
 #endif
@@ -60,18 +60,27 @@ struct Query {
   float* result;
 };
 
+// Asks for what lies `count` numbers behind `from`.
+template <typename Number>
+inline void fetch(const Number* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Number)) __builtin_prefetch(from + i, 0, 2);
+}
+
 // q k^T of `Blocks` times sixteen keys that lie one behind the other; every product is one chain of
-// additions over the components.
+// additions over the components. What lies at `next` is asked for meanwhile.
 template <int Queries, int Blocks, typename Number>
-inline void score(const Query* queries, const Number* keys, int64_t head_dim, int64_t first,
-                  float* scores, int64_t stride, Vector* highest) {
-  Vector products[Queries][Blocks] = {};
-  for (int64_t d = 0; d < head_dim; ++d)
+inline void score(const Query* queries, const Number* keys, const Number* next, int64_t head_dim,
+                  int64_t first, float* scores, int64_t stride, Vector* highest) {
+  Vector products[Queries][Blocks];
+  clear(products);
+  for (int64_t d = 0; d < head_dim; ++d) {
+    fetch(next + d * Blocks * kLanes, Blocks * kLanes);
     for (int b = 0; b < Blocks; ++b) {
       const Vector components = load(keys + (b * head_dim + d) * kLanes);
       for (int n = 0; n < Queries; ++n)
         products[n][b] += broadcast(queries[n].query[d]) * components;
     }
+  }
   for (int n = 0; n < Queries; ++n)
     for (int b = 0; b < Blocks; ++b) {
       const int64_t begin = first + b * kLanes;
@@ -82,70 +91,90 @@ inline void score(const Query* queries, const Number* keys, int64_t head_dim, in
     }
 }
 
-// softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.
-//
-// Keys behind a query's own position have no weight in it: what is added then is 0.
-template <int Vectors, int Queries, typename Number>
-void attend(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
-            float* weights, int64_t stride) {
-  // Sums wait for one another unless there are several.
-  constexpr int kBlocks = Queries == 1 ? 4 : 2;
+// `Vectors` times sixteen components, from one on, of the sums of values by weights.
+template <int Queries, int Vectors, typename Number>
+void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
+         int64_t component, const float* weights, int64_t stride, const Vector* totals) {
   const int64_t most_keys = queries[Queries - 1].num_keys;
-  Vector highest[Queries], totals[Queries] = {}, mixed[Queries][Vectors] = {};
-  for (int n = 0; n < Queries; ++n) highest[n] = broadcast(-INFINITY);
-  for (int64_t first = 0; first < most_keys;) {
-    const int64_t step = most_keys - first >= kBlocks * kLanes ? kBlocks : 1;
-    const auto run = step == 1 ? score<Queries, 1, Number> : score<Queries, kBlocks, Number>;
-    run(queries, cache.key(part, first, head), cache.head_dim, first, weights, stride, highest);
-    first += step * kLanes;
-  }
-  for (int n = 0; n < Queries; ++n) {
-    const float most = greatest(highest[n]);
-    for (int64_t i = 0; i < most_keys; i += kLanes) {
-      const Vector powers = exp(load(weights + n * stride + i) - most);
-      store(weights + n * stride + i, powers);
-      totals[n] += powers;
-    }
-  }
+  Vector mixed[Queries][Vectors];
+  clear(mixed);
   for (int64_t first = 0; first < most_keys; first += kPageTokens) {
-    const Number* values = cache.value(part, first, head);
     const int64_t count = std::min(kPageTokens, most_keys - first);
-    for (int64_t i = 0; i < count; ++i, values += cache.head_dim)
+    const Number* values = cache.value(part, first, head) + component;
+    const int64_t following = std::min(first + kPageTokens, most_keys - 1);
+    const Number* next = cache.value(part, following, head) + component;
+    for (int64_t i = 0; i < count; ++i) {
+      fetch(next + i * cache.head_dim, Vectors * kLanes);
       for (int v = 0; v < Vectors; ++v) {
-        const Vector value = load(values + v * kLanes);
+        const Vector value = load(values + i * cache.head_dim + v * kLanes);
         for (int n = 0; n < Queries; ++n)
           mixed[n][v] += broadcast(weights[n * stride + first + i]) * value;
       }
+    }
+  }
+  for (int n = 0; n < Queries; ++n)
+    for (int v = 0; v < Vectors; ++v)
+      store(queries[n].result + component + v * kLanes, mixed[n][v] * totals[n]);
+}
+
+// softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.
+//
+// Keys behind a query's own position have no weight in it: what is added then is 0.
+template <int Queries, typename Number>
+void attend(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
+            float* weights, int64_t stride) {
+  // Sums wait for one another unless there are several.
+  constexpr int kBlocks = Queries <= 4 ? 4 : 2;
+  constexpr int kMostVectors = Queries <= 2 ? 4 : Queries <= 6 ? 3 : 2;
+  const int64_t most_keys = queries[Queries - 1].num_keys;
+  Vector highest[Queries], scales[Queries];
+  for (int n = 0; n < Queries; ++n) highest[n] = broadcast(-INFINITY);
+  for (int64_t first = 0; first < most_keys;) {
+    const int64_t step = most_keys - first >= kBlocks * kLanes ? kBlocks : 1;
+    const int64_t following = first + step * kLanes;
+    const Number* next =
+        following < most_keys ? cache.key(part, following, head) : cache.value(part, 0, head);
+    const auto run = step == 1 ? score<Queries, 1, Number> : score<Queries, kBlocks, Number>;
+    run(queries, cache.key(part, first, head), next, cache.head_dim, first, weights, stride,
+        highest);
+    first = following;
   }
   for (int n = 0; n < Queries; ++n) {
-    const float scale = 1.0f / sum(totals[n]);
-    for (int v = 0; v < Vectors; ++v) store(queries[n].result + v * kLanes, mixed[n][v] * scale);
+    const float most = greatest(highest[n]);
+    Vector total{};
+    for (int64_t i = 0; i < most_keys; i += kLanes) {
+      const Vector powers = exp(load(weights + n * stride + i) - most);
+      store(weights + n * stride + i, powers);
+      total += powers;
+    }
+    scales[n] = broadcast(1.0f / sum(total));
+  }
+  for (int64_t at = 0; at < cache.head_dim;) {
+    const int64_t vectors = std::min<int64_t>((cache.head_dim - at) / kLanes, kMostVectors);
+    switch (vectors) {
+#define VECTORS(n)                                                              \
+  case n:                                                                       \
+    if constexpr (n <= kMostVectors)                                            \
+      mix<Queries, n>(part, cache, head, queries, at, weights, stride, scales); \
+    break
+      VECTORS(1);
+      VECTORS(2);
+      VECTORS(3);
+      VECTORS(4);
+#undef VECTORS
+    }
+    at += vectors * kLanes;
   }
 }
 
-template <typename Number>
-using Attend = void (*)(const Part&, const Cache<Number>&, int64_t, const Query*, float*, int64_t);
-
-// For the head sizes that there are, else null.
-template <int Queries, typename Number>
-inline Attend<Number> attend_of(int64_t head_dim) {
-  switch (head_dim) {
-#define HEAD(vectors)   \
-  case vectors* kLanes: \
-    return attend<vectors, Queries, Number>
-    HEAD(1);
-    HEAD(2);
-    HEAD(3);
-    HEAD(4);
-    HEAD(5);
-    HEAD(6);
-    HEAD(7);
-    HEAD(8);
-    HEAD(16);
-#undef HEAD
-    default:
-      return nullptr;
-  }
+// Of up to kQueriesAtOnce queries.
+template <typename Number, int Queries = kQueriesAtOnce>
+inline void attend_some(const Part& part, const Cache<Number>& cache, int64_t head,
+                        const Query* queries, int count, float* weights, int64_t stride) {
+  if (count == Queries)
+    attend<Queries>(part, cache, head, queries, weights, stride);
+  else if constexpr (Queries > 1)
+    attend_some<Number, Queries - 1>(part, cache, head, queries, count, weights, stride);
 }
 
 }  // namespace specrouter

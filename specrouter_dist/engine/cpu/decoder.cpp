@@ -1,8 +1,8 @@
 // The decoder of the Llama family on CPUs: a whole forward, or a run of drafts, as one call.
 //
 // Everything is float32 but, where weights are bfloat16, the cache and what linear layers multiply
-// (matrix.h). Every row's arithmetic is the same whatever else is computed with it, so a row's result
-// is a function of its session's tokens alone.
+// (matrix.h). Every row's arithmetic is the same whatever else is computed with it, so a row's
+// result is a function of its session's tokens alone.
 #include "forward.h"
 
 using namespace specrouter;
@@ -47,7 +47,7 @@ uint64_t specrouter_layout() {
 int64_t specrouter_runs_here() { return runs_here(); }
 
 // Whether it has an attention for such heads.
-int64_t specrouter_has_heads(int64_t head_dim) { return attend_of<1, float>(head_dim) != nullptr; }
+int64_t specrouter_has_heads(int64_t head_dim) { return head_dim % kLanes == 0; }
 
 int64_t specrouter_scratch_floats(const Model* m, int64_t num_rows) {
   return num_rows * (qkv_width(*m) + m->num_heads * m->head_dim + 2 * m->intermediate);

@@ -149,8 +149,6 @@ template <typename Number>
 void attend_heads(const Model& m, const Batch& batch, const Cache<Number>& cache,
                   const Scratch& scratch, const Range* heads, int index, int size) {
   static thread_local std::vector<float> weights;
-  const auto several = attend_of<kQueriesAtOnce, Number>(m.head_dim);
-  const auto one = attend_of<1, Number>(m.head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
   const int64_t group = m.num_heads / m.num_kv_heads, width = qkv_width(m);
   int64_t task = 0;
@@ -172,10 +170,10 @@ void attend_heads(const Model& m, const Batch& batch, const Cache<Number>& cache
             queries[count++] = {query, part.start + i + 1,
                                 scratch.mixed + row * m.num_heads * m.head_dim + at};
             if (count < kQueriesAtOnce) continue;
-            several(part, cache, head, queries, weights.data(), stride);
+            attend_some(part, cache, head, queries, count, weights.data(), stride);
             count = 0;
           }
-        for (int n = 0; n < count; ++n) one(part, cache, head, queries + n, weights.data(), stride);
+        attend_some(part, cache, head, queries, count, weights.data(), stride);
       }
   }
 }

@@ -43,13 +43,6 @@ struct Matrix {
   }
 };
 
-// By the registers that they will be in: `= {}` is a call of memset.
-template <typename Numbers, int Rows, int Vectors>
-inline void clear(Numbers (&sums)[Rows][Vectors]) {
-  for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = Numbers{};
-}
-
 // The same cell of neighbouring panels.
 template <typename Number, typename Numbers, int Vectors>
 inline void read(const char* cell, int64_t panel_bytes, Numbers (&weights)[Vectors]) {

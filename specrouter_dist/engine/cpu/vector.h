@@ -55,6 +55,13 @@ inline Vector load(const BFloat16* from) {
   return bits_as<Vector>(__builtin_convertvector(bits, Words) << 16);
 }
 
+// By the registers that they will be in: `= {}` is a call of memset.
+template <typename Numbers, int Rows, int Vectors>
+inline void clear(Numbers (&sums)[Rows][Vectors]) {
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = Numbers{};
+}
+
 // To each lane the products of its two pairs of 16-bit whole numbers.
 inline void add_products(Ints& sums, const Ints& a, const Ints& b) {
 #if defined(__AVX512VNNI__)
