@@ -4,12 +4,12 @@
     python -m benchmarks.regret --split eval --tasks humaneval,mt_bench --temperature 0.8 --json
 
 For each task every chain is swept over its draft lengths, in lock-step and drafting ahead, by
-successive halving: all arms on few prompts, the better half on more. The best ones then run by
-turns, with the target alone, over all of the task's prompts, which is a pass; the best by its median
-over the passes is the task's static arm. It and the target alone then run by turns with the router's
-choice, in other passes, or it would be the luckiest of several. Regret is the router's tokens per
-second over those of the static arm. One request at a time, without a prefix cache. The last row is
-the mixture of all tasks, against the best single arm of them all.
+successive halving: all arms on few prompts, the better half on more. The best ones and the target
+alone then run by turns over all of the task's prompts, which is a pass; the best by its median over
+the passes is the task's static arm. With the target alone and the router's choice it runs by turns
+in other passes, or it would be the luckiest of several. Regret is the router's tokens per second
+over those of the static arm. One request at a time, without a prefix cache. The last row is the
+mixture of all tasks, against the best single arm of them all.
 """
 
 import argparse
