@@ -44,7 +44,7 @@ _LENGTHS = (2, 3, 4, 5, 6, 8, 12)
 _UPPER_LENGTHS = (2, 4, 6)
 _AHEADS = ((0, 0), (1, 1), (1, 4), (2, 1), (2, 4))
 """On so many of the last edges drafts are made ahead; and how many blocks are taken at once."""
-_PROMPTS_PER_HEAT = (2, 3)
+_PROMPTS_PER_HEAT = (4, 6)
 """Of the halving; each heat leaves half of the arms."""
 _FINALISTS = 3
 _UNKNOWN_US = 1e4
