@@ -185,7 +185,7 @@ def main() -> None:
     """Parses the arguments, measures, prints."""
     parser = comparison_arguments(__doc__)
     parser.add_argument("--tasks", help="by comma; of dev, or suites of eval; else all")
-    parser.add_argument("--per-task", type=int, default=4)
+    parser.add_argument("--per-task", type=int, default=8)
     parser.add_argument("--passes", type=int, default=7)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--max-tokens", type=int, default=64)

@@ -64,7 +64,7 @@ class FastEngine:
 
         Args:
             directory: where the model lies.
-            dtype: of weights and activations; of the KV cache too, except on the CPU.
+            dtype: of weights and KV cache; with torch's operations on the CPU the cache is float32.
             device: ``cpu`` or ``cuda``.
             context_tokens: longest sequence; None: what the model allows.
             kv_tokens: positions of the KV cache, over all sessions; rounded up to pages.

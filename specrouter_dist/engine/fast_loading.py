@@ -44,6 +44,7 @@ def load_decoder(
         ConfigError: there is not, or a file or tensor is missing or broken.
     """
     library = _library_for(shape, device, quantization)
+    # Attention of torch's operations is two to four times slower in bfloat16 on the CPU.
     kv_dtype = torch.float32 if library is None and device.type == "cpu" else TORCH_DTYPES[dtype]
     plan = memory_plan(
         shape,
@@ -90,7 +91,6 @@ def load_decoder(
 def _library_for(
     shape: LlamaShape, device: torch.device, quantization: Quantization | None
 ) -> Library | None:
-    """The compiled decoder, where it can run such a model. Where not, torch's operations do; on the
-    CPU their attention is two to four times slower in bfloat16 than in float32."""
+    """The compiled decoder, where it can run such a model; where not, torch's operations do."""
     library = find_library() if device.type == "cpu" and quantization is None else None
     return library if library is not None and library.has_heads(shape.head_dim) else None

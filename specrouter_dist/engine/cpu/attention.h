@@ -119,7 +119,8 @@ void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query
 
 // softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.
 //
-// Keys behind a query's own position have no weight in it: what is added then is 0.
+// Keys behind a query's own position have no weight in it: what is added then is 0, values being
+// numbers.
 template <int Queries, typename Number>
 void attend(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
             float* weights, int64_t stride) {

@@ -3,6 +3,8 @@
 // CPUs multiply and add twice as many 16-bit whole numbers in a cycle as floats, and exactly.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "vector.h"

@@ -20,6 +20,8 @@ _logger = logging.getLogger(__name__)
 _MODULE = "specrouter_dist.engine.cpu._decoder"
 
 
+_CALLS = 2
+"""Raised when calls mean something else, here and in decoder.cpp."""
 BLOCK_INS = 64
 """Inputs whose products are added in whole numbers."""
 
@@ -121,7 +123,7 @@ def dice_of(dice: decoder.Dice) -> Dice:
 
 def layout() -> int:
     """As decoder.cpp has it: sizes of all that is handed over."""
-    found = PAGE_TOKENS * BLOCK_INS
+    found = (_CALLS * 509 + PAGE_TOKENS) * 509 + BLOCK_INS
     for structure in (Model, Layer, Batch, Rows, Draws, Adapter):
         found = found * 509 + ctypes.sizeof(structure)
     return found % 2**64

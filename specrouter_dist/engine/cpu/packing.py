@@ -13,6 +13,8 @@ PANEL_OUTS = 32
 _LANES = PANEL_OUTS // 2
 _WEIGHT_BITS = 13
 """Beside the sign, of whole weights."""
+_OUTS_AT_ONCE = 64 * PANEL_OUTS
+"""That are made whole at once: it takes several times their memory."""
 _MOST_INPUT = 2**15 - 1
 _MOST_SUM = 2**31 - 1
 
@@ -59,34 +61,40 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:
     """
     num_outs, num_ins = weight.shape
     fused = None if bias is None else bias.float().contiguous()
-    cells = F.pad(weight, (0, 0, 0, -num_outs % PANEL_OUTS))
     if weight.dtype == torch.float32:
-        panels = cells.view(-1, 2, _LANES, num_ins).permute(0, 3, 1, 2).contiguous()
+        cells = F.pad(weight, (0, 0, 0, -num_outs % PANEL_OUTS)).view(-1, 2, _LANES, num_ins)
+        panels = cells.permute(0, 3, 1, 2).contiguous()
         return PackedLinear(panels, fused, None, num_ins, num_outs, 0)
-    whole, scales = _whole(cells)
-    pairs = F.pad(whole, (0, num_ins % 2)).view(-1, 2, _LANES, -(-num_ins // 2), 2)
-    panels = pairs.permute(0, 3, 1, 2, 4).contiguous()
-    return PackedLinear(panels, fused, scales, num_ins, num_outs, _input_limit(whole))
+    num_panels = whole_panels(num_outs) // PANEL_OUTS
+    panels = torch.empty(num_panels, -(-num_ins // 2), 2, _LANES, 2, dtype=torch.int16)
+    scales = torch.empty(num_panels * PANEL_OUTS)
+    limit = _MOST_INPUT
+    for first in range(0, num_outs, _OUTS_AT_ONCE):
+        some = weight[first : first + _OUTS_AT_ONCE]
+        some = F.pad(some.float(), (0, num_ins % 2, 0, -len(some) % PANEL_OUTS))
+        whole, scales[first : first + len(some)] = _whole(some)
+        pairs = whole.view(-1, 2, _LANES, panels.shape[1], 2).permute(0, 3, 1, 2, 4)
+        panels[first // PANEL_OUTS :][: len(pairs)] = pairs
+        limit = min(limit, _input_limit(whole))
+    return PackedLinear(panels, fused, scales, num_ins, num_outs, limit)
 
 
 def _whole(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int16 weights, and float32 powers of two that they are multiples of, one per output.
+    """Whole weights, and powers of two that they are multiples of, one per output.
 
     A bfloat16 number has eight bits, so those that are at least a 32nd of the largest stay what
     they are; others are rounded. An output that has a weight that is no number has such a scale.
     """
-    weight = weight.float()
     largest = weight.abs().amax(1)
     exponents = torch.frexp(largest).exponent - _WEIGHT_BITS
     scales = torch.ldexp(torch.where(largest.isfinite(), 1.0, torch.nan), exponents)
-    return (weight / scales[:, None]).round_().nan_to_num_(0.0).short(), scales
+    return (weight / scales[:, None]).round_().nan_to_num_(0.0), scales
 
 
 def _input_limit(whole: Tensor) -> int:
     """Of inputs up to which a block's sum of products fits into 32 bits."""
-    sizes = F.pad(whole.abs().float(), (0, -whole.shape[1] % BLOCK_INS))
-    largest = sizes.view(len(whole), -1, BLOCK_INS).sum(2).amax().item()
-    return min(_MOST_INPUT, _MOST_SUM // max(1, int(largest)))
+    sizes = F.pad(whole.abs(), (0, -whole.shape[1] % BLOCK_INS)).view(len(whole), -1, BLOCK_INS)
+    return min(_MOST_INPUT, _MOST_SUM // max(1, int(sizes.sum(2).amax().item())))
 
 
 def whole_panels(num_outs: int) -> int:

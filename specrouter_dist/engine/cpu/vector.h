@@ -114,11 +114,12 @@ inline unsigned bits_of(Ints v) {
 #endif
 }
 
-// e^x to about one unit in the last place; 0 far below zero. x is at most 88.
+// e^x to about one unit in the last place; 0 far below zero, e^88 above 88.
 inline Vector exp(Vector x) {
-  const Vector least = broadcast(-87.0f);
+  const Vector least = broadcast(-87.0f), most = broadcast(88.0f);
   const Ints is_tiny = x < least;
   x = is_tiny ? least : x;
+  x = x > most ? most : x;
   // x = n ln 2 + r with a whole n: adding 1.5 * 2^23 rounds to the nearest.
   const Vector magic = broadcast(12582912.0f);
   const Vector n = (x * 1.44269504f + magic) - magic;

@@ -115,6 +115,18 @@ def test_threads_come_and_go(saved: Path, dtype: Dtype) -> None:
         assert torch.equal(all_logits(engine, num_threads), alone)
 
 
+def test_gates_may_be_large(tmp_path: Path) -> None:
+    """Of either sign: what silu leaves of -100 is nothing."""
+    model = save(small(), tmp_path)
+    for layer in model.model.layers:
+        layer.mlp.gate_proj.weight.data *= 200
+    model.save_pretrained(tmp_path)
+    found = all_logits(load(tmp_path), 2)
+    with only_eager():
+        wanted = all_logits(load(tmp_path), 2)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3)
+
+
 SAMPLINGS = [
     GREEDY,
     SamplingParams(temperature=0.8, seed=7),
