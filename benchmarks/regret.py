@@ -7,9 +7,10 @@ For each task every chain is swept over its draft lengths, in lock-step and draf
 successive halving: all arms on few prompts, the better half on more. The best ones and the target
 alone then run by turns over all of the task's prompts, which is a pass; the best by its median over
 the passes is the task's static arm. With the target alone and the router's choice it runs by turns
-in other passes, or it would be the luckiest of several. Regret is the router's tokens per second
-over those of the static arm. One request at a time, without a prefix cache. The last row is the
-mixture of all tasks, against the best single arm of them all.
+in other passes, or it would be the luckiest of several, and behind three of the router's alone that
+are not counted: how fast it learns a new task is measured by ``benchmarks.adapts``. Regret is the
+router's tokens per second over those of the static arm. One request at a time, without a prefix
+cache. The last row is the mixture of all tasks, against the best single arm of them all.
 """
 
 import argparse
@@ -47,6 +48,7 @@ _AHEADS = ((0, 0), (1, 1), (1, 4), (2, 1), (2, 4))
 _PROMPTS_PER_HEAT = (4, 6)
 """Of the halving; each heat leaves half of the arms."""
 _FINALISTS = 3
+_WARM_PASSES = 3
 _UNKNOWN_US = 1e4
 _MOST_PROMPTS = 200
 """Of a task, that are looked through."""
@@ -122,7 +124,7 @@ def compare(sweep: Sweep, finalists: Sequence[Plan], alone: Plan, passes: int) -
     static = [alone, *(plan for plan in finalists if plan.chain != alone.chain)]
     trials = [statistics.median(speeds) for speeds in sweep.passes(static, passes)]
     best = static[trials.index(max(trials))]
-    sweep.passes([None], 1)
+    sweep.passes([None], _WARM_PASSES)
     arms: list[Plan | None] = [None, *dict.fromkeys((alone, best))]
     speeds = dict(zip(arms, sweep.passes(arms, passes), strict=True))
 
