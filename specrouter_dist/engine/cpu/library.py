@@ -185,6 +185,7 @@ def find_library() -> Library | None:
         return library
     reason = "not there (no C++ compiler at install?)" if library is None else "for another CPU"
     _logger.warning(
-        "the compiled CPU decoder is %s: forwards on the CPU take four to nine times as long", reason
+        "the compiled CPU decoder is %s: forwards on the CPU take four to nine times as long",
+        reason,
     )
     return None
