@@ -91,10 +91,11 @@ inline void score(const Query* queries, const Number* keys, const Number* next, 
     }
 }
 
-// `Vectors` times sixteen components, from one on, of the sums of values by weights.
+// `Vectors` times sixteen components, from one on, of the sums of values by weights, times a scale
+// of each query. The next page is asked for meanwhile.
 template <int Queries, int Vectors, typename Number>
 void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
-         int64_t component, const float* weights, int64_t stride, const Vector* totals) {
+         int64_t component, const float* weights, int64_t stride, const Vector* scales) {
   const int64_t most_keys = queries[Queries - 1].num_keys;
   Vector mixed[Queries][Vectors];
   clear(mixed);
@@ -114,7 +115,7 @@ void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query
   }
   for (int n = 0; n < Queries; ++n)
     for (int v = 0; v < Vectors; ++v)
-      store(queries[n].result + component + v * kLanes, mixed[n][v] * totals[n]);
+      store(queries[n].result + component + v * kLanes, mixed[n][v] * scales[n]);
 }
 
 // softmax(q k^T) v of queries of one head; `weights` has room for `stride` keys of each.

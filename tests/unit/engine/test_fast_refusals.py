@@ -16,7 +16,7 @@ from specrouter_dist.engine.llama_shape import read_shape
 from specrouter_dist.engine.loading import MemoryPlan, available_bytes, memory_plan
 from specrouter_dist.errors import ConfigError, EngineError
 from specrouter_dist.pools.llama_configs import refusal
-from tests.unit.engine.fast_models import SMALL, load, save, small
+from tests.unit.engine.fast_models import SMALL, load, only_eager, save, small
 
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0}
 CPU = torch.device("cpu")
@@ -166,6 +166,14 @@ def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
         assert plan.kv_bytes == info.kv_bytes
         norms = 5 * SMALL["hidden_size"] * 4
         assert plan.weight_bytes - norms == info.weight_bytes
+
+
+def test_the_cache_is_in_the_weights_dtype_but_for_torch_on_the_cpu(tmp_path: Path) -> None:
+    save(small(), tmp_path)
+    sizes = {dtype: load(tmp_path, dtype=dtype).info.kv_bytes for dtype in Dtype}
+    assert sizes[Dtype.BF16] * 2 == sizes[Dtype.FP32]
+    with only_eager():
+        assert load(tmp_path, dtype=Dtype.BF16).info.kv_bytes == sizes[Dtype.FP32]
 
 
 @pytest.mark.parametrize("tied", [False, True])
