@@ -46,6 +46,8 @@ class LatencyTable:
         # How much longer a verify takes while the next block is being drafted: cores of one
         # machine may share caches, memory and even arithmetic units.
         self._slowdowns: dict[tuple[str, str], DecayedMean] = {}
+        self._slowdown_priors: dict[str, float] = {}
+        """By member: it may have fewer threads while another drafts."""
         self._observed: set[str | tuple[str, str]] = set()
         """Members and pairs observed since :meth:`forget` was last called."""
         self._context_tokens = DecayedMean(SHORTEST_CONTEXT)
@@ -57,9 +59,11 @@ class LatencyTable:
 
     def profile(self, key: ForwardKey, times: ForwardTimes) -> None:
         """Takes a point of a member's start-up profile."""
-        size = key.num_rows // key.num_sessions
+        size, mean_us = key.num_rows // key.num_sessions, times.total_us / times.count
+        if key.beside is not None:
+            self._slowdown_priors[key.member] = self._slowdown(key, mean_us)
+            return
         for surface, of in self._surfaces(key, size):
-            mean_us = times.total_us / times.count
             surface.profile(int(of), key.num_sessions, key.context_tokens, mean_us)
 
     def observe(self, key: ForwardKey, times: ForwardTimes) -> float:
@@ -83,15 +87,23 @@ class LatencyTable:
                     if (other := surfaces.get(key.member)) not in (None, surface):
                         other.follow(surface, key.num_sessions)
             return factor
+        if self.knows_forwards(key.member):
+            pair = key.beside, key.member
+            self._observed.add(pair)
+            slowdown = self._slowdowns.setdefault(pair, self._slowdown_of(key.member))
+            slowdown.observe(self._slowdown(key, times.total_us / times.count), times.count)
+        return 1.0
+
+    def _slowdown(self, key: ForwardKey, mean_us: float) -> float:
+        """Of a step that took so long beside another's."""
+        size = key.num_rows / key.num_sessions
         alone_us = self.forward_us(
             key.member, size, key.num_sessions, context_tokens=key.context_tokens
         )
-        if alone_us is not None:
-            pair = key.beside, key.member
-            self._observed.add(pair)
-            slowdown = self._slowdowns.setdefault(pair, DecayedMean(1.0))
-            slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
-        return 1.0
+        return max(1.0, mean_us / alone_us) if alone_us else 1.0
+
+    def _slowdown_of(self, member: str, known: Level | None = None) -> DecayedMean:
+        return DecayedMean(self._slowdown_priors.get(member, 1.0), known)
 
     def is_in_doubt(self, member: str) -> bool:
         """Whether what was observed last of the member is a hiccup or the beginning of a change."""
@@ -186,8 +198,8 @@ class LatencyTable:
 
     def slowdown(self, beside: str, member: str) -> float:
         """By how many times the member's steps are slower while that drafter drafts."""
-        slowdown = self._slowdowns.get((beside, member))
-        return 1.0 if slowdown is None else slowdown.value
+        known = self._slowdowns.get((beside, member))
+        return (known or self._slowdown_of(member)).value
 
     def drafting_us(
         self,
@@ -246,7 +258,7 @@ class LatencyTable:
         for member, batches in state.drafting:
             self._drafting.setdefault(member, Surface()).restore(batches)
         for beside, member, ratio in state.slowdowns:
-            self._slowdowns[beside, member] = DecayedMean(1.0, ratio)
+            self._slowdowns[beside, member] = self._slowdown_of(member, ratio)
         for draft, verifier, level in state.hops:
             self._hops[draft, verifier] = DecayedMean(self.hop_prior_us, level)
         self._context_tokens = DecayedMean(SHORTEST_CONTEXT, state.context_tokens)

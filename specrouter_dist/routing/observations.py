@@ -12,6 +12,8 @@ from specrouter_dist.routing.state import MAX_SIZE
 from specrouter_dist.routing.traffic import Traffic
 from specrouter_dist.speculation.messages import TokenArray
 
+ANY_DRAFTER = "*"
+"""In a profile: whichever drafts meanwhile."""
 SHORTEST_CONTEXT = 64
 """Contexts below are not told apart from it, in tokens."""
 

@@ -139,7 +139,11 @@ def forward_key(member: str, batch: Sequence[tuple[Observed, Step]]) -> ForwardK
     num_drafts = {step.num_drafts for _, step in batch}
     if num_rows > _LARGEST_TIMED_ROWS * len(batch) or len(num_drafts) > 1:
         return None
-    session = batch[0][0]
-    beside = session.upstream if len(batch) == 1 and session.drafts_ahead else None
+    beside = drafting_beside([session for session, _ in batch])
     context = context_of([step.start for _, step in batch])
     return ForwardKey(member, num_rows, len(batch), num_drafts.pop(), beside, context)
+
+
+def drafting_beside(sessions: Sequence[Observed]) -> str | None:
+    """The drafter that is free to draft ahead during a forward of these; None: there is none."""
+    return sessions[0].upstream if len(sessions) == 1 and sessions[0].drafts_ahead else None

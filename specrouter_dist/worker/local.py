@@ -167,7 +167,7 @@ class LocalPool:
 
 def _load_and_profile(pool: Pool, report: PoolReport) -> tuple[list[ModelHost], Observations]:
     hosts = _load_hosts(pool, report)
-    return hosts, profile_all(hosts, torch.get_num_threads())
+    return hosts, profile_all(hosts, own_threads=torch.get_num_threads())
 
 
 def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:

@@ -10,6 +10,7 @@ from specrouter_dist.routing.doubt import Lateness
 from specrouter_dist.routing.observations import ForwardKey, Observations
 from specrouter_dist.routing.observing import (
     answer,
+    drafting_beside,
     end_step,
     forward_key,
     observe_outcome,
@@ -26,6 +27,7 @@ from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS, Step
 from specrouter_dist.worker.forks import EngineForks, draws_of
 from specrouter_dist.worker.member import Opening
 from specrouter_dist.worker.session import Session
+from specrouter_dist.worker.threads import Threads, kind_of
 
 MAX_DRAFTS = 16
 """Most tokens that a drafter draws in one step before it looks at its mail."""
@@ -61,8 +63,7 @@ class ModelHost:
         self._odds: dict[str, Odds] = {}
         """By sampling regime."""
         self._runs = Runs() if is_target else None
-        self.num_threads = 1
-        """CPU threads of its forwards."""
+        self.threads = Threads()
         self.counts = Counts()
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:
@@ -184,10 +185,16 @@ class ModelHost:
         self, engine: Engine, sessions: Sequence[Session], extensions: Sequence[Extension]
     ) -> list[Picks]:
         """One forward, whose time is shared by its sessions."""
-        engine.set_threads(self.num_threads)
+        kind = kind_of(
+            sum(len(extension.tokens) for extension in extensions),
+            max(extension.num_drafts for extension in extensions),
+        )
+        is_alone = drafting_beside(sessions) is None
+        engine.set_threads(self.threads.begin(kind, is_alone=is_alone))
         started = time.perf_counter()
         all_picks = engine.extend(extensions)
         elapsed_us = (time.perf_counter() - started) * 1e6
+        self.threads.end(elapsed_us)
         if self._runs is not None:
             self._runs.note(extensions, elapsed_us)
         for session in sessions:

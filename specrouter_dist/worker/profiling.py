@@ -11,6 +11,7 @@ from specrouter_dist.config import SamplingParams
 from specrouter_dist.engine.interface import Engine, Extension
 from specrouter_dist.errors import NoRoomError
 from specrouter_dist.routing.observations import (
+    ANY_DRAFTER,
     SHORTEST_CONTEXT,
     ForwardKey,
     ForwardTimes,
@@ -20,6 +21,7 @@ from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from specrouter_dist.speculation.runs import run_tokens
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker.model_host import ModelHost
+from specrouter_dist.worker.threads import Threads
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
 _SAMPLED = SamplingParams(temperature=0.8, max_tokens=64, seed=0)
@@ -79,6 +81,7 @@ _GRIDS = (
 )
 _THREADS_GRID = _Grid(1, (), (), warm_up=1, repeats=3)
 _THREADS_TURNS = 3
+_BESIDE_GRID = _Grid(1, (), (), warm_up=3, repeats=7)
 _TRIED_BLOCK, _TRIED_DRAFTS = (5, 0), (1, 7)
 """Rows and drafts of the steps that decide on a number of threads."""
 _ENOUGH_GAIN = 1.1
@@ -138,7 +141,7 @@ def fastest_threads(engine: Engine, most: int, *, drafts: bool) -> int:
     small models have little to share."""
     if most == 1:
         return 1
-    counts = sorted({most, *(1 << i for i in range(most.bit_length()))})
+    counts = _numbers(most)
     context_tokens = min(SHORTEST_CONTEXT, engine.info.context_tokens - _ROOM)
     kind = _Kind(context_tokens, *(_TRIED_DRAFTS if drafts else _TRIED_BLOCK))
     times_us: dict[int, list[float]] = {count: [] for count in counts}
@@ -151,6 +154,11 @@ def fastest_threads(engine: Engine, most: int, *, drafts: bool) -> int:
                 times_us[count] += _time(engine, {kind: slots}, _THREADS_GRID)[kind]
     enough_us = _ENOUGH_GAIN * min(map(min, times_us.values()))
     return next(count for count in counts if min(times_us[count]) <= enough_us)
+
+
+def _numbers(most: int) -> list[int]:
+    """Of threads, to choose from."""
+    return sorted({most, *(1 << i for i in range(most.bit_length()))})
 
 
 def _draws_runs(engine: Engine, threads: int) -> bool:
@@ -176,16 +184,44 @@ def _take_memory(engine: Engine, context_tokens: int) -> None:
         engine.extend([Extension(slot, 0, block, len(block)) for slot in slots])
 
 
-def profile_all(hosts: Sequence[ModelHost], most_threads: int) -> Observations:
-    """Of all models of a worker, one after the other; each has its number of CPU threads then."""
+def profile_all(
+    hosts: Sequence[ModelHost], *, own_threads: int, all_threads: int | None = None
+) -> Observations:
+    """Of all models of a worker, one after the other; each has its number of CPU threads then.
+
+    Args:
+        own_threads: most for a forward while another worker of the chain may compute.
+        all_threads: most for one of the target while none does; None: as many.
+    """
     observations = Observations(is_profile=True)
     for host in hosts:
-        threads = fastest_threads(host.engine, most_threads, drafts=not host.is_target)
-        host.num_threads = threads
-        drafts = not host.is_target or _draws_runs(host.engine, threads)
-        measured = profile(host.name, host.engine, drafts=drafts, threads=threads)
+        drafts = not host.is_target
+        own = alone = fastest_threads(host.engine, own_threads, drafts=drafts)
+        shared: list[int] = []
+        # A drafter does not know when its verifier works.
+        if all_threads is not None and (host.is_target or host.lives_in):
+            shared = _numbers(all_threads)
+            alone = fastest_threads(host.engine, all_threads, drafts=drafts)
+        host.threads = Threads(own, shared, alone)
+        drafts = drafts or _draws_runs(host.engine, alone)
+        measured = profile(host.name, host.engine, drafts=drafts, threads=alone)
         observations.forwards |= measured.forwards
+        if own != alone:
+            observations.forwards |= _time_beside(host)
     return observations
+
+
+def _time_beside(host: ModelHost) -> dict[ForwardKey, ForwardTimes]:
+    """A verify with as many threads as it has while its drafter drafts ahead."""
+    context_tokens = min(SHORTEST_CONTEXT, host.engine.info.context_tokens - _ROOM)
+    kind = _Kind(context_tokens, *_TRIED_BLOCK)
+    host.engine.set_threads(host.threads.own)
+    with _sessions(host.engine, 1, context_tokens) as slots:
+        if not slots:
+            return {}
+        times_us = _time(host.engine, {kind: slots}, _BESIDE_GRID)[kind]
+    key = ForwardKey(host.name, kind.rows, 1, 0, ANY_DRAFTER, context_tokens)
+    return {key: ForwardTimes(1, min(times_us))}
 
 
 def _long_context(engine: Engine, short: int) -> int:

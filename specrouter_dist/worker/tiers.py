@@ -31,7 +31,7 @@ class TieredHost(ModelHost):
     def __init__(self, slim: SlimHost) -> None:
         super().__init__(slim.name, slim.target.engine, is_target=True)
         self.path = (slim.name, slim.target.name)
-        self.num_threads = slim.target.num_threads
+        self.threads = slim.target.threads
         # What it runs keeps lossless sessions of the same engine waiting.
         self.counts = slim.target.counts
         self._slim = slim.slim

@@ -242,7 +242,7 @@ class Worker:
                 if model.is_target and self._requests is not None:
                     self._requests.on_grown(session, steps[session], new, picks)
             self._settle()
-            if key is not None:
+            if key is not None and not model.threads.was_trial:
                 elapsed_us = (self._clock() - began) * 1e6
                 if self._lateness.is_change(elapsed_us, is_usual=True):
                     self._observations.is_urgent = True

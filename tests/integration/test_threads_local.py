@@ -2,6 +2,7 @@
 
 import pytest
 
+from specrouter_dist.worker.threads import Threads
 from tests.pools import open_tiny, requests, short_start
 
 pytestmark = pytest.mark.timeout(300)
@@ -12,10 +13,10 @@ def test_the_number_of_threads_does_not_change_the_text() -> None:
     with short_start(), open_tiny("local") as backend:
         hosts = backend.running.worker._models
         # The tests' environment allows one.
-        assert {host.num_threads for host in hosts} == {1}
+        assert {host.threads.first for host in hosts} == {1}
         for num_threads in (1, 2, 1):
             for host in hosts:
-                host.num_threads = num_threads
+                host.threads = Threads(num_threads)
             asked = [
                 *requests(("target",), 0.0, max_tokens=16),
                 *requests(("medium", "target"), 0.8, max_tokens=16),

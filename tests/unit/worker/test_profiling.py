@@ -13,6 +13,7 @@ from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker import profiling
 from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.profiling import fastest_threads, profile, profile_all
+from specrouter_dist.worker.threads import kind_of
 
 US = 1e-6
 
@@ -149,9 +150,33 @@ def test_profile_and_forwards_run_on_them(clock: Clock) -> None:
     engine = TimedEngine(clock)
     engine.most_useful_threads = 2
     host = ModelHost("m", engine, is_target=True)
-    forwards = profile_all([host], most_threads=4).forwards
-    assert host.num_threads == 2
+    forwards = profile_all([host], own_threads=4).forwards
+    assert (host.threads.own, host.threads.first) == (2, 2)
     assert forwards[ForwardKey("m", 1, 1, context_tokens=64)].total_us == pytest.approx(55.7)
+    assert not any(key.beside for key in forwards)
+
+
+@pytest.mark.parametrize(("is_target", "alone"), [(True, 2), (False, 1)])
+def test_a_target_that_shares_cpus_has_all_while_nobody_drafts_ahead(
+    clock: Clock, is_target: bool, alone: int
+) -> None:
+    engine = TimedEngine(clock)
+    engine.most_useful_threads = 2
+    host = ModelHost("m", engine, is_target=is_target)
+    forwards = profile_all([host], own_threads=1, all_threads=4).forwards
+    assert (host.threads.own, host.threads.first) == (1, alone)
+    numbers = set()
+    for _ in range(12):
+        numbers.add(host.threads.begin(kind_of(1, 0), is_alone=True))
+        host.threads.end(100.0)
+    assert numbers == ({1, 2, 4} if is_target else {1})
+    key = ForwardKey("m", 1, 1, context_tokens=64)
+    assert forwards[key].total_us == pytest.approx(111.4 / alone)
+    table = LatencyTable(hop_us=100.0)
+    for key, times in forwards.items():
+        table.profile(key, times)
+    # What its verify takes beside a drafter is known before one has drafted beside it.
+    assert table.slowdown("d", "m") == pytest.approx(alone)
 
 
 def test_without_room_for_both_contexts_there_is_one(clock: Clock) -> None:

@@ -19,6 +19,7 @@ from specrouter_dist.worker.outbox import Outbox
 from specrouter_dist.worker.parking import LEASE_S
 from specrouter_dist.worker.session import Session
 from specrouter_dist.worker.slim import SlimHost, slim_hosts
+from specrouter_dist.worker.threads import Threads
 from specrouter_dist.worker.tiers import TieredHost
 from tests.unit.engine.fast_models import load, save, small
 
@@ -168,10 +169,10 @@ def test_the_newer_plan_has_it_whoever_speaks_first(by_hand: ByHand) -> None:
 
 def test_lossy_sessions_are_counted_and_run_as_the_targets(by_hand: ByHand) -> None:
     """They are at a host of their own, and in its engine."""
-    by_hand.target.num_threads = 3
+    by_hand.target.threads = Threads(3)
     assert isinstance(by_hand.slim, SlimHost)
     tiered = TieredHost(by_hand.slim)
-    assert tiered.num_threads == 3
+    assert tiered.threads is by_hand.target.threads
     opening = Opening(PROMPT, len(PROMPT), END, SAMPLING, lossy=LossyParams())
     tiered.open(opening, StopIds(()))
     assert by_hand.target.counts.num_open == 1
