@@ -2,12 +2,11 @@
 
     python -m benchmarks.adapts --times 5 --json
     python -m benchmarks.adapts --only switch --times 3 --json
-    python -m benchmarks.adapts --slow-target --only slow --slower 20 --json
+    python -m benchmarks.adapts --slow-target --only slow --json
 
 Requests run one after the other through Ray; the router chooses. What is measured is told by
 ``benchmarks/slowed.py``, ``benchmarks/switched.py`` and ``benchmarks/restarted.py``. Where the
-target is so fast that no drafter pays, none can be left: ``--slow-target`` runs it in the general
-engine. Before so slow a target a drafter may pay even five times slower: ``--slower``.
+target is so fast that no drafter pays, none can be left: ``--slow-target`` runs it in fp32.
 """
 
 import argparse

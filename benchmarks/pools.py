@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from specrouter_dist.config import LayerSkipMember, ModelMember
+from specrouter_dist.config import Dtype, LayerSkipMember, ModelMember
 from specrouter_dist.pools.loading import Pool
 
 
@@ -20,10 +20,11 @@ def without_prefix_cache(pool: Pool) -> Pool:
 
 
 def with_slow_target(pool: Pool) -> Pool:
-    """Its target in the general engine: so slow that drafters pay on any machine."""
+    """Its target in fp32, which takes some times as long: drafters pay on any machine, but not if
+    they become five times slower."""
     target = pool.config.target
     members = tuple(
-        member.model_copy(update={"engine": "general"}) if member is target else member
+        member.model_copy(update={"dtype": Dtype.FP32}) if member is target else member
         for member in pool.config.members
     )
     config = pool.config.model_copy(update={"members": members})
