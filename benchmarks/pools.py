@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from specrouter_dist.config import Dtype, LayerSkipMember, ModelMember
 from specrouter_dist.pools.loading import Pool
@@ -22,13 +23,18 @@ def without_prefix_cache(pool: Pool) -> Pool:
 def with_slow_target(pool: Pool) -> Pool:
     """Its target in fp32, which takes some times as long: drafters pay on any machine, but not if
     they become five times slower."""
+    return with_target(pool, dtype=Dtype.FP32)
+
+
+def with_target(pool: Pool, **changes: Any) -> Pool:
+    """With a target that differs in these fields."""
     target = pool.config.target
     members = tuple(
-        member.model_copy(update={"dtype": Dtype.FP32}) if member is target else member
+        member.model_copy(update=changes) if member is target else member
         for member in pool.config.members
     )
     config = pool.config.model_copy(update={"members": members})
-    return replace(pool, config=config, config_hash=f"{pool.config_hash}:slow")
+    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{changes}")
 
 
 def with_exact(pool: Pool, *, exact: bool) -> Pool:
