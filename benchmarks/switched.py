@@ -1,7 +1,7 @@
 """Requests of one task, then of another: after how many target rounds is the plan the best one?
 
-The best plan of a task is what the router settles on when that task runs alone for long; it is
-weighed by what the router knew then. A request's plan is *best* when it is the same chain and
+The best plan of a task is what the router settles on when that task runs on for long; it is weighed
+by what the router knows then. A request's plan is *best* when it is the same chain and
 predicted to be no more than 3 % slower, and *as good* when it is that fast with any chain. Rounds
 count over all requests since the switch. Where requests do not name their task the router sees only
 texts. In a ``conversation`` each prompt of the new task follows a prompt of the old one.
@@ -35,7 +35,7 @@ Prompts = Mapping[str, Sequence[TokenArray]]
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """What a task that runs alone has settled on."""
+    """What a task that runs on has settled on."""
 
     plan: Plan
     known: Known
@@ -89,7 +89,7 @@ class Switches:
         return results
 
     def settle(self, task: str) -> Best:
-        """The task alone, for long."""
+        """The task for long."""
         self.run(task, self._settle - _LAST, self._prompts[task])
         began = time.time()
         last = self.run(task, _LAST, self._prompts[task])
@@ -101,14 +101,14 @@ class Switches:
     def _told(self, task: str) -> str:
         return task if self._tells_tasks else ""
 
-    def switch(self, before: str, to: str, best: Best, *, conversation: bool) -> dict[str, object]:
-        """One row: from one task to another."""
-        self.run(before, self._settle, self._prompts[before])
+    def switch(self, before: str, to: str, *, conversation: bool) -> dict[str, object]:
+        """One row: to another task from one that has settled."""
         prompts: Iterator[TokenArray] = self._prompts[to]
         if conversation:
             pairs = zip(self._prompts[before], self._prompts[to], strict=False)
             prompts = (old + new for old, new in pairs)
         results = self.run(to, self._watched, prompts)
+        best = self.settle(to)
         return {
             "from": before,
             "to": to,
@@ -139,10 +139,10 @@ def rounds_until(
 
 def measure(switches: Switches, tasks: Sequence[str], times: int) -> dict[str, object]:
     """Each task to the next one, so many times, each time within conversations too."""
-    best = {task: switches.settle(task) for task in tqdm(tasks, desc="each alone", leave=False)}
+    switches.settle(tasks[0])
     pairs = list(zip(tasks, (*tasks[1:], tasks[0]), strict=True))
     rows = [
-        switches.switch(before, to, best[to], conversation=conversation)
+        switches.switch(before, to, conversation=conversation)
         for _ in tqdm(range(times), desc="switches", leave=False)
         for conversation in (False, True)
         for before, to in pairs
