@@ -120,7 +120,7 @@ def make_profile(
         }
         for member in names
     ]
-    members[-1] = {**members[-1], "role": "target", "draft_token_ms": None}
+    members[-1]["role"] = "target"
     return Profile.model_validate(
         {
             "name": name,
@@ -165,8 +165,9 @@ def _agreements(recordings: Sequence[Recording], names: Sequence[str]) -> list[d
 def for_plan(profile: Profile, times: Times, plan: Plan) -> Profile:
     """The profile as the members of one plan find it.
 
-    The first one only drafts, and the router times that by itself; and a step is slower while the
-    next block, or what may come after this one, is drafted beside it.
+    The first one only drafts, or is a target alone that draws several tokens in a step, and the
+    router times that by itself; and a step is slower while the next block, or what may come after
+    this one, is drafted beside it.
     """
     slower = {
         verifier: times.slowdowns.get((draft, verifier), 1.0)
@@ -176,7 +177,7 @@ def for_plan(profile: Profile, times: Times, plan: Plan) -> Profile:
     members = []
     for member in profile.members:
         table_ms = member.step.table_ms
-        if member.name == plan.chain[0] and len(plan.chain) > 1:
+        if member.name == plan.chain[0]:
             more_ms = times.drafting[member.name][1] / 1e3 - table_ms[1]
             table_ms = {rows: ms + more_ms for rows, ms in table_ms.items()}
         factor = slower.get(member.name, 1.0)
