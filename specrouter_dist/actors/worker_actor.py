@@ -208,9 +208,12 @@ def _load_and_profile(spec: WorkerSpec, directory: Path) -> tuple[list[ModelHost
     hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
     # Ray lets an actor on the CPU have as many as it has asked for CPUs, at least one. One that has
     # asked for none shares the node's.
-    own, shared = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    all_threads = None if spec.member.num_cpus else shared
-    return hosts, profile_all(hosts, own_threads=own, all_threads=all_threads)
+    shares_cpus = spec.member.device == "cpu" and not spec.member.num_cpus
+    return hosts, profile_all(
+        hosts,
+        own_threads=torch.get_num_threads(),
+        all_threads=len(os.sched_getaffinity(0)) if shares_cpus else None,
+    )
 
 
 def _directory_here(spec: WorkerSpec) -> Path:

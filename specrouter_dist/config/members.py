@@ -45,7 +45,9 @@ class ModelMember(UserModel):
     num_gpus: Finite = Field(default=0.0, ge=0.0)
     """Share of GPUs that Ray reserves; fractions let members share one."""
     num_cpus: Finite = Field(default=0.0, ge=0.0)
-    """CPUs that Ray reserves; as many threads at most has a forward on the CPU, at least one."""
+    """CPUs that Ray reserves; as many threads at most has a forward on the CPU, at least one. A
+    target that reserves none has as many of the node's as are fastest while no drafter drafts
+    ahead of it."""
     resources: dict[str, Finite] = Field(default_factory=dict)
     """Further Ray resources, e.g. ``{"accelerator_type:L4": 0.001}``."""
     labels: dict[str, str] = Field(default_factory=dict)
