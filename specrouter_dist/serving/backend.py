@@ -100,10 +100,15 @@ class PoolBackend:
         if request.lossy is not None:
             chain = request.plan.chain if request.plan else request.chain
             check_lossy(self._config, chain, request.sampling)
-        plan = request.plan
-        if plan is None and request.chain is not None:
-            plan = self.running.plan_of(request.chain, request.traffic)
-        return Generation(request, self._tokenizer, self._eos_ids, plan)
+        return Generation(request, self._tokenizer, self._eos_ids, self._plan_of(request))
+
+    def _plan_of(self, request: GenerateRequest) -> Plan | None:
+        if request.plan is not None or request.chain is None:
+            return request.plan
+        if len(request.chain) == 1:
+            # It has no knobs, so nobody need be asked.
+            return Plan(chain=request.chain)
+        return self.running.plan_of(request.chain, request.traffic)
 
     def generate(
         self, requests: Sequence[GenerateRequest], *, concurrency: int
