@@ -10,6 +10,7 @@ from typing import Self
 
 import ray
 
+from specrouter_dist.actors.cpus import SharedCpus, own_cpus
 from specrouter_dist.actors.metrics import WorkerMetrics
 from specrouter_dist.config import (
     LayerSkipMember,
@@ -134,6 +135,7 @@ class WorkerActor:
             _refuse_local,
             # Ray restarts the actor; an actor without its engine thread is of no use.
             on_failure=lambda error: os._exit(1),
+            are_cpus_taken=SharedCpus().are_taken if _shares_cpus(member) else lambda: False,
         )
         self._asking = Asking(self._worker)
         self._tracing = Tracing(self._worker)
@@ -206,14 +208,15 @@ def _load_and_profile(spec: WorkerSpec, directory: Path) -> tuple[list[ModelHost
     )
     host, *adapted = hosts_of(spec.member, engine, directory, spec.adapters)
     hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
-    # Ray lets an actor on the CPU have as many as it has asked for CPUs, at least one. One that has
-    # asked for none shares the node's.
-    shares_cpus = spec.member.device == "cpu" and not spec.member.num_cpus
-    return hosts, profile_all(
-        hosts,
-        own_threads=torch.get_num_threads(),
-        all_threads=len(os.sched_getaffinity(0)) if shares_cpus else None,
-    )
+    # Ray lets an actor on the CPU have as many as it has asked for CPUs, at least one.
+    own_threads = torch.get_num_threads()
+    all_threads = len(own_cpus()) if _shares_cpus(spec.member) else None
+    return hosts, profile_all(hosts, own_threads=own_threads, all_threads=all_threads)
+
+
+def _shares_cpus(member: ModelMember) -> bool:
+    """One that has asked for none has those of its node, as others there have."""
+    return member.device == "cpu" and not member.num_cpus
 
 
 def _directory_here(spec: WorkerSpec) -> Path:

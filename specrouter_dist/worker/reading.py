@@ -2,7 +2,8 @@
 
 What a member would have drawn at each position of a served text, and its laws at some of them, is
 one forward over the text, without drafting anything (DESIGN: section 8). Only when no step is
-waiting, and for at most one per cent of the worker's time.
+waiting, here or in another worker that wants the same CPUs, and for at most one per cent of the
+worker's time.
 """
 
 import logging
@@ -42,6 +43,8 @@ _PROBED_ROWS = 5
 _PROBED_DRAFTS = 3
 """Sizes of the steps by which a member that is not in use shows how fast it is now."""
 _LEAST_WAIT_S = 0.001
+_LOOK_AGAIN_S, _MOST_PATIENCE_S = 0.1, 3.0
+"""While others want all CPUs: until the next look, and how long no text is read at most."""
 _MOST_TEXTS = 4
 """Waiting to be read; others are not read."""
 _TARGET_EVERY = 4
@@ -68,17 +71,26 @@ class Readers:
     Args:
         models: all; the target's picks are the text, only its laws are read.
         clock: seconds.
+        are_cpus_taken: whether others want all CPUs just now.
     """
 
-    def __init__(self, models: Sequence[ModelHost], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        models: Sequence[ModelHost],
+        clock: Callable[[], float],
+        are_cpus_taken: Callable[[], bool] = lambda: False,
+    ) -> None:
         # The target is slow: the others do not wait for it.
         self._models = sorted(models, key=lambda model: model.is_target)
         self._clock = clock
         self._waiting: deque[tuple[Settled, ModelHost]] = deque()
         self._open: _Open | None = None
         self._num_texts = 0
+        self._are_cpus_taken = are_cpus_taken
         self._credit_s = _FIRST_CREDIT_S
         self._at_s = clock()
+        self._last_read_s = self._at_s
+        self._looks_again_s = self._at_s
 
     def add(self, text: Settled) -> None:
         """The text is to be read by every model, unless too many are waiting."""
@@ -115,7 +127,8 @@ class Readers:
         if not self._waiting:
             return None
         debt_s = -self._earn()
-        return 0.0 if debt_s <= 0 else debt_s / _SHARE + _LEAST_WAIT_S
+        looks_again_s = max(0.0, self._looks_again_s - self._at_s)
+        return looks_again_s if debt_s <= 0 else debt_s / _SHARE + _LEAST_WAIT_S
 
     def advance(self, observations: Observations) -> bool:
         """One forward, if something may be read now; whether there was one."""
@@ -142,8 +155,9 @@ class Readers:
 
     def _next(self) -> bool:
         """Opens the next text if there is time for it."""
-        if not self._waiting or self._earn() < 0:
+        if not self._waiting or self._earn() < 0 or self._lets_others_first():
             return False
+        self._last_read_s = self._at_s
         text, model = self._waiting.popleft()
         try:
             length = len(text.tokens) + _PROBED_DRAFTS
@@ -155,6 +169,15 @@ class Readers:
         start = model.engine.reuse(slot, text.tokens[: text.prompt_tokens])
         sampled = sampled_positions(len(text.tokens) - text.prompt_tokens)
         self._open = _Open(text, model, slot, start, sampled, array(TOKEN_TYPECODE), [])
+        return True
+
+    def _lets_others_first(self) -> bool:
+        """Only so long: who is never idle has to be learned of, too."""
+        if self._at_s < self._looks_again_s:
+            return True
+        if self._at_s - self._last_read_s >= _MOST_PATIENCE_S or not self._are_cpus_taken():
+            return False
+        self._looks_again_s = self._at_s + _LOOK_AGAIN_S
         return True
 
     def _read(self, opened: _Open) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _TRIED_TIMES = 4
 """Each number of threads in a trial."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 64, 4096
+_FIRST_PAUSE, _LONGEST_PAUSE = 16, 4096
 """Forwards between two trials: twice as many whenever nothing has changed."""
 _ENOUGH_GAIN = 1.1
 """More threads have to save so much: others may want the cores."""

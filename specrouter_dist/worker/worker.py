@@ -50,6 +50,7 @@ class Worker:
         make_ending: where a request's text ends (used where the target is).
         deliver: takes what goes to clients of this process.
         on_failure: called when the engine thread has failed, after its links are closed.
+        are_cpus_taken: whether others want all CPUs just now; then no texts are read.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Worker:
         *,
         on_failure: Callable[[Exception], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        are_cpus_taken: Callable[[], bool] = lambda: False,
     ) -> None:
         self.hub = hub
         self.error: Exception | None = None
@@ -83,7 +85,7 @@ class Worker:
         fronts = [m for m in self._models if m.is_target]
         others = [m for m in self._models[len(fronts) :] if not isinstance(m, AdapterHost)]
         self._turns = Turns([*fronts, *tiered.values()], others)
-        self._readers = Readers(self._models, clock)
+        self._readers = Readers(self._models, clock, are_cpus_taken)
         self._requests = (
             self._requests_of(fronts[0], tiered, table, make_ending) if fronts else None
         )

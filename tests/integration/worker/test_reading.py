@@ -160,6 +160,29 @@ def test_reading_takes_a_hundredth_of_the_time() -> None:
     assert seen.readings
 
 
+def test_while_others_want_all_cpus_a_text_is_read_now_and_then() -> None:
+    clock, are_taken = Clock(), True
+    host = ModelHost("small", engine("small"), is_target=False)
+    readers, seen = Readers([host], clock, lambda: are_taken), Observations()
+
+    def run(seconds: float) -> int:
+        """Returns how many texts were read."""
+        before, end_s = len(seen.readings), clock.now + seconds
+        while clock.now < end_s:
+            readers.add(text(60))
+            while readers.advance(seen):
+                pass
+            wait_s = readers.idle_s()
+            assert wait_s is not None and wait_s > 0, "it does not spin"
+            clock.now += wait_s
+        return len(seen.readings) - before
+
+    assert 3 <= run(12.5) <= 4
+    are_taken = False
+    readers.add(text(60))
+    assert readers.advance(seen), "as soon as one is free"
+
+
 def test_no_more_texts_wait_than_can_be_read() -> None:
     host = ModelHost("small", engine("small"), is_target=False)
     readers, seen = Readers([host], Clock()), Observations()
