@@ -85,9 +85,13 @@ def make_prompts(count: int, num_tokens: int, num_ids: int) -> list[TokenArray]:
 
 
 def run(
-    backend: PoolBackend, arms: Sequence[Arm], prompts: Sequence[TokenArray], max_tokens: int
+    backend: PoolBackend,
+    arms: Sequence[Arm],
+    prompts: Sequence[TokenArray],
+    warm: int,
+    max_tokens: int,
 ) -> list[list[GenerateResult]]:
-    """Every arm over every prompt, in rotating order; by arm. The first prompt is not counted.
+    """Every arm over every prompt, in rotating order; by arm. The first ``warm`` do not count.
 
     Closes the backend.
     """
@@ -99,7 +103,7 @@ def run(
                 arm = (turn + k) % len(arms)
                 request = GenerateRequest(prompts[turn], sampling, None, arms[arm].plan)
                 (result,) = backend.generate([request], concurrency=1)
-                if turn:
+                if turn >= warm:
                     results[arm].append(result)
     return results
 
@@ -172,6 +176,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=[b.value for b in BackendName], default="local")
     parser.add_argument("--device", choices=list(_POOLS), default="cpu")
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--warm", type=int, default=8, help="pairs before, the router learns")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=7, help="of each step that is timed")
@@ -187,9 +192,12 @@ def main() -> None:
     devices = devices_of(pool, arguments.backend)
     before = measure(pool, report, context_tokens=context_tokens, repeats=arguments.repeats)
     arms = all_arms(pool, before.planner(pool, devices))
-    prompts = make_prompts(arguments.pairs + 1, arguments.prompt_tokens, report.num_ids)
+    prompts = make_prompts(
+        arguments.warm + arguments.pairs, arguments.prompt_tokens, report.num_ids
+    )
     backend = BackendName(arguments.backend)
-    results = run(open_backend(pool, report, backend), arms, prompts, arguments.max_tokens)
+    running = open_backend(pool, report, backend)
+    results = run(running, arms, prompts, arguments.warm, arguments.max_tokens)
     after = measure(pool, report, context_tokens=context_tokens, repeats=arguments.repeats)
     times = before + after
     planner = times.planner(pool, devices)
