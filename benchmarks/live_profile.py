@@ -116,7 +116,8 @@ def make_profile(
             "name": member,
             "device": devices[member],
             "step": {"table_ms": _table_ms(times.forwards[member])},
-            "draft_token_ms": _draft_token_us(times.drafting[member]) / 1e3,
+            # Of a target that draws one token in a step nothing else is known.
+            "draft_token_ms": _draft_token_us(times.drafting[member]) / 1e3 or None,
         }
         for member in names
     ]

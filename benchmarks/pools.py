@@ -34,7 +34,8 @@ def with_target(pool: Pool, **changes: Any) -> Pool:
         for member in pool.config.members
     )
     config = pool.config.model_copy(update={"members": members})
-    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{changes}")
+    named = ",".join(f"{field}={value}" for field, value in sorted(changes.items()))
+    return replace(pool, config=config, config_hash=f"{pool.config_hash}:{named}")
 
 
 def with_exact(pool: Pool, *, exact: bool) -> Pool:

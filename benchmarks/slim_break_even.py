@@ -183,7 +183,7 @@ def sweep(arguments: argparse.Namespace, setting: Setting, skip: float) -> dict[
         prompts = make_prompts(arguments.pairs + 1, arguments.prompt_tokens, report.num_ids)
         backend = open_backend(pool, report, BackendName(arguments.backend))
         arms = [Arm(to_plan(way, 0)) for way in ways]
-        results = run(backend, arms, prompts, arguments.max_tokens)
+        results = run(backend, arms, prompts, 1, arguments.max_tokens)
     rows: list[dict[str, Any]] = list(compare(planner, ways, results))
     drafter_us, slim_us, target_us = (
         times.steps_us[name, 1, 0] for name in (_DRAFTER, slims[0], _TARGET)

@@ -16,7 +16,9 @@ _FREE = 0.75
 
 def own_cpus() -> set[int]:
     """Those that this process may use."""
-    return os.sched_getaffinity(0)
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def idle_s() -> float | None:
@@ -28,7 +30,8 @@ def idle_s() -> float | None:
     names = {f"cpu{number}" for number in own_cpus()}
     fields = (line.split() for line in lines)
     ticks = sum(int(f[_IDLE]) + int(f[_IO_WAIT]) for f in fields if f and f[0] in names)
-    return ticks / os.sysconf("SC_CLK_TCK")
+    # Sandboxes have a file in which nothing is counted.
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 class SharedCpus:
@@ -50,7 +53,7 @@ class SharedCpus:
         self._are_taken = False
 
     def are_taken(self) -> bool:
-        """Whether no CPU was free lately."""
+        """Whether no CPU was free since the last look but one."""
         now_s = self._clock()
         if now_s - self._at_s >= _LEAST_S:
             idle_s = self._idle_s()

@@ -210,8 +210,15 @@ def _load_and_profile(spec: WorkerSpec, directory: Path) -> tuple[list[ModelHost
     hosts = [host, *adapted, *slim_hosts(spec.slims, host)]
     # Ray lets an actor on the CPU have as many as it has asked for CPUs, at least one.
     own_threads = torch.get_num_threads()
-    all_threads = len(own_cpus()) if _shares_cpus(spec.member) else None
+    all_threads = _node_cpus() if _shares_cpus(spec.member) else None
     return hosts, profile_all(hosts, own_threads=own_threads, all_threads=all_threads)
+
+
+def _node_cpus() -> int:
+    """That this process may use and Ray has to give, which knows of containers' quotas."""
+    own_id = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == own_id)
+    return max(1, min(len(own_cpus()), int(node["Resources"].get("CPU", 0))))
 
 
 def _shares_cpus(member: ModelMember) -> bool:

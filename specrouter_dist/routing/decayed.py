@@ -27,6 +27,10 @@ class DecayedMean:
         """The newest value was far from what is known: the next one tells whether that is so."""
         return self._doubt.is_open
 
+    def expect(self, prior: float) -> None:
+        """What it drifts to while nothing is observed."""
+        self._prior = prior
+
     def approach(self, goal: float, share: float) -> None:
         """So much of the way."""
         self.value += (goal - self.value) * share

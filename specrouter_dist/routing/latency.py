@@ -61,10 +61,20 @@ class LatencyTable:
         """Takes a point of a member's start-up profile."""
         size, mean_us = key.num_rows // key.num_sessions, times.total_us / times.count
         if key.beside is not None:
-            self._slowdown_priors[key.member] = self._slowdown(key, mean_us)
+            self._profile_slowdown(key, size, mean_us)
             return
         for surface, of in self._surfaces(key, size):
             surface.profile(int(of), key.num_sessions, key.context_tokens, mean_us)
+
+    def _profile_slowdown(self, key: ForwardKey, size: int, mean_us: float) -> None:
+        """Of a member whose forwards have been profiled."""
+        alone_us = self._forwards[key.member].profiled_us(
+            size, key.num_sessions, key.context_tokens
+        )
+        prior = self._slowdown_priors[key.member] = max(1.0, mean_us / alone_us)
+        for (_, member), slowdown in self._slowdowns.items():
+            if member == key.member:
+                slowdown.expect(prior)
 
     def observe(self, key: ForwardKey, times: ForwardTimes) -> float:
         """Takes the times of steps since the last call. Returns by what factor the member's have

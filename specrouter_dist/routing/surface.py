@@ -149,7 +149,7 @@ class Surface:
         if not self._points_us:
             return 1.0
         self._followed = 1.0
-        profiled_us = self._profiled_us(size, num_sessions, context_tokens)
+        profiled_us = self.profiled_us(size, num_sessions, context_tokens)
         mean_us = times.total_us / times.count
         return self._nearest(num_sessions).observe(profiled_us, mean_us, times.count)
 
@@ -166,7 +166,7 @@ class Surface:
         """Time in microseconds; None without a profile."""
         if not self._points_us:
             return None
-        profiled_us = self._profiled_us(size, num_sessions, context_tokens)
+        profiled_us = self.profiled_us(size, num_sessions, context_tokens)
         line = self._nearest(num_sessions)
         return self._slower(line) * line.at(profiled_us)
 
@@ -228,7 +228,8 @@ class Surface:
             found = self._nearest_lines[num_sessions] = self._lines[nearest]
         return found
 
-    def _profiled_us(self, size: float, num_sessions: int, context_tokens: float) -> float:
+    def profiled_us(self, size: float, num_sessions: int, context_tokens: float) -> float:
+        """As the profile has it, whatever has been observed since."""
         more_us = self._beyond_shortest(context_tokens) * self._slopes_us.at(size, num_sessions)
         return self._times_us.at(size, num_sessions) + more_us
 

@@ -195,7 +195,7 @@ class ModelHost:
         all_picks = engine.extend(extensions)
         elapsed_us = (time.perf_counter() - started) * 1e6
         self.threads.end(elapsed_us)
-        if self._runs is not None:
+        if self._runs is not None and not self.threads.was_trial:
             self._runs.note(extensions, elapsed_us)
         for session in sessions:
             session.device_us += elapsed_us / len(sessions)

@@ -206,7 +206,7 @@ def profile_all(
         drafts = drafts or _draws_runs(host.engine, alone)
         measured = profile(host.name, host.engine, drafts=drafts, threads=alone)
         observations.forwards |= measured.forwards
-        if own != alone:
+        if shared:
             observations.forwards |= _time_beside(host)
     return observations
 

@@ -189,6 +189,8 @@ class Readers:
         sampled = tuple(i - first for i in opened.sampled if first <= i < first + num_picks)
         tokens = text.tokens[start:end]
         extension = Extension(opened.slot, start, tokens, num_picks, sparse_rows=sampled)
+        # As many as its profile was taken with: the probes at the end are compared with that.
+        opened.model.engine.set_threads(opened.model.threads.first)
         (picks,) = opened.model.engine.extend([extension])
         opened.picks.extend(picks.tokens)
         if picks.sparse_rows is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _TRIED_TIMES = 4
 """Each number of threads in a trial."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 16, 4096
+_FIRST_PAUSE, _LONGEST_PAUSE = 32, 4096
 """Forwards between two trials: twice as many whenever nothing has changed."""
 _ENOUGH_GAIN = 1.1
 """More threads have to save so much: others may want the cores."""
@@ -29,15 +29,15 @@ def kind_of(num_rows: int, num_drafts: int) -> Kind:
 
 
 class Threads:
-    """A member's own threads, and while nobody else of its chain computes as many of the node's as
+    """A member's own threads while its drafter may draft ahead, and else as many of the node's as
     make forwards fastest.
 
     How many those are depends on what else the node does, so it is tried while requests run.
 
     Args:
-        own: while its upstream drafts ahead, on what may be the same cores.
+        own: while its upstream may draft ahead, on what may be the same cores.
         shared: numbers to choose from while none does, ascending; none: its own.
-        first: of these, until one has been tried.
+        first: of these, until another one has been found faster.
     """
 
     def __init__(self, own: int = 1, shared: Sequence[int] = (), first: int | None = None) -> None:
@@ -75,9 +75,11 @@ class _Choice:
     numbers: Sequence[int]
     chosen: int
     was_trial: bool = False
+    _tried: list[int] = field(default_factory=list)
+    """The numbers of the present trial, by turns,"""
     _tried_us: list[float] = field(default_factory=list)
-    """In the present trial, the numbers by turns."""
-    _num_left: int = 0
+    """and what forwards took with them so far."""
+    _num_left: int = _FIRST_PAUSE
     """Forwards until the next trial."""
     _pause: int = _FIRST_PAUSE
     _usual_us: float = inf
@@ -86,7 +88,16 @@ class _Choice:
     def next(self) -> int:
         if self._num_left:
             return self.chosen
-        return self.numbers[len(self._tried_us) % len(self.numbers)]
+        if not self._tried:
+            self._tried = self._turns()
+        return self._tried[len(self._tried_us)]
+
+    def _turns(self) -> list[int]:
+        """The present number and those next to it; there and back, since requests may take turns,
+        too."""
+        at = self.numbers.index(self.chosen)
+        near = list(self.numbers[max(0, at - 1) : at + 2])
+        return (near + near[::-1]) * (_TRIED_TIMES // 2)
 
     def note(self, elapsed_us: float) -> None:
         self.was_trial = not self._num_left and self.next() != self.chosen
@@ -97,18 +108,17 @@ class _Choice:
                 self._num_left = 0
             return
         self._tried_us.append(elapsed_us)
-        if len(self._tried_us) == _TRIED_TIMES * len(self.numbers):
+        if len(self._tried_us) == len(self._tried):
             self._choose()
 
     def _choose(self) -> None:
-        step = len(self.numbers)
-        times_us = [statistics.median(self._tried_us[i::step]) for i in range(step)]
-        enough_us = _ENOUGH_GAIN * min(times_us)
-        found, self._usual_us = next(
-            (number, us)
-            for number, us in zip(self.numbers, times_us, strict=True)
-            if us <= enough_us
-        )
+        times_us: dict[int, list[float]] = {}
+        for number, elapsed_us in zip(self._tried, self._tried_us, strict=True):
+            times_us.setdefault(number, []).append(elapsed_us)
+        medians_us = {number: statistics.median(times) for number, times in times_us.items()}
+        enough_us = _ENOUGH_GAIN * min(medians_us.values())
+        found = min(number for number, us in medians_us.items() if us <= enough_us)
+        self._usual_us = medians_us[found]
         self._pause = min(2 * self._pause, _LONGEST_PAUSE) if found == self.chosen else _FIRST_PAUSE
         self.chosen, self._num_left, self._num_late = found, self._pause, 0
-        self._tried_us.clear()
+        self._tried, self._tried_us = [], []

@@ -50,7 +50,7 @@ class Worker:
         make_ending: where a request's text ends (used where the target is).
         deliver: takes what goes to clients of this process.
         on_failure: called when the engine thread has failed, after its links are closed.
-        are_cpus_taken: whether others want all CPUs just now; then no texts are read.
+        are_cpus_taken: whether all CPUs are wanted just now; then texts are hardly read.
     """
 
     def __init__(

@@ -107,3 +107,11 @@ def test_a_plan_finds_its_drafter_as_timed_drafting_and_its_verifier_slowed_down
     # By itself it draws several tokens in a step, which are timed by themselves.
     assert alone.target.step.us(1, 1) == pytest.approx(1.1e4)
     assert alone.target.draft_us(1) == pytest.approx(0.5e4)
+
+
+def test_a_target_that_draws_one_token_in_a_step_has_a_profile() -> None:
+    content = said()
+    content["members"][1]["drafting_us"] = {"1": 1e4, "8": 1e4}
+    times = Times.of([(AHEAD, content)])
+    made = make_profile("live", times, recordings(0.7, 0.0, 2), {"small": "a", "target": "b"})
+    assert made.target.draft_us(1) == pytest.approx(1e4)

@@ -10,6 +10,7 @@ from specrouter_dist.routing.agreement import PRIOR_AGREEMENT, AgreementTable
 from specrouter_dist.routing.costs import Regime
 from specrouter_dist.routing.latency import LatencyTable
 from specrouter_dist.routing.observations import (
+    ANY_DRAFTER,
     ForwardKey,
     ForwardTimes,
     Observations,
@@ -230,6 +231,26 @@ class TestLatency:
         assert table.slowdown("d", "m") == pytest.approx(1.5, rel=0.01)
         assert table.slowdown("other", "m") == 1.0
         assert table.forward_us("m", 3) == pytest.approx(200)
+
+    @pytest.mark.parametrize("is_restored", [False, True])
+    def test_what_fewer_threads_cost_is_known_before_it_is_observed(
+        self, table: LatencyTable, is_restored: bool
+    ) -> None:
+        for _ in range(9):
+            # The machine is slower than when it was profiled, and so it will have been beside.
+            table.observe(ForwardKey("m", 3, 1), times(300, 1000))
+        if is_restored:
+            table.observe(ForwardKey("m", 3, 1, beside="d"), times(330, 10_000))
+            before, table = table.state(), LatencyTable(hop_us=100.0)
+            table.restore(before)
+            table.profile(ForwardKey("m", 3, 1), times(200))
+        table.profile(ForwardKey("m", 3, 1, beside=ANY_DRAFTER), times(360))
+        assert table.slowdown("other", "m") == pytest.approx(1.8)
+        assert table.slowdown("d", "m") == pytest.approx(1.1 if is_restored else 1.8, rel=0.05)
+        for _ in range(1000):
+            table.forget()
+        assert table.slowdown("d", "m") == pytest.approx(1.8, rel=0.01)
+        assert table.slowdown("d", "other") == 1.0
 
     def test_what_is_not_observed_any_more_is_forgotten(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))

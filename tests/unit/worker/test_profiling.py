@@ -166,7 +166,7 @@ def test_a_target_that_shares_cpus_has_all_while_nobody_drafts_ahead(
     forwards = profile_all([host], own_threads=1, all_threads=4).forwards
     assert (host.threads.own, host.threads.first) == (1, alone)
     numbers = set()
-    for _ in range(12):
+    for _ in range(60):
         numbers.add(host.threads.begin(kind_of(1, 0), is_alone=True))
         host.threads.end(100.0)
     assert numbers == ({1, 2, 4} if is_target else {1})

@@ -34,22 +34,44 @@ def disturbed(num_threads: int) -> float:
     return 800.0 if num_threads == 1 else 4000.0
 
 
+PAUSE = 32
+"""Forwards before the first trial, and behind one that has changed the number."""
+
+
 def settled(us: TimeOf = quicker) -> Threads:
     threads = Threads(1, (1, 2), first=1)
-    run(threads, 8, us)
+    run(threads, PAUSE + 8, us)
     return threads
 
 
 def test_each_number_is_tried_by_turns_and_the_fastest_is_used() -> None:
     threads = Threads(1, (1, 2), first=1)
-    assert run(threads, 8, quicker) == [1, 2] * 4
-    assert run(threads, 16, quicker) == [2] * 16
-    assert run(threads, 8, quicker) == [1, 2] * 4
+    assert run(threads, PAUSE, quicker) == [1] * PAUSE
+    assert run(threads, 8, quicker) == [1, 2, 2, 1] * 2
+    assert run(threads, PAUSE, quicker) == [2] * PAUSE
+    assert run(threads, 8, quicker) == [1, 2, 2, 1] * 2
+
+
+def test_of_many_numbers_the_next_ones_are_tried_until_none_is_faster() -> None:
+    threads = Threads(1, (1, 2, 4, 8, 16), first=4)
+    run(threads, PAUSE, quicker)
+    assert run(threads, 12, quicker) == [2, 4, 8, 8, 4, 2] * 2
+    run(threads, 200, quicker)
+    assert run(threads, 1, quicker) == [16]
+    assert run(threads, 10_000, lambda n: 800.0 + 100 * n)[-1] == 1
+
+
+def test_requests_that_take_turns_do_not_decide() -> None:
+    threads = Threads(1, (1, 2), first=1)
+    run(threads, PAUSE, quicker)
+    for long in (False, True) * 4:
+        run(threads, 1, lambda n, long=long: quicker(n) * (1.8 if long else 1.0))
+    assert run(threads, 1, quicker) == [2]
 
 
 def test_one_hiccup_does_not_decide() -> None:
     threads, slow = Threads(1, (1, 2), first=1), iter([True] + [False] * 3)
-    run(threads, 8, lambda n: 9000.0 if n == 2 and next(slow) else quicker(n))
+    run(threads, PAUSE + 8, lambda n: 9000.0 if n == 2 and next(slow) else quicker(n))
     assert run(threads, 1, quicker) == [2]
 
 
@@ -90,7 +112,7 @@ def test_after_a_change_it_is_soon_tried_again() -> None:
 
 def test_kinds_of_forwards_have_numbers_of_their_own() -> None:
     threads = settled()
-    run(threads, 8, disturbed, STEP)
+    run(threads, PAUSE + 8, disturbed, STEP)
     assert run(threads, 1, quicker) == [2]
     assert run(threads, 1, quicker, STEP) == [1]
 
@@ -110,8 +132,8 @@ def test_where_there_is_nothing_to_choose_nothing_is_tried() -> None:
 
 def test_only_numbers_that_are_not_chosen_are_trials() -> None:
     threads = settled()
-    run(threads, 16, quicker)
-    for is_trial in (True, False) * 4:
+    run(threads, PAUSE, quicker)
+    for is_trial in (True, False, False, True) * 2:
         run(threads, 1, quicker)
         assert threads.was_trial is is_trial
     run(threads, 1, quicker)
