@@ -1,19 +1,17 @@
 """How many CPU threads a member's forwards have."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import NamedTuple
 
 _TRIED_TIMES = 4
 """Each number of threads in a trial."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 32, 4096
+_FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024
 """Forwards between two trials: twice as many whenever nothing has changed."""
 _ENOUGH_GAIN = 1.1
 """More threads have to save so much: others may want the cores."""
-_LATE, _MOST_LATE = 1.5, 8
-"""A trial comes at once when so many forwards in a row take so many times as long as usual."""
+_MEMORY = 64.0
+"""Forwards that count, of each number."""
 
 
 class Kind(NamedTuple):
@@ -69,28 +67,50 @@ class Threads:
 
 
 @dataclass(slots=True)
+class _Mean:
+    """Of what forwards take. Not a median: a thread that now and then waits for a core costs what
+    all of them take together."""
+
+    us: float = 0.0
+    weight: float = 0.0
+
+    def add(self, us: float) -> None:
+        self.weight = min(self.weight + 1, _MEMORY)
+        self.us += (us - self.us) / self.weight
+
+
+@dataclass(slots=True)
 class _Choice:
     """For one kind of forwards."""
 
     numbers: Sequence[int]
     chosen: int
     was_trial: bool = False
-    _tried: list[int] = field(default_factory=list)
-    """The numbers of the present trial, by turns,"""
-    _tried_us: list[float] = field(default_factory=list)
-    """and what forwards took with them so far."""
+    _means: dict[int, _Mean] = field(default_factory=dict)
+    _trial: list[int] = field(default_factory=list)
+    """Numbers still to be tried, the next one last."""
     _num_left: int = _FIRST_PAUSE
     """Forwards until the next trial."""
     _pause: int = _FIRST_PAUSE
-    _usual_us: float = inf
-    _num_late: int = 0
 
     def next(self) -> int:
-        if self._num_left:
-            return self.chosen
-        if not self._tried:
-            self._tried = self._turns()
-        return self._tried[len(self._tried_us)]
+        return self._trial[-1] if self._trial else self.chosen
+
+    def note(self, elapsed_us: float) -> None:
+        number = self.next()
+        self.was_trial = number != self.chosen
+        self._means.setdefault(number, _Mean()).add(elapsed_us)
+        if self._trial:
+            self._trial.pop()
+            if self._trial:
+                return
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._num_left = self._pause
+        else:
+            self._num_left -= 1
+        self._choose()
+        if self._num_left <= 0:
+            self._trial = self._turns()
 
     def _turns(self) -> list[int]:
         """The present number and those next to it; there and back, since requests may take turns,
@@ -99,26 +119,19 @@ class _Choice:
         near = list(self.numbers[max(0, at - 1) : at + 2])
         return (near + near[::-1]) * (_TRIED_TIMES // 2)
 
-    def note(self, elapsed_us: float) -> None:
-        self.was_trial = not self._num_left and self.next() != self.chosen
-        if self._num_left:
-            self._num_left -= 1
-            self._num_late = self._num_late + 1 if elapsed_us > _LATE * self._usual_us else 0
-            if self._num_late == _MOST_LATE:
-                self._num_left = 0
-            return
-        self._tried_us.append(elapsed_us)
-        if len(self._tried_us) == len(self._tried):
-            self._choose()
-
     def _choose(self) -> None:
-        times_us: dict[int, list[float]] = {}
-        for number, elapsed_us in zip(self._tried, self._tried_us, strict=True):
-            times_us.setdefault(number, []).append(elapsed_us)
-        medians_us = {number: statistics.median(times) for number, times in times_us.items()}
-        enough_us = _ENOUGH_GAIN * min(medians_us.values())
-        found = min(number for number, us in medians_us.items() if us <= enough_us)
-        self._usual_us = medians_us[found]
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE) if found == self.chosen else _FIRST_PAUSE
-        self.chosen, self._num_left, self._num_late = found, self._pause, 0
-        self._tried, self._tried_us = [], []
+        known_us = {n: mean.us for n, mean in self._means.items() if mean.weight >= _TRIED_TIMES}
+        if self.chosen not in known_us:
+            return
+        present_us = known_us[self.chosen]
+        better = [
+            number
+            for number, us in known_us.items()
+            if us * (_ENOUGH_GAIN if number > self.chosen else 1.0) < present_us
+        ]
+        if better:
+            # What it is left for may be over soon: the next trial tells.
+            del self._means[self.chosen]
+            self.chosen = min(better, key=known_us.__getitem__)
+            self._pause = self._num_left = _FIRST_PAUSE
+            self._trial.clear()

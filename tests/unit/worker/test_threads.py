@@ -69,10 +69,13 @@ def test_requests_that_take_turns_do_not_decide() -> None:
     assert run(threads, 1, quicker) == [2]
 
 
-def test_one_hiccup_does_not_decide() -> None:
-    threads, slow = Threads(1, (1, 2), first=1), iter([True] + [False] * 3)
-    run(threads, PAUSE + 8, lambda n: 9000.0 if n == 2 and next(slow) else quicker(n))
-    assert run(threads, 1, quicker) == [2]
+def test_threads_that_now_and_then_wait_for_a_core_cost_what_they_take_together() -> None:
+    """Three of four forwards are faster with two threads, the fourth is five times slower."""
+    waits = iter([False, False, False, True] * 10_000)
+    threads = Threads(1, (1, 2), first=2)
+    had = run(threads, 600, lambda n: 800.0 if n == 1 else 4000.0 if next(waits) else 400.0)
+    assert had[-1] == 1
+    assert had[100:].count(2) < 50
 
 
 def test_more_threads_have_to_save_a_tenth() -> None:
@@ -83,31 +86,35 @@ def test_more_threads_have_to_save_a_tenth() -> None:
 def test_trials_become_rare_while_the_answer_stays() -> None:
     threads = settled()
     had = run(threads, 200_000, quicker)
-    assert had.count(1) / len(had) < 0.002
+    assert had.count(1) / len(had) < 0.005
     last_trial = len(had) - had[::-1].index(1)
-    assert len(had) - last_trial <= 4096
+    assert len(had) - last_trial <= 1024 + 8
 
 
-def test_forwards_that_become_slow_are_a_reason_for_a_trial() -> None:
+def test_forwards_that_become_slow_are_left_before_the_next_trial() -> None:
     threads = settled()
     run(threads, 10_000, quicker)
-    had = run(threads, 30, disturbed)
-    assert had[-10:] == [1] * 10, "one thread does not wait for another"
-    assert had.count(2) == 8 + 4
+    assert run(threads, 30, disturbed)[-10:] == [1] * 10, "one thread does not wait for another"
 
 
 def test_one_slow_forward_is_none() -> None:
     threads = settled()
-    for _ in range(2):
-        assert run(threads, 7, disturbed) == [2] * 7
-        run(threads, 1, quicker)
+    run(threads, 20, quicker)
+    run(threads, 1, disturbed)
+    assert run(threads, 3, quicker) == [2] * 3
+
+
+def test_numbers_that_are_alike_do_not_take_turns() -> None:
+    threads, us = settled(), iter([795.0, 805.0] * 5000)
+    had = run(threads, 5000, lambda n: next(us) * (1.05 if n == 1 else 1.0))
+    assert had.count(1) < 100
 
 
 def test_after_a_change_it_is_soon_tried_again() -> None:
     threads = settled()
     run(threads, 10_000, quicker)
     run(threads, 40, disturbed)
-    assert run(threads, 80, quicker)[-1] == 2
+    assert run(threads, 1000, quicker)[-1] == 2
 
 
 def test_kinds_of_forwards_have_numbers_of_their_own() -> None:
