@@ -53,7 +53,7 @@ class SharedCpus:
         self._are_taken = False
 
     def are_taken(self) -> bool:
-        """Whether no CPU was free since the last look but one."""
+        """Whether no whole CPU was idle since the last look that was long enough ago."""
         now_s = self._clock()
         if now_s - self._at_s >= _LEAST_S:
             idle_s = self._idle_s()

@@ -97,20 +97,15 @@ class LatencyTable:
                     if (other := surfaces.get(key.member)) not in (None, surface):
                         other.follow(surface, key.num_sessions)
             return factor
-        if self.knows_forwards(key.member):
-            pair = key.beside, key.member
-            self._observed.add(pair)
-            slowdown = self._slowdowns.setdefault(pair, self._slowdown_of(key.member))
-            slowdown.observe(self._slowdown(key, times.total_us / times.count), times.count)
-        return 1.0
-
-    def _slowdown(self, key: ForwardKey, mean_us: float) -> float:
-        """Of a step that took so long beside another's."""
-        size = key.num_rows / key.num_sessions
         alone_us = self.forward_us(
             key.member, size, key.num_sessions, context_tokens=key.context_tokens
         )
-        return max(1.0, mean_us / alone_us) if alone_us else 1.0
+        if alone_us is not None:
+            pair = key.beside, key.member
+            self._observed.add(pair)
+            slowdown = self._slowdowns.setdefault(pair, self._slowdown_of(key.member))
+            slowdown.observe(max(1.0, times.total_us / times.count / alone_us), times.count)
+        return 1.0
 
     def _slowdown_of(self, member: str, known: Level | None = None) -> DecayedMean:
         return DecayedMean(self._slowdown_priors.get(member, 1.0), known)

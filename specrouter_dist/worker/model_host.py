@@ -64,6 +64,7 @@ class ModelHost:
         """By sampling regime."""
         self._runs = Runs() if is_target else None
         self.threads = Threads()
+        """Of the CPU, for its forwards."""
         self.counts = Counts()
 
     def open(self, request: Opening, ending: Ending) -> tuple[Stage, int]:

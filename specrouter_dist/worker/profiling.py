@@ -21,7 +21,7 @@ from specrouter_dist.speculation.messages import TOKEN_TYPECODE
 from specrouter_dist.speculation.runs import run_tokens
 from specrouter_dist.speculation.steps import MOST_BATCH_TOKENS
 from specrouter_dist.worker.model_host import ModelHost
-from specrouter_dist.worker.threads import Threads
+from specrouter_dist.worker.threads import ENOUGH_GAIN, Threads
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
 _SAMPLED = SamplingParams(temperature=0.8, max_tokens=64, seed=0)
@@ -84,7 +84,6 @@ _THREADS_TURNS = 3
 _BESIDE_GRID = _Grid(1, (), (), warm_up=3, repeats=7)
 _TRIED_BLOCK, _TRIED_DRAFTS = (5, 0), (1, 7)
 """Rows and drafts of the steps that decide on a number of threads."""
-_ENOUGH_GAIN = 1.1
 _ROOM = 18
 """Positions behind the context that the largest kinds need."""
 _BATCHES_BUDGET_S = 10.0
@@ -152,7 +151,7 @@ def fastest_threads(engine: Engine, most: int, *, drafts: bool) -> int:
             for count in counts:
                 engine.set_threads(count)
                 times_us[count] += _time(engine, {kind: slots}, _THREADS_GRID)[kind]
-    enough_us = _ENOUGH_GAIN * min(map(min, times_us.values()))
+    enough_us = ENOUGH_GAIN * min(map(min, times_us.values()))
     return next(count for count in counts if min(times_us[count]) <= enough_us)
 
 
@@ -191,7 +190,8 @@ def profile_all(
 
     Args:
         own_threads: most for a forward while another worker of the chain may compute.
-        all_threads: most for one of the target while none does; None: as many.
+        all_threads: most for one of the target, or of its slim members, while none does; None: as
+            many.
     """
     observations = Observations(is_profile=True)
     for host in hosts:

@@ -8,7 +8,7 @@ _TRIED_TIMES = 4
 """Each number of threads in a trial."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 1024
 """Forwards between two trials: twice as many whenever nothing has changed."""
-_ENOUGH_GAIN = 1.1
+ENOUGH_GAIN = 1.1
 """More threads have to save so much: others may want the cores."""
 _MEMORY = 64.0
 """Forwards that count, of each number."""
@@ -127,7 +127,7 @@ class _Choice:
         better = [
             number
             for number, us in known_us.items()
-            if us * (_ENOUGH_GAIN if number > self.chosen else 1.0) < present_us
+            if us * (ENOUGH_GAIN if number > self.chosen else 1.0) < present_us
         ]
         if better:
             # What it is left for may be over soon: the next trial tells.
