@@ -30,7 +30,7 @@ from specrouter_dist.text.tokenizer import Tokenizer
 
 _PROMPTS_PER_SLOT = 3
 _FEWEST_PROMPTS = 24
-"""With fewer an arm of a pair takes a third of a second, and a pause of the machine is half of it."""
+"""With eight, an arm of a pair took a third of a second: a pause of the machine was half of it."""
 
 
 def measure(
