@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -25,8 +26,8 @@ struct Part {
 };
 
 // One layer of the cache, page by page, in floats or bfloat16. A page holds, head by head, its keys
-// and then its values: keys sixteen positions at a time, component by component, so that the
-// products of a query with sixteen keys are the lanes of one sum; values position by position.
+// and then its values: keys a vector of positions at a time, component by component, so that the
+// products of a query with these keys are the lanes of one sum; values position by position.
 template <typename Number>
 struct Cache {
   Number* pages;
@@ -47,12 +48,9 @@ struct Cache {
   }
 };
 
-// As many queries as there are registers for.
-#ifdef __AVX512F__
-constexpr int kQueriesAtOnce = 8;
-#else
-constexpr int kQueriesAtOnce = 1;
-#endif
+// As many queries, and vectors of all of them together, as there are registers for.
+constexpr int kQueriesAtOnce = kRegisters == 32 ? 8 : 6;
+constexpr int kSumsAtOnce = kRegisters == 32 ? 18 : 12;
 
 struct Query {
   const float* query;  // scaled
@@ -66,7 +64,7 @@ inline void fetch(const Number* from, int64_t count) {
   for (int64_t i = 0; i < count; i += 64 / sizeof(Number)) __builtin_prefetch(from + i, 0, 2);
 }
 
-// q k^T of `Blocks` times sixteen keys that lie one behind the other; every product is one chain of
+// q k^T of `Blocks` vectors of keys that lie one behind the other; every product is one chain of
 // additions over the components. What lies at `next` is asked for meanwhile.
 template <int Queries, int Blocks, typename Number>
 inline void score(const Query* queries, const Number* keys, const Number* next, int64_t head_dim,
@@ -78,7 +76,7 @@ inline void score(const Query* queries, const Number* keys, const Number* next, 
     for (int b = 0; b < Blocks; ++b) {
       const Vector components = load(keys + (b * head_dim + d) * kLanes);
       for (int n = 0; n < Queries; ++n)
-        products[n][b] += broadcast(queries[n].query[d]) * components;
+        products[n][b] = multiply_add(broadcast(queries[n].query[d]), components, products[n][b]);
     }
   }
   for (int n = 0; n < Queries; ++n)
@@ -91,7 +89,7 @@ inline void score(const Query* queries, const Number* keys, const Number* next, 
     }
 }
 
-// `Vectors` times sixteen components, from one on, of the sums of values by weights, times a scale
+// `Vectors` of components, from one on, of the sums of values by weights, times a scale
 // of each query. The next page is asked for meanwhile.
 template <int Queries, int Vectors, typename Number>
 void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
@@ -109,7 +107,8 @@ void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query
       for (int v = 0; v < Vectors; ++v) {
         const Vector value = load(values + i * cache.head_dim + v * kLanes);
         for (int n = 0; n < Queries; ++n)
-          mixed[n][v] += broadcast(weights[n * stride + first + i]) * value;
+          mixed[n][v] =
+              multiply_add(broadcast(weights[n * stride + first + i]), value, mixed[n][v]);
       }
     }
   }
@@ -126,8 +125,9 @@ template <int Queries, typename Number>
 void attend(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
             float* weights, int64_t stride) {
   // Sums wait for one another unless there are several.
-  constexpr int kBlocks = Queries <= 4 ? 4 : 2;
-  constexpr int kMostVectors = Queries <= 2 ? 4 : Queries <= 6 ? 3 : 2;
+  constexpr int kBlocks =
+      std::min<int>(kPageTokens / kLanes, std::bit_floor(unsigned{kSumsAtOnce / Queries}));
+  constexpr int kMostVectors = std::min(4, kSumsAtOnce / Queries);
   const int64_t most_keys = queries[Queries - 1].num_keys;
   Vector highest[Queries], scales[Queries];
   for (int n = 0; n < Queries; ++n) highest[n] = broadcast(-INFINITY);

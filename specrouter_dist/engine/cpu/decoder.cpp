@@ -37,7 +37,7 @@ extern "C" {
 // Sizes of what is handed over, and a number to be raised when calls mean something else; a library
 // of others must not be called.
 uint64_t specrouter_layout() {
-  constexpr uint64_t kCalls = 2;
+  constexpr uint64_t kCalls = 3;
   uint64_t layout = (kCalls * 509 + kPageTokens) * 509 + kBlockIns;
   for (const size_t size :
        {sizeof(Model), sizeof(Layer), sizeof(Batch), sizeof(Part), sizeof(Draws), sizeof(Adapter)})
@@ -47,6 +47,9 @@ uint64_t specrouter_layout() {
 
 // Whether it was compiled for such a CPU.
 int64_t specrouter_runs_here() { return runs_here(); }
+
+// Of how many outputs its panels of weights are.
+int64_t specrouter_panel_outs() { return kPanel; }
 
 // Whether it has an attention for such heads.
 int64_t specrouter_has_heads(int64_t head_dim) { return head_dim % kLanes == 0; }

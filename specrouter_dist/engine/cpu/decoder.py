@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from specrouter_dist.engine.cpu import library as c
-from specrouter_dist.engine.cpu.packing import PackedLinear, pack_linear, pad_halves, whole_panels
+from specrouter_dist.engine.cpu.packing import PackedLinear, Packing
 from specrouter_dist.engine.decoder import Part, Run
 from specrouter_dist.engine.kv_cache import KvCache
 from specrouter_dist.engine.llama_layers import Layer, Reader, read_embeddings, read_layer
@@ -55,10 +55,11 @@ class CompiledDecoder:
         self.cache = cache
         self.layer_dtype = dtype
         self._library = library
-        reader = Reader(weights, dtype, cache.device, pack_linear, _pack_gate_up, Tensor.float)
+        self._packing = packing = Packing(library.panel_outs)
+        reader = Reader(weights, dtype, cache.device, packing.linear, packing.gate_up, Tensor.float)
         self._layers = [read_layer(shape, reader, i) for i in range(shape.num_layers)]
         self._embedding, head = read_embeddings(shape, reader, num_ids)
-        self._head = pack_linear(head, None)
+        self._head = packing.linear(head, None)
         self._last_norm = reader.norm("model.norm", shape.hidden_size)
         self._rotations = torch.view_as_real(rotary).contiguous()
         self._adapters = WeakKeyDictionary[Adapter, _PackedAdapter]()
@@ -123,7 +124,7 @@ class CompiledDecoder:
 
     def _pack(self, adapter: Adapter) -> "_PackedAdapter":
         if adapter not in self._adapters:
-            self._adapters[adapter] = _PackedAdapter(adapter)
+            self._adapters[adapter] = _PackedAdapter(adapter, self._packing)
         return self._adapters[adapter]
 
     def logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
@@ -153,7 +154,7 @@ class CompiledDecoder:
             num_heads=shape.num_heads,
             num_kv_heads=shape.num_kv_heads,
             head_dim=shape.head_dim,
-            intermediate=whole_panels(shape.intermediate_size),
+            intermediate=self._packing.whole_panels(shape.intermediate_size),
             is_bfloat16=self.layer_dtype == torch.bfloat16,
             norm_eps=shape.norm_eps,
             embedding=self._embedding.data_ptr(),
@@ -198,7 +199,8 @@ class _Room:
 class _PackedAdapter:
     """An adapter as calls want it."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Adapter, packing: Packing) -> None:
+        self._packing = packing
         self._packed: list[PackedLinear] = []
         self.layers = (c.Adapter * len(adapter.layers))(
             *(
@@ -208,8 +210,9 @@ class _PackedAdapter:
         )
 
     def _term(self, name: str, term: LowRank) -> c.LowRank:
-        pack_up = _pack_gate_up if name == "gate_up" else pack_linear
-        packed = pack_linear(term.down.t(), None), pack_up(term.up.t(), None)
+        packing = self._packing
+        pack_up = packing.gate_up if name == "gate_up" else packing.linear
+        packed = packing.linear(term.down.t(), None), pack_up(term.up.t(), None)
         self._packed += packed
         return c.LowRank(*(linear.matrix() for linear in packed))
 
@@ -219,10 +222,6 @@ def _ids(parts: Sequence[Part]) -> TokenArray:
     for part in parts:
         ids.extend(part.tokens)
     return ids
-
-
-def _pack_gate_up(weight: Tensor, bias: Tensor | None) -> PackedLinear:
-    return pack_linear(pad_halves(weight), None if bias is None else pad_halves(bias))
 
 
 def _make_layer(layer: Layer[PackedLinear]) -> c.Layer:

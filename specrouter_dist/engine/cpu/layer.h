@@ -40,7 +40,8 @@ inline void embed(const Model& m, const Batch& batch, Range rows) {
 inline void rms_norm(const float* x, const float* weight, int64_t width, float eps, float* result) {
   Vector squares{};
   int64_t done = 0;
-  for (; done + kLanes <= width; done += kLanes) squares += load(x + done) * load(x + done);
+  for (; done + kLanes <= width; done += kLanes)
+    squares = multiply_add(load(x + done), load(x + done), squares);
   float total = sum(squares);
   for (; done < width; ++done) total += x[done] * x[done];
   const float scale = 1.0f / std::sqrt(total / width + eps);

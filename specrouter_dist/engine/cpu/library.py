@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 _MODULE = "specrouter_dist.engine.cpu._decoder"
 
 
-_CALLS = 2
+_CALLS = 3
 """Raised when calls mean something else, here and in decoder.cpp."""
 BLOCK_INS = 64
 """Inputs whose products are added in whole numbers."""
@@ -164,6 +164,9 @@ class Library:
         self.scratch_floats = calls.specrouter_scratch_floats
         self.scratch_floats.argtypes = [POINTER(Model), c_int64]
         self.scratch_floats.restype = c_int64
+        calls.specrouter_panel_outs.restype = c_int64
+        self.panel_outs = int(calls.specrouter_panel_outs())
+        """Outputs that are computed side by side: of which its panels of weights are."""
         self._has_heads = calls.specrouter_has_heads
         self._has_heads.argtypes = [c_int64]
         self._has_heads.restype = c_int64

@@ -1,6 +1,6 @@
 // y = x W^T over weights packed once, with an order of additions that no other row changes.
 //
-// Outputs lie in panels of 32, within a panel input by input. Every output is one chain of
+// Outputs lie in panels of two vectors, within a panel input by input. Every output is one chain of
 // additions over the inputs in order (of floats; of blocks whose sums are exact), whatever rows are
 // computed with it and on however many threads: so exact mode costs nothing here. One thread reads
 // its panels as one stream.
@@ -13,25 +13,21 @@
 namespace specrouter {
 
 constexpr int kPanel = 2 * kLanes;
-// As many as there are registers for the sums of.
-#ifdef __AVX512F__
-constexpr int kRowsAtOnce = 8;
-#else
-constexpr int kRowsAtOnce = 2;
-#endif
+// As many as there are registers for the sums of, two vectors of each.
+constexpr int kRowsAtOnce = kRegisters == 32 ? 8 : 6;
 constexpr int64_t kCellBytes = kPanel * sizeof(float);
 constexpr int64_t kCachedBytes = 1 << 19;
 // Weights are asked for so far ahead of their use: the best of 1 to 12 KiB, for one row and eight.
-constexpr int64_t kAheadBytes = 2048;
+constexpr int64_t kAheadBytes = kRegisters == 32 ? 2048 : 4096;
 
 // Weights are float32, or whole numbers times a power of two of their own for each output. Those of
 // `bfloat16` that are at least a 32nd of their output's largest are such numbers; the others are
 // rounded (packing.py).
 struct Matrix {
-  const void* panels;   // [ceil(num_outs / 32)] of [num_ins] cells of 32 floats, or of
-                        // [ceil(num_ins / 2)] cells of 32 pairs
+  const void* panels;   // [ceil(num_outs / kPanel)] of [num_ins] cells of kPanel floats, or of
+                        // [ceil(num_ins / 2)] cells of kPanel pairs
   const float* bias;    // [num_outs], or null
-  const float* scales;  // [num_panels * 32] of whole numbers; null: floats
+  const float* scales;  // [num_panels * kPanel] of whole numbers; null: floats
   int64_t num_ins;
   int64_t num_outs;
   float input_limit;  // whole inputs up to this one have products that 32 bits hold
@@ -53,7 +49,7 @@ inline void read(const char* cell, int64_t panel_bytes, Numbers (&weights)[Vecto
   }
 }
 
-// `Vectors` times sixteen outputs of `Rows` rows.
+// `Vectors` of outputs of `Rows` rows, from a panel on.
 template <int Rows, int Vectors>
 inline void multiply(const Matrix& matrix, int64_t panel, FloatRows in,
                      Vector (&sums)[Rows][Vectors]) {
@@ -63,7 +59,7 @@ inline void multiply(const Matrix& matrix, int64_t panel, FloatRows in,
     read<float>(cells + k * kCellBytes, matrix.num_ins * kCellBytes, weights);
     for (int r = 0; r < Rows; ++r) {
       const Vector factor = broadcast(in.x[r * in.stride + k]);
-      for (int v = 0; v < Vectors; ++v) sums[r][v] += factor * weights[v];
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = multiply_add(factor, weights[v], sums[r][v]);
     }
   }
 }
@@ -89,7 +85,8 @@ inline void multiply(const Matrix& matrix, int64_t panel, FixedRows in,
     }
     for (int r = 0; r < Rows; ++r)
       for (int v = 0; v < Vectors; ++v)
-        sums[r][v] += __builtin_convertvector(products[r][v], Vector) * in.scale(r, b);
+        sums[r][v] = multiply_add(__builtin_convertvector(products[r][v], Vector),
+                                  broadcast(in.scale(r, b)), sums[r][v]);
   }
   for (int v = 0; v < Vectors; ++v) {
     const Vector scales = load(matrix.scales + panel * kPanel + v * kLanes);
@@ -125,34 +122,19 @@ inline void multiply_block(const Matrix& matrix, int64_t panel, Inputs in, float
       put<Add>(matrix, panel * kPanel + v * kLanes, sums[r][v], y + r * y_stride);
 }
 
-template <bool Add, typename Inputs>
-inline void multiply_rows(const Matrix& matrix, int64_t panel, Inputs in, float* y,
-                          int64_t y_stride, int64_t num_rows) {
-  switch (num_rows) {
-#define ROWS(n) \
-  case n:       \
-    return multiply_block<Add, n, 1>(matrix, panel, in, y, y_stride)
-    ROWS(1);
-    ROWS(2);
-    ROWS(3);
-    ROWS(4);
-    ROWS(5);
-    ROWS(6);
-    ROWS(7);
-    ROWS(8);
-#undef ROWS
-  }
-}
-
 // Panels [first, stop) of y = x W^T + b, or of y += x W^T + b, for up to kRowsAtOnce rows.
-template <bool Add, typename Inputs>
+template <bool Add, int Rows = kRowsAtOnce, typename Inputs>
 void multiply_few(const Matrix& matrix, int64_t first, int64_t stop, Inputs in, float* y,
                   int64_t y_stride, int64_t num_rows) {
-  // Of one row two panels at once, or one sum would wait for the other.
+  if constexpr (Rows > 1)
+    if (num_rows < Rows)
+      return multiply_few<Add, Rows - 1>(matrix, first, stop, in, y, y_stride, num_rows);
+  // Of few rows several panels at once, or one sum would wait for the other.
+  constexpr int kPanels = (Rows == 1 ? 64 : Rows <= 3 ? 32 : kPanel) / kPanel;
   int64_t panel = first;
-  if (num_rows == 1)
-    for (; panel + 1 < stop; panel += 2) multiply_block<Add, 1, 2>(matrix, panel, in, y, y_stride);
-  for (; panel < stop; ++panel) multiply_rows<Add>(matrix, panel, in, y, y_stride, num_rows);
+  for (; panel + kPanels <= stop; panel += kPanels)
+    multiply_block<Add, Rows, kPanels>(matrix, panel, in, y, y_stride);
+  for (; panel < stop; ++panel) multiply_block<Add, Rows, 1>(matrix, panel, in, y, y_stride);
 }
 
 // The same for any number of rows. So many panels as the second cache holds are read for all of

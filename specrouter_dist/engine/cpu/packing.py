@@ -8,12 +8,9 @@ from torch import Tensor
 
 from specrouter_dist.engine.cpu.library import BLOCK_INS, Matrix
 
-PANEL_OUTS = 32
-"""Outputs that are computed side by side."""
-_LANES = PANEL_OUTS // 2
 _WEIGHT_BITS = 13
 """Beside the sign, of whole weights."""
-_OUTS_AT_ONCE = 64 * PANEL_OUTS
+_PANELS_AT_ONCE = 64
 """That are made whole at once: it takes several times their memory."""
 _MOST_INPUT = 2**15 - 1
 _MOST_SUM = 2**31 - 1
@@ -24,8 +21,8 @@ class PackedLinear:
     """A linear layer: panels of outputs, within a panel input by input.
 
     Attributes:
-        panels: float32 ``[panels, num_ins, 2, 16]``, or int16 ``[panels, pairs of inputs, 2, 16,
-            2]``.
+        panels: float32 ``[panels, num_ins, panel_outs]``, or int16 ``[panels, pairs of inputs,
+            panel_outs, 2]``.
         scales: of whole weights, for each output of the panels.
         input_limit: up to which whole inputs may go.
     """
@@ -53,30 +50,61 @@ class PackedLinear:
         )
 
 
-def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How a library wants weights.
+
+    Attributes:
+        panel_outs: outputs that it computes side by side.
     """
-    Args:
-        weight: float32, or bfloat16, which becomes whole numbers, ``[out_features, in_features]``.
-        bias: ``[out_features]`` or None.
-    """
-    num_outs, num_ins = weight.shape
-    fused = None if bias is None else bias.float().contiguous()
-    if weight.dtype == torch.float32:
-        cells = F.pad(weight, (0, 0, 0, -num_outs % PANEL_OUTS)).view(-1, 2, _LANES, num_ins)
-        panels = cells.permute(0, 3, 1, 2).contiguous()
-        return PackedLinear(panels, fused, None, num_ins, num_outs, 0)
-    num_panels = whole_panels(num_outs) // PANEL_OUTS
-    panels = torch.empty(num_panels, -(-num_ins // 2), 2, _LANES, 2, dtype=torch.int16)
-    scales = torch.empty(num_panels * PANEL_OUTS)
-    limit = _MOST_INPUT
-    for first in range(0, num_outs, _OUTS_AT_ONCE):
-        some = weight[first : first + _OUTS_AT_ONCE]
-        some = F.pad(some.float(), (0, num_ins % 2, 0, -len(some) % PANEL_OUTS))
-        whole, scales[first : first + len(some)] = _whole(some)
-        pairs = whole.view(-1, 2, _LANES, panels.shape[1], 2).permute(0, 3, 1, 2, 4)
-        panels[first // PANEL_OUTS :][: len(pairs)] = pairs
-        limit = min(limit, _input_limit(whole))
-    return PackedLinear(panels, fused, scales, num_ins, num_outs, limit)
+
+    panel_outs: int
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> PackedLinear:
+        """
+        Args:
+            weight: float32, or bfloat16, which becomes whole numbers, ``[out_features,
+                in_features]``.
+            bias: ``[out_features]`` or None.
+        """
+        fused = None if bias is None else bias.float().contiguous()
+        if weight.dtype == torch.float32:
+            num_outs, num_ins = weight.shape
+            cells = F.pad(weight, (0, 0, 0, -num_outs % self.panel_outs))
+            panels = cells.view(-1, self.panel_outs, num_ins).transpose(1, 2).contiguous()
+            return PackedLinear(panels, fused, None, num_ins, num_outs, 0)
+        return self._whole_linear(weight, fused)
+
+    def gate_up(self, weight: Tensor, bias: Tensor | None) -> PackedLinear:
+        """The same of gates, and ups behind them."""
+        return self.linear(self.pad_halves(weight), None if bias is None else self.pad_halves(bias))
+
+    def whole_panels(self, num_outs: int) -> int:
+        """Rounded up."""
+        return -(-num_outs // self.panel_outs) * self.panel_outs
+
+    def pad_halves(self, tensor: Tensor) -> Tensor:
+        """Gates, and ups behind them, along the first dimension, each filled up to whole panels."""
+        halves = tensor.view(2, -1, *tensor.shape[1:])
+        missing = self.whole_panels(halves.shape[1]) - halves.shape[1]
+        padding = (0, 0) * (tensor.dim() - 1)
+        return F.pad(halves, (*padding, 0, missing)).flatten(0, 1)
+
+    def _whole_linear(self, weight: Tensor, bias: Tensor | None) -> PackedLinear:
+        num_outs, num_ins = weight.shape
+        num_panels, num_pairs = self.whole_panels(num_outs) // self.panel_outs, -(-num_ins // 2)
+        panels = torch.empty(num_panels, num_pairs, self.panel_outs, 2, dtype=torch.int16)
+        scales = torch.empty(num_panels, self.panel_outs)
+        limit = _MOST_INPUT
+        for first in range(0, num_panels, _PANELS_AT_ONCE):
+            some = weight[first * self.panel_outs :][: _PANELS_AT_ONCE * self.panel_outs].float()
+            some = F.pad(some, (0, num_ins % 2, 0, -len(some) % self.panel_outs))
+            whole, some_scales = _whole(some)
+            pairs = whole.view(-1, self.panel_outs, num_pairs, 2).transpose(1, 2)
+            panels[first:][: len(pairs)] = pairs
+            scales[first:][: len(pairs)] = some_scales.view(-1, self.panel_outs)
+            limit = min(limit, _input_limit(whole))
+        return PackedLinear(panels, bias, scales.flatten(), num_ins, num_outs, limit)
 
 
 def _whole(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,16 +123,3 @@ def _input_limit(whole: Tensor) -> int:
     """Of inputs up to which a block's sum of products fits into 32 bits."""
     sizes = F.pad(whole.abs(), (0, -whole.shape[1] % BLOCK_INS)).view(len(whole), -1, BLOCK_INS)
     return min(_MOST_INPUT, _MOST_SUM // max(1, int(sizes.sum(2).amax().item())))
-
-
-def whole_panels(num_outs: int) -> int:
-    """Rounded up."""
-    return -(-num_outs // PANEL_OUTS) * PANEL_OUTS
-
-
-def pad_halves(tensor: Tensor) -> Tensor:
-    """Gates, and ups behind them, along the first dimension, each filled up to whole panels."""
-    halves = tensor.view(2, -1, *tensor.shape[1:])
-    missing = whole_panels(halves.shape[1]) - halves.shape[1]
-    padding = (0, 0) * (tensor.dim() - 1)
-    return F.pad(halves, (*padding, 0, missing)).flatten(0, 1)

@@ -1,8 +1,9 @@
-// Sixteen floats at a time. The compiler lowers them to what the CPU has.
+// As many floats at a time as a register of the CPU holds: sixteen, or eight.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -10,7 +11,12 @@
 
 namespace specrouter {
 
-constexpr int kLanes = 16;
+// Of twice as many the compiler would keep half in memory.
+#ifdef __AVX512F__
+constexpr int kLanes = 16, kRegisters = 32;
+#else
+constexpr int kLanes = 8, kRegisters = 16;
+#endif
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef float Unaligned __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
@@ -22,7 +28,13 @@ typedef uint16_t UnalignedShorts
     __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(2), may_alias));
 typedef int16_t Shorts __attribute__((vector_size(kLanes * sizeof(int16_t))));
 
-const Ints kLane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+using Lanes = std::make_integer_sequence<int, kLanes>;
+
+template <int... Lane>
+constexpr Ints numbered(std::integer_sequence<int, Lane...>) {
+  return Ints{Lane...};
+}
+const Ints kLane = numbered(Lanes{});
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline Ints load(const int32_t* from) { return *reinterpret_cast<const UnalignedInts*>(from); }
@@ -55,6 +67,23 @@ inline Vector load(const BFloat16* from) {
   return bits_as<Vector>(__builtin_convertvector(bits, Words) << 16);
 }
 
+// a * b + c, rounded once where the CPU can. Compilers do not do that by themselves here
+// (-ffp-contract=off): where they would differs by what is around it, and rows would by their bits.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+  return bits_as<Vector>(
+      _mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return bits_as<Vector>(
+      _mm256_fmadd_ps(bits_as<__m256>(a), bits_as<__m256>(b), bits_as<__m256>(c)));
+#elif defined(__FP_FAST_FMAF)
+  for (int i = 0; i < kLanes; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+
 // By the registers that they will be in: `= {}` is a call of memset.
 template <typename Numbers, int Rows, int Vectors>
 inline void clear(Numbers (&sums)[Rows][Vectors]) {
@@ -70,46 +99,47 @@ inline void add_products(Ints& sums, const Ints& a, const Ints& b) {
 #elif defined(__AVX512BW__)
   sums += bits_as<Ints>(_mm512_madd_epi16(bits_as<__m512i>(a), bits_as<__m512i>(b)));
 #elif defined(__AVX2__)
-  // In halves, as they lie in memory: the compiler takes them apart at a far higher price.
-  __m256i* halves = reinterpret_cast<__m256i*>(&sums);
-  for (int i = 0; i < 2; ++i)
-    halves[i] =
-        _mm256_add_epi32(halves[i], _mm256_madd_epi16(reinterpret_cast<const __m256i*>(&a)[i],
-                                                      reinterpret_cast<const __m256i*>(&b)[i]));
+  sums += bits_as<Ints>(_mm256_madd_epi16(bits_as<__m256i>(a), bits_as<__m256i>(b)));
 #else
   sums += ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
 
-// Neighbours added: eight sums of `a`, then eight of `b`.
-inline Vector add_pairs(Vector a, Vector b) {
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-         __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+// Every lane's value in the lane whose number differs in the bit `Step`.
+template <int Step, typename Numbers, int... Lane>
+inline Numbers swapped(Numbers v, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(v, v, (Lane ^ Step)...);
 }
 
+// Neighbours are added first.
+template <int Step = 1>
 inline float sum(Vector v) {
-  for (int step = 0; step < 4; ++step) v = add_pairs(v, v);
-  return v[0];
+  if constexpr (Step == kLanes)
+    return v[0];
+  else
+    return sum<2 * Step>(v + swapped<Step>(v, Lanes{}));
 }
 
 // Of floats or whole numbers.
-template <typename Numbers>
+template <int Step = kLanes / 2, typename Numbers>
 inline auto greatest(Numbers v) {
-  const auto fold = [&](Numbers other) { v = other > v ? other : v; };
-  fold(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  fold(__builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  fold(__builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  fold(__builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-  return v[0];
+  if constexpr (Step == 0) {
+    return v[0];
+  } else {
+    const Numbers other = swapped<Step>(v, Lanes{});
+    return greatest<Step / 2>(other > v ? other : v);
+  }
 }
 
-// Which lanes are not 0, as bits.
-inline unsigned bits_of(Ints v) {
-#ifdef __AVX512F__
-  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(v));
+// In which lanes a comparison holds, as bits.
+inline unsigned bits_of(Ints holds) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(bits_as<__m512i>(holds), bits_as<__m512i>(holds));
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(bits_as<__m256>(holds));
 #else
   unsigned bits = 0;
-  for (int i = 0; i < kLanes; ++i) bits |= static_cast<unsigned>(v[i] != 0) << i;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<unsigned>(holds[i] != 0) << i;
   return bits;
 #endif
 }
@@ -122,15 +152,14 @@ inline Vector exp(Vector x) {
   x = x > most ? most : x;
   // x = n ln 2 + r with a whole n: adding 1.5 * 2^23 rounds to the nearest.
   const Vector magic = broadcast(12582912.0f);
-  const Vector n = (x * 1.44269504f + magic) - magic;
-  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const Vector n = multiply_add(x, broadcast(1.44269504f), magic) - magic;
+  const Vector r =
+      multiply_add(n, broadcast(2.12194440e-4f), multiply_add(n, broadcast(-0.693359375f), x));
   Vector p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  for (const float factor :
+       {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = multiply_add(p, r, broadcast(factor));
+  p = multiply_add(p * r, r, r) + 1.0f;
   const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
   return is_tiny ? Vector{} : p * bits_as<Vector>(exponent);
 }

@@ -10,13 +10,20 @@ from torch import Tensor
 
 from specrouter_dist.engine.cpu import library as c
 from specrouter_dist.engine.cpu.library import BLOCK_INS, find_library
-from specrouter_dist.engine.cpu.packing import PackedLinear, pack_linear, pad_halves
+from specrouter_dist.engine.cpu.packing import PackedLinear, Packing
+
+
+def pack(weight: Tensor) -> PackedLinear:
+    """As the library wants it."""
+    built = find_library()
+    assert built is not None
+    return Packing(built.panel_outs).linear(weight, None)
 
 
 def unpacked(packed: PackedLinear) -> Tensor:
     """What the whole numbers stand for."""
     assert packed.scales is not None
-    pairs = packed.panels.permute(0, 2, 3, 1, 4)
+    pairs = packed.panels.transpose(1, 2)
     whole = pairs.reshape(len(packed.scales), -1)[: packed.num_outs, : packed.num_ins]
     return whole * packed.scales[: packed.num_outs, None]
 
@@ -40,13 +47,13 @@ def normed(x: Tensor) -> Tensor:
 
 def test_pairs_of_inputs_lie_side_by_side() -> None:
     weight = torch.arange(40 * 3).view(40, 3).bfloat16()
-    packed = pack_linear(weight, None)
-    assert packed.panels.shape == (2, 2, 2, 16, 2) and packed.panels.dtype == torch.int16
+    packed = Packing(32).linear(weight, None)
+    assert packed.panels.shape == (2, 2, 32, 2) and packed.panels.dtype == torch.int16
     assert packed.scales is not None
     scale = packed.scales[17]
-    assert torch.equal(packed.panels[0, 0, 1, 1] * scale, weight[17, :2].float())
-    assert torch.equal(packed.panels[0, 1, 1, 1] * scale, torch.tensor([weight[17, 2], 0.0]))
-    assert not packed.panels[1, :, 0, 8:].any() and not packed.panels[1, :, 1].any()
+    assert torch.equal(packed.panels[0, 0, 17] * scale, weight[17, :2].float())
+    assert torch.equal(packed.panels[0, 1, 17] * scale, torch.tensor([weight[17, 2], 0.0]))
+    assert not packed.panels[1, :, 8:].any()
 
 
 @given(st.integers(0, 2**32), st.integers(1, 70), st.sampled_from([1e-30, 1e-3, 1.0, 1e30]))
@@ -56,7 +63,7 @@ def test_weights_are_what_they_were_but_for_small_ones(
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
     weight = (torch.randn(5, num_ins, generator=rng) ** 3 * size).bfloat16()
-    found, largest = unpacked(pack_linear(weight, None)), weight.float().abs().amax(1)[:, None]
+    found, largest = unpacked(pack(weight)), weight.float().abs().amax(1)[:, None]
     is_small = weight.float().abs() < largest / 32
     assert torch.equal(found[~is_small], weight.float()[~is_small])
     assert ((found - weight.float()).abs() <= largest * 2.0**-13).all()
@@ -76,7 +83,7 @@ def test_products_are_those_of_floats(dtype: torch.dtype, num_rows: int, num_ins
     """Of bfloat16 weights ten times as near as those of bfloat16 inputs."""
     torch.manual_seed(num_ins)
     weight, x = torch.randn(77, num_ins).to(dtype), normed(torch.randn(num_rows, num_ins))
-    found = error(multiplied(pack_linear(weight, None), x, num_threads=2), weight, x)
+    found = error(multiplied(pack(weight), x, num_threads=2), weight, x)
     if dtype == torch.float32:
         assert found < 1e-6
     else:
@@ -90,13 +97,13 @@ def test_the_largest_sums_have_room(sign: float) -> None:
     """All weights and all inputs as large as they can be."""
     num_ins = 2 * BLOCK_INS
     weight = torch.full((3, num_ins), sign).bfloat16()
-    found = multiplied(pack_linear(weight, None), torch.ones(2, num_ins))
+    found = multiplied(pack(weight), torch.ones(2, num_ins))
     assert torch.allclose(found, torch.full((2, 3), sign * num_ins), rtol=1e-3)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(1, 70), torch.full((1, 70), 1e-36)])
 def test_inputs_of_nothing_make_nothing(x: Tensor) -> None:
-    assert not multiplied(pack_linear(torch.ones(3, 70).bfloat16(), None), x).any()
+    assert not multiplied(pack(torch.ones(3, 70).bfloat16()), x).any()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -106,16 +113,17 @@ def test_what_is_no_number_stays_none(value: float) -> None:
     for at in range(70):
         weight, x = torch.randn(33, 70).bfloat16(), torch.randn(2, 70)
         weight[32, at] = value
-        found = multiplied(pack_linear(weight, None), x)
+        found = multiplied(pack(weight), x)
         assert found[:, 32].isnan().all() and found[:, :32].isfinite().all()
         x[1, at] = value
-        found = multiplied(pack_linear(weight, None), x)
+        found = multiplied(pack(weight), x)
         assert found[1].isnan().all() and found[0, :32].isfinite().all()
 
 
 def test_gates_and_ups_fill_whole_panels() -> None:
     weight = torch.arange(1.0, 81.0).view(80, 1)
-    padded = pad_halves(weight)
+    packing = Packing(32)
+    padded = packing.pad_halves(weight)
     assert padded.shape == (128, 1)
     assert torch.equal(padded[64:104], weight[40:]) and not padded[40:64].any()
-    assert torch.equal(pad_halves(weight[:, 0]), padded[:, 0])
+    assert torch.equal(packing.pad_halves(weight[:, 0]), padded[:, 0])
