@@ -48,7 +48,8 @@ struct Cache {
   }
 };
 
-// As many queries, and vectors of all of them together, as there are registers for.
+// As many queries at once, with two sums each and more if they are fewer, as there are registers for
+// beside what is added.
 constexpr int kQueriesAtOnce = kRegisters == 32 ? 8 : 6;
 constexpr int kSumsAtOnce = kRegisters == 32 ? 18 : 12;
 
@@ -124,22 +125,20 @@ void mix(const Part& part, const Cache<Number>& cache, int64_t head, const Query
 template <int Queries, typename Number>
 void attend(const Part& part, const Cache<Number>& cache, int64_t head, const Query* queries,
             float* weights, int64_t stride) {
-  // Sums wait for one another unless there are several.
+  // Sums wait for one another unless there are several. Whole steps make a page; of the last one
+  // some positions may be empty yet: they are not seen.
   constexpr int kBlocks =
       std::min<int>(kPageTokens / kLanes, std::bit_floor(unsigned{kSumsAtOnce / Queries}));
   constexpr int kMostVectors = std::min(4, kSumsAtOnce / Queries);
   const int64_t most_keys = queries[Queries - 1].num_keys;
   Vector highest[Queries], scales[Queries];
   for (int n = 0; n < Queries; ++n) highest[n] = broadcast(-INFINITY);
-  for (int64_t first = 0; first < most_keys;) {
-    const int64_t step = most_keys - first >= kBlocks * kLanes ? kBlocks : 1;
-    const int64_t following = first + step * kLanes;
+  for (int64_t first = 0; first < most_keys; first += kBlocks * kLanes) {
+    const int64_t following = first + kBlocks * kLanes;
     const Number* next =
         following < most_keys ? cache.key(part, following, head) : cache.value(part, 0, head);
-    const auto run = step == 1 ? score<Queries, 1, Number> : score<Queries, kBlocks, Number>;
-    run(queries, cache.key(part, first, head), next, cache.head_dim, first, weights, stride,
-        highest);
-    first = following;
+    score<Queries, kBlocks>(queries, cache.key(part, first, head), next, cache.head_dim, first,
+                            weights, stride, highest);
   }
   for (int n = 0; n < Queries; ++n) {
     const float most = greatest(highest[n]);

@@ -155,7 +155,8 @@ void attend_heads(const Model& m, const Batch& batch, const Cache<Number>& cache
   int64_t task = 0;
   for (int64_t p = 0; p < batch.num_parts; ++p) {
     const Part& part = batch.parts[p];
-    const int64_t stride = (part.start + part.num_rows + kLanes - 1) / kLanes * kLanes;
+    const int64_t stride =
+        (part.start + part.num_rows + kPageTokens - 1) / kPageTokens * kPageTokens;
     weights.resize(std::max<size_t>(weights.size(), stride * kQueriesAtOnce));
     for (int64_t block = 0; block < part.num_rows; block += kRowsAtOnce)
       for (int64_t head = 0; head < m.num_kv_heads; ++head) {

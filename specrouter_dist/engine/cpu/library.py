@@ -164,15 +164,15 @@ class Library:
         self.scratch_floats = calls.specrouter_scratch_floats
         self.scratch_floats.argtypes = [POINTER(Model), c_int64]
         self.scratch_floats.restype = c_int64
-        calls.specrouter_panel_outs.restype = c_int64
-        self.panel_outs = int(calls.specrouter_panel_outs())
-        """Outputs that are computed side by side: of which its panels of weights are."""
         self._has_heads = calls.specrouter_has_heads
         self._has_heads.argtypes = [c_int64]
         self._has_heads.restype = c_int64
         calls.specrouter_runs_here.restype = c_int64
         self.runs_here = bool(calls.specrouter_runs_here())
-        """Whether it was compiled for such a CPU; nothing else of it may be called where not."""
+        """Whether it was compiled for such a CPU; nothing that computes may be called where not."""
+        calls.specrouter_panel_outs.restype = c_int64
+        self.panel_outs = int(calls.specrouter_panel_outs())
+        """Outputs that are computed side by side: of which its panels of weights are."""
 
     def has_heads(self, head_dim: int) -> bool:
         """Whether it has an attention for heads of this size."""

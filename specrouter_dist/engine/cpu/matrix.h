@@ -17,7 +17,10 @@ constexpr int kPanel = 2 * kLanes;
 constexpr int kRowsAtOnce = kRegisters == 32 ? 8 : 6;
 constexpr int64_t kCellBytes = kPanel * sizeof(float);
 constexpr int64_t kCachedBytes = 1 << 19;
-// Weights are asked for so far ahead of their use: the best of 1 to 12 KiB, for one row and eight.
+// Outputs of one row that are computed side by side, and of two or three rows: with fewer a sum
+// would wait for the one before.
+constexpr int kMostOuts = 64, kSomeOuts = 32;
+// Weights are asked for so far ahead of their use: the best of 1 to 12 KiB, for one row and many.
 constexpr int64_t kAheadBytes = kRegisters == 32 ? 2048 : 4096;
 
 // Weights are float32, or whole numbers times a power of two of their own for each output. Those of
@@ -129,11 +132,11 @@ void multiply_few(const Matrix& matrix, int64_t first, int64_t stop, Inputs in, 
   if constexpr (Rows > 1)
     if (num_rows < Rows)
       return multiply_few<Add, Rows - 1>(matrix, first, stop, in, y, y_stride, num_rows);
-  // Of few rows several panels at once, or one sum would wait for the other.
-  constexpr int kPanels = (Rows == 1 ? 64 : Rows <= 3 ? 32 : kPanel) / kPanel;
+  constexpr int kPanels = (Rows == 1 ? kMostOuts : Rows <= 3 ? kSomeOuts : kPanel) / kPanel;
   int64_t panel = first;
-  for (; panel + kPanels <= stop; panel += kPanels)
-    multiply_block<Add, Rows, kPanels>(matrix, panel, in, y, y_stride);
+  if constexpr (kPanels > 1)
+    for (; panel + kPanels <= stop; panel += kPanels)
+      multiply_block<Add, Rows, kPanels>(matrix, panel, in, y, y_stride);
   for (; panel < stop; ++panel) multiply_block<Add, Rows, 1>(matrix, panel, in, y, y_stride);
 }
 
@@ -143,7 +146,9 @@ template <bool Add, typename Inputs>
 void multiply_panels(const Matrix& matrix, int64_t first, int64_t stop, Inputs in, float* y,
                      int64_t y_stride, int64_t num_rows) {
   const int64_t panel_bytes = matrix.num_cells() * kCellBytes;
-  const int64_t group = std::max<int64_t>(2, kCachedBytes / panel_bytes / 2 * 2);
+  constexpr int64_t kMostPanels = kMostOuts / kPanel;
+  const int64_t group =
+      std::max(kMostPanels, kCachedBytes / panel_bytes / kMostPanels * kMostPanels);
   for (int64_t begin = first; begin < stop; begin += group)
     for (int64_t row = 0; row < num_rows; row += kRowsAtOnce)
       multiply_few<Add>(matrix, begin, std::min(begin + group, stop), in.from(row),

@@ -1,4 +1,5 @@
-// As many floats at a time as a register of the CPU holds: sixteen, or eight.
+// As many floats at a time as a register holds: sixteen, or eight. CPUs whose registers hold four
+// take two for each.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 namespace specrouter {
 
 // Of twice as many the compiler would keep half in memory.
-#ifdef __AVX512F__
+#ifdef __AVX512BW__
 constexpr int kLanes = 16, kRegisters = 32;
 #else
 constexpr int kLanes = 8, kRegisters = 16;
@@ -34,7 +35,7 @@ template <int... Lane>
 constexpr Ints numbered(std::integer_sequence<int, Lane...>) {
   return Ints{Lane...};
 }
-const Ints kLane = numbered(Lanes{});
+constexpr Ints kLane = numbered(Lanes{});
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline Ints load(const int32_t* from) { return *reinterpret_cast<const UnalignedInts*>(from); }
@@ -70,15 +71,12 @@ inline Vector load(const BFloat16* from) {
 // a * b + c, rounded once where the CPU can. Compilers do not do that by themselves here
 // (-ffp-contract=off): where they would differs by what is around it, and rows would by their bits.
 inline Vector multiply_add(Vector a, Vector b, Vector c) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
   return bits_as<Vector>(
       _mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
 #elif defined(__AVX2__) && defined(__FMA__)
   return bits_as<Vector>(
       _mm256_fmadd_ps(bits_as<__m256>(a), bits_as<__m256>(b), bits_as<__m256>(c)));
-#elif defined(__FP_FAST_FMAF)
-  for (int i = 0; i < kLanes; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
-  return c;
 #else
   return a * b + c;
 #endif
@@ -133,7 +131,7 @@ inline auto greatest(Numbers v) {
 
 // In which lanes a comparison holds, as bits.
 inline unsigned bits_of(Ints holds) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
   return _mm512_test_epi32_mask(bits_as<__m512i>(holds), bits_as<__m512i>(holds));
 #elif defined(__AVX2__)
   return _mm256_movemask_ps(bits_as<__m256>(holds));

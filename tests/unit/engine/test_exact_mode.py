@@ -60,6 +60,15 @@ CONFIGS: dict[str, PretrainedConfig] = {
         num_key_value_heads=1,
         head_dim=80,
     ),
+    "narrow_heads": LlamaConfig(
+        **SIZES,
+        vocab_size=200,
+        hidden_size=120,
+        intermediate_size=100,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=24,
+    ),
     "wide": Qwen2Config(
         **(SIZES | {"num_hidden_layers": 1}),
         vocab_size=500,
@@ -70,7 +79,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
 }
 NUM_TOKENS = 150
-BLOCKS = (2, 3, 4, 5, 8, 9, 16, 17, 33, 64, 65, 100, 150)
+BLOCKS = (2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 33, 64, 65, 100, 150)
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
