@@ -48,8 +48,8 @@ struct Cache {
   }
 };
 
-// As many queries at once, with two sums each and more if they are fewer, as there are registers for
-// beside what is added.
+// As many queries at once, with two sums each and more if they are fewer, as there are registers
+// for beside what is added.
 constexpr int kQueriesAtOnce = kRegisters == 32 ? 8 : 6;
 constexpr int kSumsAtOnce = kRegisters == 32 ? 18 : 12;
 

@@ -52,8 +52,9 @@ inline float fix(const float* x, float limit, int32_t* words) {
   const float factor = is_usual ? limit / greatest : 0.0f;
   for (int64_t i = 0; i < kBlockIns; i += kLanes) {
     // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
-    const Shorts whole =
-        __builtin_convertvector(bits_as<Ints>(multiply_add(load(x + i), broadcast(factor), broadcast(12582912.0f))), Shorts);
+    const Shorts whole = __builtin_convertvector(
+        bits_as<Ints>(multiply_add(load(x + i), broadcast(factor), broadcast(12582912.0f))),
+        Shorts);
     std::memcpy(words + i / 2, &whole, sizeof whole);
   }
   return greatest / limit;
