@@ -73,6 +73,7 @@ NOT_RUN = {
     "python -m benchmarks.hops": _MINUTES,
     "python -m benchmarks.rollback": _MINUTES,
     "python -m benchmarks.steps": _MINUTES,
+    "python -m benchmarks.parts": _MINUTES,
     "python -m benchmarks.regret": _MINUTES,
     "python -m benchmarks.regret_simulated": _MINUTES,
     "python -m benchmarks.prediction --plot p.png": _MINUTES,
