@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from tqdm import trange
+from tqdm import tqdm, trange
 
 from benchmarks.arms import comparison_arguments
 from benchmarks.pools import with_exact, with_target, without_prefix_cache
@@ -179,7 +179,7 @@ def main() -> None:
     with ExitStack() as stack:
         arms = {
             name: Arm(PARTS[name], pool, report, stack)
-            for name in dict.fromkeys((_ALL, *arguments.parts))
+            for name in tqdm(dict.fromkeys((_ALL, *arguments.parts)), desc="arms start")
         }
         speeds, num_differing = measure(arms, ways, prompts, sampling, arguments.passes)
     print_report("parts", arguments, {"rows": summarise(speeds, num_differing)})

@@ -9,6 +9,8 @@ from pathlib import Path
 
 OURS = "ours"
 ALONE = "alone"
+FLOAT32 = ("--dtype", "float32")
+"""On CPUs that cannot multiply bfloat16 a peer may be faster with weights of twice the size."""
 AUTO = "auto"
 
 
@@ -97,11 +99,15 @@ def _transformers(directory: Path, target: Path, drafters: Mapping[str, Path], s
         Setting(f"prompt lookup {length}", ("--lookup", str(length)))
         for length in ((5,) if short else (3, 5, 10))
     ]
-    continuous = [] if short else [Setting("continuous batching", ("--continuous",))]
+    others = [
+        Setting("continuous batching", ("--continuous",)),
+        Setting("alone, float32", FLOAT32),
+        Setting("prompt lookup 5, float32", (*FLOAT32, "--lookup", "5")),
+    ]
     modes = [Mode(f"threads {n}", _threads(n)) for n in _thread_counts(short)]
     python = str(directory / "transformers" / "bin" / "python")
     command = (python, "-m", "benchmarks.peers.transformers_worker", "--target", str(target))
-    settings = (Setting(ALONE), *assisted, *lookups, *continuous)
+    settings = (Setting(ALONE), *assisted, *lookups, *(() if short else others))
     return Peer("transformers", command, settings, tuple(modes))
 
 
@@ -119,7 +125,12 @@ def _vllm(directory: Path, target: Path, drafters: Mapping[str, Path], short: bo
     ]
     # No texts of earlier requests: every pass asks the same, and they would hold the answers.
     suffix = _speculative("suffix", "suffix", None, suffix_decoding_max_cached_requests=0)
-    settings = (Setting(ALONE), *drafted, *ngrams, *([] if short else [suffix]))
+    others = [
+        suffix,
+        Setting("alone, float32", FLOAT32),
+        *(Setting(f"{ngram.name}, float32", (*FLOAT32, *ngram.arguments)) for ngram in ngrams[:1]),
+    ]
+    settings = (Setting(ALONE), *drafted, *ngrams, *(() if short else others))
     environment = directory / "vllm"
     common = (
         ("LD_PRELOAD", str(environment / "lib" / "libiomp5.so")),

@@ -148,14 +148,16 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 def make_generator(arguments: argparse.Namespace) -> Generator:
     """The model with the setting that is asked for."""
-    model = AutoModelForCausalLM.from_pretrained(arguments.target, dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(arguments.target, dtype=arguments.dtype).eval()
     if arguments.continuous:
         return Continuous(model)
     if arguments.lookup:
         return Alone(model, prompt_lookup_num_tokens=arguments.lookup)
     if arguments.assistant is None:
         return Alone(model)
-    assistant = AutoModelForCausalLM.from_pretrained(arguments.assistant, dtype="auto").eval()
+    assistant = AutoModelForCausalLM.from_pretrained(
+        arguments.assistant, dtype=arguments.dtype
+    ).eval()
     # The assistant's own configuration is where generate() looks for these.
     assistant.generation_config.num_assistant_tokens = arguments.length
     assistant.generation_config.num_assistant_tokens_schedule = "constant"
@@ -167,6 +169,7 @@ def main() -> None:
     answers = claim_stdout()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", required=True, help="the model's directory")
+    parser.add_argument("--dtype", default="auto", help="to compute in; auto: the weights' own")
     parser.add_argument("--assistant", help="a drafter's directory")
     parser.add_argument("--length", type=int, help="tokens that the assistant drafts")
     parser.add_argument("--lookup", type=int, help="tokens that prompt lookup proposes")

@@ -27,10 +27,10 @@ _COUNTERS = ("vllm:spec_decode_num_draft_tokens", "vllm:spec_decode_num_accepted
 class Generator:
     """One engine. Its steps are made here as ``LLM.generate`` makes them, for the first's time."""
 
-    def __init__(self, target: str, speculative: dict[str, Any] | None) -> None:
+    def __init__(self, target: str, dtype: str, speculative: dict[str, Any] | None) -> None:
         self._llm = LLM(
             target,
-            dtype="auto",
+            dtype=dtype,
             max_model_len=_CONTEXT_TOKENS,
             max_num_seqs=1,
             enable_prefix_caching=False,
@@ -78,10 +78,11 @@ def main() -> None:
     answers = claim_stdout()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", required=True, help="the model's directory")
+    parser.add_argument("--dtype", default="auto", help="to compute in; auto: the weights' own")
     parser.add_argument("--speculative", type=json.loads, help="vLLM's speculative_config")
     arguments = parser.parse_args()
     versions = {"vllm": vllm.__version__, "torch": torch.__version__}
-    serve(answers, versions, Generator(arguments.target, arguments.speculative))
+    serve(answers, versions, Generator(arguments.target, arguments.dtype, arguments.speculative))
 
 
 if __name__ == "__main__":
