@@ -189,8 +189,8 @@ def test_it_stops_when_nothing_gets_better(
     members: dict[str, Path], prompts: dict[str, list[list[int]]], tmp_path: Path
 ) -> None:
     members["base"] = members["target"]
-    # So slowly that nothing changes, whatever order this CPU adds in: at a usual rate a drafter that
-    # agrees always becomes worse first, and then better at every look.
+    # So slowly that nothing changes, whatever order this CPU adds in: at a usual rate a drafter
+    # that agrees always becomes worse first, and then better at every look.
     optimizer = CONFIG.distillation.optimizer.model_copy(update={"learning_rate": 1e-12})
     distillation = CONFIG.distillation.model_copy(update={"optimizer": optimizer})
     config = CONFIG.model_copy(update={"patience": 2, "distillation": distillation})
