@@ -107,7 +107,8 @@ def test_nodes_come_for_members_and_go_with_them(backend: PoolBackend) -> None:
     assert running.members()["small"] is MemberState.STARTING
     assert kinds_there() == {"H100"}
     assert answers(backend) == wanted
-    assert not plans_with_small(running)
+    # On a slow machine a node comes before the answers.
+    assert not plans_with_small(running) or running.members()["small"] is MemberState.UP
     wait_until(lambda: running.members()["small"] is MemberState.UP, "no node came")
     assert kinds_there() == {"H100", "L4"}
     wait_until(lambda: plans_with_small(running), "no plan has the drafter that came back")
