@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm, trange
 
-from benchmarks.arms import comparison_arguments
+from benchmarks.arms import comparison_arguments, run_arm
 from benchmarks.pools import with_exact, with_target, without_prefix_cache
 from benchmarks.prompts import read_prompts
-from benchmarks.race import tokens_per_second
 from benchmarks.report import add_json_argument, print_report
 from benchmarks.statistics import median_interval
 from specrouter_dist.cli.backends import open_backend
@@ -35,7 +34,6 @@ from specrouter_dist.engine import fast_loading
 from specrouter_dist.pools.checks import PoolReport
 from specrouter_dist.pools.loading import Pool
 from specrouter_dist.serving.backend import PoolBackend
-from specrouter_dist.serving.results import GenerateRequest
 from specrouter_dist.speculation import runs
 from specrouter_dist.speculation.messages import TokenArray
 from specrouter_dist.text.tokenizer import Tokenizer
@@ -69,7 +67,7 @@ PARTS = {
     _ALL: Part(),
     "the compiled decoder": Part(changes=((fast_loading, "find_library", lambda: None),)),
     "all threads but one": Part(changes=((torch, "get_num_threads", lambda: 1),)),
-    "weights in bfloat16": Part(lambda pool: with_target(pool, dtype=Dtype.FP32)),
+    "the target's weights in bfloat16": Part(lambda pool: with_target(pool, dtype=Dtype.FP32)),
     "runs of the target alone": Part(changes=((runs, "_MOST_RUN_TOKENS", 1),)),
     "several drafts in a call": Part(changes=((model_host, "MAX_DRAFTS", 1),)),
     "texts read in spare time": Part(changes=((reading, "_MOST_TEXTS", 0),)),
@@ -93,14 +91,10 @@ class Arm:
         chain: tuple[str, ...] | None,
     ) -> tuple[float, list[TokenArray]]:
         """All prompts; tokens per second, and the texts."""
-        requests = [
-            GenerateRequest(ids, sampling.model_copy(update={"seed": seed}), chain)
-            for seed, ids in enumerate(prompts)
-        ]
         time.sleep(_SETTLE_S)
         with self._part.left_out():
-            results = list(self._backend.generate(requests, concurrency=1))
-        return tokens_per_second(results), [result.token_ids for result in results]
+            results, speed = run_arm(self._backend, prompts, chain, sampling, concurrency=1)
+        return speed, [result.token_ids for result in results]
 
 
 Speeds = dict[tuple[str, str], list[float]]

@@ -188,7 +188,7 @@ def find_library() -> Library | None:
         return library
     reason = "not there (no C++ compiler at install?)" if library is None else "for another CPU"
     _logger.warning(
-        "the compiled CPU decoder is %s: forwards on the CPU take four to nine times as long",
+        "the compiled CPU decoder is %s: forwards on the CPU take four to thirteen times as long",
         reason,
     )
     return None
