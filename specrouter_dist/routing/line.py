@@ -7,7 +7,6 @@ profiled_us``, by least squares of relative errors over decayed sums. While only
 the two cannot be told apart, and a prior decides: what is longer is mostly longer by so much.
 """
 
-from specrouter_dist.routing.doubt import Doubt, Judgement
 from specrouter_dist.routing.state import LineState
 
 _MEMORY_STEPS = 2000.0
@@ -42,7 +41,6 @@ class Line:
         """The same sums over a longer time."""
         self._recovers = False
         """Since it is not observed: it was slower than usual."""
-        self._doubt = Doubt()
 
     def at(self, profiled_us: float) -> float:
         """Time of a step for which so much was profiled."""
@@ -55,27 +53,22 @@ class Line:
         profiled_us = self.state.weight / self.state.u if self.state.u else 1.0
         return self.at(profiled_us) / (more_us + ratio * profiled_us)
 
-    @property
-    def is_in_doubt(self) -> bool:
-        """The newest mean was far from what is known: the next one tells whether that is so."""
-        return self._doubt.is_open
-
-    def observe(self, profiled_us: float, mean_us: float, count: float) -> float:
-        """Takes a mean of ``count`` steps. Returns by what factor things have changed: 1.0, or one
-        far from it.
-
-        One far from what is known is a hiccup of the machine and counts as one step, unless the one
-        before was, too: then things have changed.
-        """
+    def add(self, profiled_us: float, mean_us: float, count: float) -> None:
+        """Takes a mean of ``count`` steps."""
         self._recovers = False
-        factor = mean_us / self.at(profiled_us)
-        # A prior is no evidence: what comes first is believed.
-        judgement, believed = self._doubt.judge(factor if self.state.weight else 1.0)
-        if judgement is Judgement.CHANGE:
-            self._change(believed, count)
-            return believed
-        self._add(profiled_us, mean_us, 1.0 if judgement is Judgement.HICCUP else count)
-        return 1.0
+        step = 1.0 / profiled_us, mean_us / profiled_us
+        self._usual = _added(self._usual, *step, min(count, _MEMORY_STEPS), _USUAL_STEPS)
+        self._put(_added(self.state, *step, min(count, _MEMORY_STEPS), _MEMORY_STEPS))
+
+    def change(self, factor: float, count: float) -> None:
+        """In ``count`` steps all was so much slower or faster: the line keeps its shape, and little
+        weight."""
+        self._recovers = False
+        weight, u, uu, _, _ = self.state
+        kept = min(1.0, count / weight)
+        weight, u, uu = kept * weight, kept * u, kept * uu
+        more_us, ratio = factor * self.more_us, factor * self.ratio
+        self._put(LineState(weight, u, uu, more_us * u + ratio * weight, more_us * uu + ratio * u))
 
     def fade(self) -> None:
         """For a second nothing was observed. Without this a choice once disqualified would never
@@ -85,19 +78,6 @@ class Line:
             self._approach(_fitted(self._usual), RECOVERED)
         else:
             self._approach((0.0, 1.0), _FADED)
-
-    def _add(self, profiled_us: float, mean_us: float, count: float) -> None:
-        step = 1.0 / profiled_us, mean_us / profiled_us
-        self._usual = _added(self._usual, *step, min(count, _MEMORY_STEPS), _USUAL_STEPS)
-        self._put(_added(self.state, *step, min(count, _MEMORY_STEPS), _MEMORY_STEPS))
-
-    def _change(self, factor: float, count: float) -> None:
-        """All is so much slower or faster: the line keeps its shape, and little weight."""
-        weight, u, uu, _, _ = self.state
-        kept = min(1.0, count / weight)
-        weight, u, uu = kept * weight, kept * u, kept * uu
-        more_us, ratio = factor * self.more_us, factor * self.ratio
-        self._put(LineState(weight, u, uu, more_us * u + ratio * weight, more_us * uu + ratio * u))
 
     def _approach(self, goal: tuple[float, float], share: float) -> None:
         more_us, ratio = goal

@@ -110,15 +110,16 @@ class Router:
         self._forget(now_s)
 
     def _time(self, observations: Observations) -> None:
-        for forward, times in self._plausible(observations.forwards):
-            if observations.is_profile:
-                self.latency.profile(forward, times)
-            elif (factor := self.latency.observe(forward, times)) != 1.0:
-                self.paces.on_change(forward.member, factor)
-                self._cadence.hurry()
-        for wait, times in self._plausible(observations.waits):
-            if self.latency.observe_wait(wait, times) != 1.0:
-                self._cadence.hurry()
+        forwards = self._plausible(observations.forwards)
+        if observations.is_profile:
+            for key, times in forwards:
+                self.latency.profile(key, times)
+            return
+        changed = self.latency.observe(forwards)
+        for member, factor in changed.items():
+            self.paces.on_change(member, factor)
+        if self.latency.observe_waits(self._plausible(observations.waits)) or changed:
+            self._cadence.hurry()
 
     def _count_prepared(self, observations: Observations) -> None:
         for key, counts in self._plausible(observations.outcomes):

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from specrouter_dist.routing.line import RECOVERED, SLOWER, Line
-from specrouter_dist.routing.observations import ForwardTimes
 from specrouter_dist.routing.state import BatchState
 
 Floats = npt.NDArray[np.float64]
@@ -141,21 +140,17 @@ class Surface:
         self._nearest_lines.clear()
         self._lines.setdefault(num_sessions, Line())
 
-    def observe(
-        self, size: float, num_sessions: int, context_tokens: float, times: ForwardTimes
-    ) -> float:
-        """Takes times of steps. Returns by what factor they have changed: 1.0, or one far from
-        it."""
-        if not self._points_us:
-            return 1.0
+    def line(self, num_sessions: int) -> Line | None:
+        """Of about that number of sessions; None without a profile."""
+        return self._nearest(num_sessions) if self._points_us else None
+
+    def lead(self) -> None:
+        """It was observed at least as much as the member's other surface."""
         self._followed = 1.0
-        profiled_us = self.profiled_us(size, num_sessions, context_tokens)
-        mean_us = times.total_us / times.count
-        return self._nearest(num_sessions).observe(profiled_us, mean_us, times.count)
 
     def follow(self, other: Self, num_sessions: int) -> None:
-        """The member's other surface was observed, this one was not: what is slower than usual
-        there is as much slower here, but for what this one has shown of it."""
+        """The member's other surface was observed, this one hardly: what is slower than usual there
+        is as much slower here, but for what this one has shown of it."""
         self._followed = other.over_usual(num_sessions)
 
     def over_usual(self, num_sessions: int) -> float:
@@ -186,11 +181,6 @@ class Surface:
             return None
         line = self._nearest(num_sessions)
         return self._slopes_us.at(size, num_sessions) * self._slower(line) * line.ratio
-
-    @property
-    def is_in_doubt(self) -> bool:
-        """What was observed last is a hiccup or the beginning of a change."""
-        return any(line.is_in_doubt for line in self._lines.values())
 
     def fade(self) -> None:
         """For a second nothing was observed."""

@@ -85,15 +85,15 @@ class TestShape:
 
 class TestLevel:
     def test_a_long_context_is_no_slow_member(self, table: LatencyTable) -> None:
-        table.observe(key(1, LONG), times(196.0, 1000))
+        table.observe([(key(1, LONG), times(196.0, 1000))])
         assert table.forward_us("m", 1, context_tokens=64) == pytest.approx(100.0)
-        assert table.observe(key(1), times(100.0, 1000)) == 1.0, "it is still the same"
+        assert not table.observe([(key(1), times(100.0, 1000))]), "it is still the same"
 
     def test_what_is_slower_than_its_context_says_is_slow_at_every_context(
         self, table: LatencyTable
     ) -> None:
         for context, us in ((64, 100.0), (LONG, 196.0)) * 10:
-            table.observe(key(1, context), times(1.5 * us, 1000))
+            table.observe([(key(1, context), times(1.5 * us, 1000))])
         for context, us in ((64, 100.0), (LONG, 196.0)):
             found = table.forward_us("m", 1, context_tokens=context)
             assert found == pytest.approx(1.5 * us, rel=0.02)
@@ -102,8 +102,8 @@ class TestLevel:
     def test_a_verify_beside_a_drafter_is_compared_at_its_context(
         self, table: LatencyTable
     ) -> None:
-        table.observe(key(1), times(100.0, 10_000))
-        table.observe(key(1, LONG)._replace(beside="d"), times(2 * 196.0))
+        table.observe([(key(1), times(100.0, 10_000))])
+        table.observe([(key(1, LONG)._replace(beside="d"), times(2 * 196.0))])
         assert table.context_tokens < 70, "which is not typical"
         assert table.slowdown("d", "m") == pytest.approx((5 * 1.0 + 2.0) / 6, rel=0.01)
 
@@ -115,17 +115,17 @@ class TestTypicalContext:
 
     def test_it_follows_the_traffic(self, table: LatencyTable) -> None:
         for _ in range(20):
-            table.observe(key(1, LONG), times(196.0, 100))
+            table.observe([(key(1, LONG), times(196.0, 100))])
         assert table.context_tokens == pytest.approx(LONG, rel=0.02)
         assert table.forward_us("m", 1) == pytest.approx(196.0, rel=0.02)
         for _ in range(100):
-            table.observe(key(1), times(100.0, 100))
+            table.observe([(key(1), times(100.0, 100))])
         assert table.context_tokens == pytest.approx(SHORTEST_CONTEXT, rel=0.2)
 
     def test_of_mixed_traffic_it_is_the_mean(self, table: LatencyTable) -> None:
         for _ in range(100):
-            table.observe(key(1, LONG), times(196.0, 5))
-            table.observe(key(1), times(100.0, 15))
+            table.observe([(key(1, LONG), times(196.0, 5))])
+            table.observe([(key(1), times(100.0, 15))])
         assert table.context_tokens == pytest.approx((LONG + 3 * SHORTEST_CONTEXT) / 4, rel=0.1)
 
 

@@ -150,7 +150,7 @@ def test_drafting_ahead_costs_device_time(costs: Costs) -> None:
 def test_a_verify_beside_drafting_is_slower(costs: Costs) -> None:
     key = ForwardKey("target", 5, 1, beside="small")
     for _ in range(50):
-        costs.latency.observe(key, ForwardTimes(10, 10 * 4500.0))
+        costs.latency.observe([(key, ForwardTimes(10, 10 * 4500.0))])
     waits, ahead = (rounds_of(costs, "small", "target", ahead) for ahead in (0, 1))
     assert waits.times_us.reshape(-1)[0] == pytest.approx(200.0 + HOP_US + 3000.0)
     assert ahead.times_us.reshape(-1)[0] > 4000.0

@@ -42,6 +42,15 @@ def blocks(num_blocks: int, length: int, alpha: float) -> Survival:
     return survival
 
 
+def observe(table: LatencyTable, key: ForwardKey, of: ForwardTimes) -> float:
+    """A report of one kind of steps."""
+    return table.observe([(key, of)]).get(key.member, 1.0)
+
+
+def observe_wait(table: LatencyTable, key: WaitKey, of: ForwardTimes) -> float:
+    return table.observe_waits([(key, of)]).get((key.draft, key.verifier), 1.0)
+
+
 class TestLatency:
     @pytest.fixture
     def table(self) -> LatencyTable:
@@ -52,7 +61,7 @@ class TestLatency:
 
     def test_a_member_never_profiled_has_no_time(self) -> None:
         table = LatencyTable(100.0)
-        table.observe(ForwardKey("small", 1, 1), times(100))
+        observe(table, ForwardKey("small", 1, 1), times(100))
         assert table.forward_us("small", 1) is None
 
     def test_between_profiled_row_counts_the_time_is_linear(self, table: LatencyTable) -> None:
@@ -63,7 +72,7 @@ class TestLatency:
 
     def test_what_is_observed_at_one_size_comes_on_top_of_all(self, table: LatencyTable) -> None:
         for _ in range(20):
-            table.observe(ForwardKey("m", 1, 1), times(200, 100))
+            observe(table, ForwardKey("m", 1, 1), times(200, 100))
         assert table.forward_us("m", 1) == pytest.approx(200, rel=0.02)
         found = table.forward_us("m", 5)
         assert found is not None and 400 < found < 450, "most of it, not the whole"
@@ -74,36 +83,36 @@ class TestLatency:
     ) -> None:
         for _ in range(20):
             for rows, us in ((1, 100.0), (5, 300.0)):
-                table.observe(ForwardKey("m", rows, 1), times(more_us + ratio * us, 100))
+                observe(table, ForwardKey("m", rows, 1), times(more_us + ratio * us, 100))
         for rows, us in ((1, 100.0), (3, 200.0), (5, 300.0), (7, 400.0)):
             wanted = pytest.approx(more_us + ratio * us, rel=0.06)
             assert table.forward_us("m", rows) == wanted
 
     def test_larger_forwards_that_are_faster_leave_a_rising_line(self, table: LatencyTable) -> None:
         for _ in range(20):
-            table.observe(ForwardKey("m", 1, 1), times(190, 100))
-            table.observe(ForwardKey("m", 5, 1), times(160, 100))
+            observe(table, ForwardKey("m", 1, 1), times(190, 100))
+            observe(table, ForwardKey("m", 5, 1), times(160, 100))
         few, many = table.forward_us("m", 1), table.forward_us("m", 5)
         assert few is not None and many is not None and 100 < few < many
 
     def test_a_hiccup_counts_as_one_forward(self, table: LatencyTable) -> None:
-        table.observe(ForwardKey("m", 1, 1), times(100, 100))
-        table.observe(ForwardKey("m", 1, 1), times(10_000, 100))
+        observe(table, ForwardKey("m", 1, 1), times(100, 100))
+        observe(table, ForwardKey("m", 1, 1), times(10_000, 100))
         assert table.forward_us("m", 1) == pytest.approx(100, rel=1.0)
 
     def test_a_change_is_believed_when_it_is_seen_twice(self, table: LatencyTable) -> None:
-        table.observe(ForwardKey("m", 1, 1), times(100, 10_000))
-        table.observe(ForwardKey("m", 1, 1), times(500, 50))
+        observe(table, ForwardKey("m", 1, 1), times(100, 10_000))
+        observe(table, ForwardKey("m", 1, 1), times(500, 50))
         assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
-        table.observe(ForwardKey("m", 1, 1), times(520, 50))
+        observe(table, ForwardKey("m", 1, 1), times(520, 50))
         assert table.forward_us("m", 1) == pytest.approx(500, rel=0.01)
-        table.observe(ForwardKey("m", 1, 1), times(100, 1))
-        table.observe(ForwardKey("m", 1, 1), times(110, 1))
+        observe(table, ForwardKey("m", 1, 1), times(100, 1))
+        observe(table, ForwardKey("m", 1, 1), times(110, 1))
         assert table.forward_us("m", 1) == pytest.approx(110, rel=0.01)
 
     def test_a_member_not_used_any_more_is_not_slow_for_ever(self, table: LatencyTable) -> None:
         for mean_us in (100, 500, 500):
-            table.observe(ForwardKey("m", 1, 1), times(mean_us, 50))
+            observe(table, ForwardKey("m", 1, 1), times(mean_us, 50))
         table.forget()
         assert table.forward_us("m", 1) == pytest.approx(500, rel=0.1), "it was observed"
         for _ in range(20):
@@ -111,21 +120,51 @@ class TestLatency:
         assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
 
     def test_hiccups_between_usual_times_change_nothing(self, table: LatencyTable) -> None:
-        table.observe(ForwardKey("m", 1, 1), times(100, 10_000))
+        observe(table, ForwardKey("m", 1, 1), times(100, 10_000))
         for hiccup_us in (500, 4000, 900, 250):
-            table.observe(ForwardKey("m", 1, 1), times(hiccup_us, 50))
-            table.observe(ForwardKey("m", 1, 1), times(100, 50))
+            observe(table, ForwardKey("m", 1, 1), times(hiccup_us, 50))
+            observe(table, ForwardKey("m", 1, 1), times(100, 50))
         assert table.forward_us("m", 1) == pytest.approx(100, rel=0.2)
+
+    def test_a_hiccup_is_one_however_many_kinds_of_steps_it_was_seen_in(
+        self, table: LatencyTable
+    ) -> None:
+        for rows, us in ((1, 100), (3, 200), (5, 300)):
+            observe(table, ForwardKey("m", rows, 1), times(us, 1000))
+        kinds = [(ForwardKey("m", 1, 1), times(500, 19)), (ForwardKey("m", 3, 1), times(900, 4))]
+        assert table.observe(kinds) == {}
+        assert table.is_in_doubt("m")
+        assert table.forward_us("m", 3) == pytest.approx(200, rel=0.1)
+        changed = table.observe(kinds)
+        assert changed == {"m": pytest.approx(4.8, rel=0.05)}
+        assert table.forward_us("m", 3) == pytest.approx(900, rel=0.1)
+
+    def test_few_slow_steps_among_many_are_no_change(self, table: LatencyTable) -> None:
+        """The first step of a request is made with cold caches; that is no slow member."""
+        first, verify = ForwardKey("m", 1, 1), ForwardKey("m", 5, 1)
+        observe(table, first, times(100, 1000))
+        for _ in range(5):
+            assert table.observe([(first, times(350, 1)), (verify, times(310, 40))]) == {}
+        assert table.drafting_us("m", 1) == pytest.approx(100, rel=0.1)
+
+    def test_a_change_is_of_the_kinds_of_steps_in_which_it_shows(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 8, 8), times(800))
+        one, eight = ForwardKey("m", 1, 1), ForwardKey("m", 8, 8)
+        table.observe([(one, times(100, 1000)), (eight, times(800, 1000))])
+        for _ in range(2):
+            table.observe([(one, times(100, 20)), (eight, times(4000, 20))])
+        assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
+        assert table.forward_us("m", 1, 8) == pytest.approx(4000, rel=0.1)
 
     @pytest.mark.parametrize("first_us", [300, 4000])
     def test_of_two_times_that_are_far_the_nearer_is_believed(
         self, table: LatencyTable, first_us: int
     ) -> None:
         """The first of them may be of a time that was half over when things changed."""
-        table.observe(ForwardKey("m", 1, 1), times(100, 10_000))
-        table.observe(ForwardKey("m", 1, 1), times(first_us, 50))
+        observe(table, ForwardKey("m", 1, 1), times(100, 10_000))
+        observe(table, ForwardKey("m", 1, 1), times(first_us, 50))
         assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
-        table.observe(ForwardKey("m", 1, 1), times(1500, 50))
+        observe(table, ForwardKey("m", 1, 1), times(1500, 50))
         assert table.forward_us("m", 1) == pytest.approx(min(first_us, 1500), rel=0.1)
 
     def test_a_block_of_drafts_has_a_time_of_its_own(self, table: LatencyTable) -> None:
@@ -133,24 +172,24 @@ class TestLatency:
         assert table.drafting_us("m", 1) == pytest.approx(100)
         assert table.drafting_us("m", 3) == pytest.approx(500)
         for num_drafts, us in ((2, 500), (4, 900)):
-            table.observe(ForwardKey("m", 2, 1, num_drafts), times(2 * us, 1000))
+            observe(table, ForwardKey("m", 2, 1, num_drafts), times(2 * us, 1000))
         assert table.drafting_us("m", 3) == pytest.approx(1000, rel=0.02)
         assert table.forward_us("m", 2) == pytest.approx(150)
 
     def test_a_wait_beyond_the_drafting_is_the_hop(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         assert table.hop_us("m", "target") == 100.0
-        table.observe_wait(WaitKey("m", "target", 3), times(800, 10_000))
+        observe_wait(table, WaitKey("m", "target", 3), times(800, 10_000))
         assert table.hop_us("m", "target") == pytest.approx(300, rel=0.01)
         assert table.hop_us("target", "m") == 100.0
 
     def test_a_drafter_that_is_slower_is_first_seen_by_who_waits(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         key = WaitKey("m", "target", 3)
-        assert table.observe_wait(key, times(800, 1000)) == 1.0
-        assert table.observe_wait(key, times(8000, 10)) == 1.0
+        assert observe_wait(table, key, times(800, 1000)) == 1.0
+        assert observe_wait(table, key, times(8000, 10)) == 1.0
         assert table.is_in_doubt("m") and table.is_in_doubt("target")
-        assert table.observe_wait(key, times(9000, 10)) == pytest.approx(10.0, rel=0.02)
+        assert observe_wait(table, key, times(9000, 10)) == pytest.approx(10.0, rel=0.02)
         assert table.hop_us("m", "target") == pytest.approx(7500, rel=0.01)
         table.forget()
         assert table.hop_us("m", "target") == pytest.approx(7500, rel=0.01), "it is in use"
@@ -168,15 +207,15 @@ class TestLatency:
         drafting = ForwardKey("m", 1, 1, num_drafts=4)
         table.profile(drafting, times(900))
         for _ in range(20):
-            table.observe(drafting, times(900, 2000))
+            observe(table, drafting, times(900, 2000))
         for factor in (*factors, 1):
             for _ in range(5):
-                table.observe(drafting, times(900 * factor, 20))
+                observe(table, drafting, times(900 * factor, 20))
             drafting_us = table.drafting_us("m", 5)
             assert drafting_us is not None and (drafting_us > 1200) == (factor > 1)
             assert table.forward_us("m", 5) == pytest.approx(drafting_us / 3, rel=0.15)
         for _ in range(5):
-            table.observe(drafting, times(9000, 20))
+            observe(table, drafting, times(9000, 20))
         for _ in range(20):
             table.forget()
         assert table.forward_us("m", 5) == pytest.approx(300, rel=0.1), "it may be over"
@@ -185,16 +224,16 @@ class TestLatency:
         drafting, verifying = ForwardKey("m", 1, 1, num_drafts=4), ForwardKey("m", 5, 1)
         table.profile(drafting, times(900))
         for _ in range(20):
-            table.observe(verifying, times(300, 2000))
-            table.observe(drafting, times(900, 2000))
+            observe(table, verifying, times(300, 2000))
+            observe(table, drafting, times(900, 2000))
         for _ in range(2):
-            table.observe(drafting, times(9000, 50))
+            observe(table, drafting, times(9000, 50))
         assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.1)
         # It is three times slower at this.
         for _ in range(2):
-            table.observe(verifying, times(900, 50))
+            observe(table, verifying, times(900, 50))
         assert table.forward_us("m", 5) == pytest.approx(900, rel=0.1)
-        table.observe(drafting, times(9000, 50))
+        observe(table, drafting, times(9000, 50))
         assert table.forward_us("m", 5) == pytest.approx(3000, rel=0.2)
         assert table.drafting_us("m", 5) == pytest.approx(9000, rel=0.1)
 
@@ -204,30 +243,39 @@ class TestLatency:
         table.profile(ForwardKey("m", 8, 8), times(800))
         table.profile(ForwardKey("m", 40, 8), times(2400))
         for _ in range(20):
-            table.observe(ForwardKey("m", 40, 8), times(2400, 2000))
-            table.observe(drafting, times(900, 2000))
+            observe(table, ForwardKey("m", 40, 8), times(2400, 2000))
+            observe(table, drafting, times(900, 2000))
         for _ in range(2):
-            table.observe(ForwardKey("m", 40, 8), times(7200, 20))
+            observe(table, ForwardKey("m", 40, 8), times(7200, 20))
         for _ in range(2):
-            table.observe(drafting, times(2700, 20))
+            observe(table, drafting, times(2700, 20))
         assert table.forward_us("m", 5, 8) == pytest.approx(7200, rel=0.1)
         assert table.forward_us("m", 5, 1) == pytest.approx(900, rel=0.1)
 
     def test_a_drafter_that_catches_up_while_it_drafts_tells_nothing(
         self, table: LatencyTable
     ) -> None:
-        assert table.observe(ForwardKey("m", 30, 1, num_drafts=4), times(9000, 100)) == 1.0
+        assert observe(table, ForwardKey("m", 30, 1, num_drafts=4), times(9000, 100)) == 1.0
         assert table.forward_us("m", 5) == pytest.approx(300)
+
+    def test_waits_for_blocks_of_any_length_are_one_report(self, table: LatencyTable) -> None:
+        table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
+        keys = [WaitKey("m", "target", num_proposals) for num_proposals in (2, 4)]
+        table.observe_waits((key, times(1000, 100)) for key in keys)
+        assert table.observe_waits((key, times(5000, 10)) for key in keys) == {}
+        changed = table.observe_waits((key, times(5000, 10)) for key in keys)
+        assert changed == {("m", "target"): pytest.approx(5.0, rel=0.05)}
+        assert table.hop_us("m", "target") == pytest.approx(5000 - 500, rel=0.02)
 
     def test_a_hop_that_hardly_matters_does_not_change(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         for wait_us in (505, 560, 501, 580, 590):
-            assert table.observe_wait(WaitKey("m", "target", 3), times(wait_us, 100)) == 1.0
+            assert observe_wait(table, WaitKey("m", "target", 3), times(wait_us, 100)) == 1.0
             assert not table.is_in_doubt("m")
 
     def test_a_verify_beside_a_drafter_may_be_slower(self, table: LatencyTable) -> None:
         assert table.slowdown("d", "m") == 1.0
-        table.observe(ForwardKey("m", 3, 1, beside="d"), times(300, 10_000))
+        observe(table, ForwardKey("m", 3, 1, beside="d"), times(300, 10_000))
         assert table.slowdown("d", "m") == pytest.approx(1.5, rel=0.01)
         assert table.slowdown("other", "m") == 1.0
         assert table.forward_us("m", 3) == pytest.approx(200)
@@ -238,9 +286,9 @@ class TestLatency:
     ) -> None:
         for _ in range(9):
             # The machine is slower than when it was profiled, and so it will have been beside.
-            table.observe(ForwardKey("m", 3, 1), times(300, 1000))
+            observe(table, ForwardKey("m", 3, 1), times(300, 1000))
         if is_restored:
-            table.observe(ForwardKey("m", 3, 1, beside="d"), times(330, 10_000))
+            observe(table, ForwardKey("m", 3, 1, beside="d"), times(330, 10_000))
             before, table = table.state(), LatencyTable(hop_us=100.0)
             table.restore(before)
             table.profile(ForwardKey("m", 3, 1), times(200))
@@ -254,12 +302,12 @@ class TestLatency:
 
     def test_what_is_not_observed_any_more_is_forgotten(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
-        table.observe(ForwardKey("m", 3, 1, beside="d"), times(400, 10_000))
-        table.observe_wait(WaitKey("m", "target", 3), times(4000, 10_000))
+        observe(table, ForwardKey("m", 3, 1, beside="d"), times(400, 10_000))
+        observe_wait(table, WaitKey("m", "target", 3), times(4000, 10_000))
         for seconds in (10, 500):
             for _ in range(seconds):
-                table.observe(ForwardKey("m", 3, 1), times(200))
-                table.observe_wait(WaitKey("other", "target", 3), times(500))
+                observe(table, ForwardKey("m", 3, 1), times(200))
+                observe_wait(table, WaitKey("other", "target", 3), times(500))
                 table.forget()
             is_recent = seconds < 60
             assert (table.slowdown("d", "m") > 1.75) == is_recent
@@ -271,16 +319,16 @@ class TestLatency:
         self, table: LatencyTable
     ) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
-        table.observe_wait(WaitKey("m", "target", 3), times(900, 10_000))
-        table.observe(ForwardKey("m", 3, 1), times(200, 1000))
+        observe_wait(table, WaitKey("m", "target", 3), times(900, 10_000))
+        observe(table, ForwardKey("m", 3, 1), times(200, 1000))
         before_us = table.hop_us("m", "target")
-        assert table.observe(ForwardKey("m", 3, 1), times(1000, 100)) == 1.0, "a hiccup"
-        assert table.observe(ForwardKey("m", 3, 1), times(1000, 100)) > 4
-        table.observe_wait(WaitKey("m", "target", 3), times(9000, 10_000))
-        table.observe_wait(WaitKey("m", "target", 3), times(9000, 10_000))
+        assert observe(table, ForwardKey("m", 3, 1), times(1000, 100)) == 1.0, "a hiccup"
+        assert observe(table, ForwardKey("m", 3, 1), times(1000, 100)) > 4
+        observe_wait(table, WaitKey("m", "target", 3), times(9000, 10_000))
+        observe_wait(table, WaitKey("m", "target", 3), times(9000, 10_000))
         assert table.hop_us("m", "target") > 2 * before_us
-        assert table.observe(ForwardKey("m", 3, 1), times(200, 100)) == 1.0
-        assert table.observe(ForwardKey("m", 3, 1), times(200, 100)) < 0.25
+        assert observe(table, ForwardKey("m", 3, 1), times(200, 100)) == 1.0
+        assert observe(table, ForwardKey("m", 3, 1), times(200, 100)) < 0.25
         assert table.hop_us("m", "target") == before_us
 
     def test_a_batch_has_times_of_its_own(self, table: LatencyTable) -> None:
@@ -291,7 +339,7 @@ class TestLatency:
         assert table.forward_us("m", 1, 2) == pytest.approx(100 + 100 / 3)
         assert table.forward_us("m", 1, 8) == pytest.approx(400)
         for rows, us in ((4, 200), (12, 500)):
-            table.observe(ForwardKey("m", rows, 4), times(2 * us, 1000))
+            observe(table, ForwardKey("m", rows, 4), times(2 * us, 1000))
         assert table.forward_us("m", 5, 4) == pytest.approx(1600, rel=0.05)
         assert table.forward_us("m", 3) == pytest.approx(200)
 
