@@ -21,10 +21,6 @@ class Quantization(StrEnum):
     INT8 = "int8"
     FP8 = "fp8"
 
-    def bytes_per_weight(self, device: str) -> int:
-        """On the CPU ``int8`` is held in bf16 as well, for forwards of many rows."""
-        return 3 if self is Quantization.INT8 and device == "cpu" else 1
-
 
 class ModelMember(UserModel):
     """A member that is a causal language model."""

@@ -52,6 +52,7 @@ def load_decoder(
         kv_dtype=kv_dtype,
         quantization=quantization,
         device=device,
+        is_compiled=library is not None,
         kv_tokens=num_pages * PAGE_TOKENS,
         num_ids=num_ids,
     )
@@ -70,6 +71,7 @@ def load_decoder(
                 shape,
                 tensors,
                 dtype=TORCH_DTYPES[dtype],
+                quantization=quantization,
                 cache=cache,
                 rotary=rotary,
                 num_ids=num_ids,
@@ -92,5 +94,6 @@ def _library_for(
     shape: LlamaShape, device: torch.device, quantization: Quantization | None
 ) -> Library | None:
     """The compiled decoder, where it can run such a model; where not, torch's operations do."""
-    library = find_library() if device.type == "cpu" and quantization is None else None
+    has_format = device.type == "cpu" and quantization is not Quantization.FP8
+    library = find_library() if has_format else None
     return library if library is not None and library.has_heads(shape.head_dim) else None

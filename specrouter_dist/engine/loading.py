@@ -119,19 +119,25 @@ def memory_plan(
     kv_dtype: torch.dtype,
     quantization: Quantization | None,
     device: torch.device,
+    is_compiled: bool,
     kv_tokens: int,
     num_ids: int | None,
 ) -> MemoryPlan:
     """What loading a model of ``shape`` will take.
 
     Embedding and head are kept apart even when tied: the head is packed for its kernel.
+    ``is_compiled``: for the compiled decoder.
     """
     ids = num_ids or shape.vocab_size
     if quantization is None:
         num_weights = shape.num_parameters + shape.tied * ids * shape.hidden_size
         weight_bytes = num_weights * TORCH_DTYPES[dtype].itemsize
+        if is_compiled and dtype is Dtype.BF16:
+            weight_bytes += shape.scale_bytes(ids)
     else:
-        weight_bytes = shape.quantised_bytes(quantization, device.type, ids)
+        # Beside torch's int8 for few rows there is bf16 for many.
+        is_twice = quantization is Quantization.INT8 and device.type == "cpu" and not is_compiled
+        weight_bytes = shape.quantised_bytes(ids, bytes_per_weight=3 if is_twice else 1)
     row = shape.num_layers * shape.kv_size * kv_dtype.itemsize
     return MemoryPlan(weight_bytes=weight_bytes, kv_bytes=kv_tokens * row)
 

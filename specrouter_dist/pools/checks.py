@@ -195,9 +195,7 @@ def _check_member(member: ModelMember, directory: Path) -> MemberReport:
     )
     element_bytes = _ELEMENT_BYTES[member.dtype]
     if member.quantization is not None:
-        weight_bytes = read_sizes(directory).quantised_bytes(
-            member.quantization, member.device, shape.vocab_size
-        )
+        weight_bytes = read_sizes(directory).quantised_bytes(shape.vocab_size)
     elif num_parameters is None:
         weight_bytes = sum(path.stat().st_size for path in weight_files(directory))
     else:

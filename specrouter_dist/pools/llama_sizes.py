@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specrouter_dist.config import Quantization
 from specrouter_dist.pools.model_files import read_json, read_positive
 
 
@@ -47,17 +46,20 @@ class LlamaSizes:
         embeddings = (1 if self.tied else 2) * self.vocab_size * hidden
         return self.num_layers * layer + embeddings + hidden
 
-    def quantised_bytes(self, quantization: Quantization, device: str, num_ids: int) -> int:
+    def scale_bytes(self, num_ids: int) -> int:
+        """Of a scale for each output of every linear layer and of the head."""
+        outputs = self.query_size + self.kv_size + 2 * self.intermediate_size + 2 * self.hidden_size
+        return 4 * (self.num_layers * outputs + num_ids)
+
+    def quantised_bytes(self, num_ids: int, bytes_per_weight: int = 1) -> int:
         """What the weights take in 8 bits, where only ``num_ids`` of the vocabulary are kept.
 
         The embedding stays in bf16, so that a head that is tied to it is held apart.
         """
-        embedding, hidden = num_ids * self.hidden_size, self.hidden_size
-        layers = self.num_parameters - (2 - self.tied) * self.vocab_size * hidden
-        outputs = self.query_size + self.kv_size + 2 * self.intermediate_size + 2 * hidden
-        scales = self.num_layers * outputs + num_ids
-        rounded = (layers + embedding) * quantization.bytes_per_weight(device)
-        return rounded + 2 * embedding + 4 * scales
+        embedding = num_ids * self.hidden_size
+        layers = self.num_parameters - (2 - self.tied) * self.vocab_size * self.hidden_size
+        rounded = (layers + embedding) * bytes_per_weight
+        return rounded + 2 * embedding + self.scale_bytes(num_ids)
 
 
 def read_sizes(directory: Path) -> LlamaSizes:

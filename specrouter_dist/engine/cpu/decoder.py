@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from specrouter_dist.config import Quantization
 from specrouter_dist.engine.cpu import library as c
 from specrouter_dist.engine.cpu.packing import PackedLinear, Packing
 from specrouter_dist.engine.decoder import Part, Run
@@ -32,6 +33,7 @@ class CompiledDecoder:
         shape: sizes of the model.
         weights: where its tensors are.
         dtype: of the weights, float32 or bfloat16.
+        quantization: of linear layers and head; None: as ``dtype`` says.
         cache: of its keys and values, of the same dtype.
         rotary: complex64 ``[positions, 1, head_dim / 2]``.
         num_ids: rows of embedding and head that are kept.
@@ -47,6 +49,7 @@ class CompiledDecoder:
         weights: Weights,
         *,
         dtype: torch.dtype,
+        quantization: Quantization | None,
         cache: KvCache,
         rotary: Tensor,
         num_ids: int,
@@ -55,13 +58,15 @@ class CompiledDecoder:
         self.cache = cache
         self.layer_dtype = dtype
         self._library = library
-        self._packing = packing = Packing(library.panel_outs)
+        packing = Packing(library.panel_outs, quantization)
         reader = Reader(weights, dtype, cache.device, packing.linear, packing.gate_up, Tensor.float)
         self._layers = [read_layer(shape, reader, i) for i in range(shape.num_layers)]
         self._embedding, head = read_embeddings(shape, reader, num_ids)
         self._head = packing.linear(head, None)
         self._last_norm = reader.norm("model.norm", shape.hidden_size)
         self._rotations = torch.view_as_real(rotary).contiguous()
+        self._packing = Packing(library.panel_outs)
+        """Of adapters, which are trained in more bits."""
         self._adapters = WeakKeyDictionary[Adapter, _PackedAdapter]()
         self._model = self._make_model()
         self._room = _Room(shape.hidden_size, num_ids)

@@ -71,14 +71,17 @@ struct Outputs {
 template <bool Add, size_t N>
 inline void project(const Matrix& matrix, FloatRows in, Outputs out, int64_t num_rows,
                     const Range (&panels)[N]) {
-  const auto run = [&](auto inputs) {
+  const auto run = [&](auto number, auto inputs) {
     for (const Range& range : panels)
-      multiply_panels<Add>(matrix, range.first, range.stop, inputs, out.y, out.stride, num_rows);
+      multiply_panels<Add, decltype(number)>(matrix, range.first, range.stop, inputs, out.y,
+                                             out.stride, num_rows);
   };
-  if (matrix.scales)
-    run(fix_rows(in, num_rows, matrix.num_ins, matrix.input_limit));
+  if (!matrix.scales) return run(float{}, in);
+  const FixedRows fixed = fix_rows(in, num_rows, matrix.num_ins, matrix.input_limit);
+  if (matrix.weight_bytes == 1)
+    run(BytePair{}, fixed);
   else
-    run(in);
+    run(int32_t{}, fixed);
 }
 
 // The same panels of what adapters add to the rows of their sessions.

@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 _MODULE = "specrouter_dist.engine.cpu._decoder"
 
 
-_CALLS = 3
+_CALLS = 4
 """Raised when calls mean something else, here and in decoder.cpp."""
 BLOCK_INS = 64
 """Inputs whose products are added in whole numbers."""
@@ -34,6 +34,7 @@ class Matrix(Structure):
         ("num_ins", c_int64),
         ("num_outs", c_int64),
         ("input_limit", c_float),
+        ("weight_bytes", c_int32),
     ]
 
 

@@ -29,6 +29,14 @@ typedef uint16_t UnalignedShorts
     __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(2), may_alias));
 typedef int16_t Shorts __attribute__((vector_size(kLanes * sizeof(int16_t))));
 
+typedef int16_t Halves __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef int8_t UnalignedBytes __attribute__((vector_size(kLanes * 2), aligned(1), may_alias));
+
+// Two whole numbers of 8 bits.
+struct BytePair {
+  int8_t first, second;
+};
+
 using Lanes = std::make_integer_sequence<int, kLanes>;
 
 template <int... Lane>
@@ -37,11 +45,6 @@ constexpr Ints numbered(std::integer_sequence<int, Lane...>) {
 }
 constexpr Ints kLane = numbered(Lanes{});
 
-inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-inline Ints load(const int32_t* from) { return *reinterpret_cast<const UnalignedInts*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
-inline Vector broadcast(float value) { return value - Vector{}; }
-
 template <typename To, typename From>
 inline To bits_as(From value) {
   static_assert(sizeof(To) == sizeof(From));
@@ -49,6 +52,16 @@ inline To bits_as(From value) {
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+inline Ints load(const int32_t* from) { return *reinterpret_cast<const UnalignedInts*>(from); }
+// As pairs of 16 bits.
+inline Ints load(const BytePair* from) {
+  return bits_as<Ints>(
+      __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(from), Halves));
+}
+inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
+inline Vector broadcast(float value) { return value - Vector{}; }
 
 // The upper half of a float's bits.
 struct BFloat16 {

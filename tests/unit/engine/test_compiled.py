@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from specrouter_dist.config import Dtype, SamplingParams
+from specrouter_dist.config import Dtype, Quantization, SamplingParams
 from specrouter_dist.engine.cpu import library
 from specrouter_dist.engine.cpu.decoder import CompiledDecoder
 from specrouter_dist.engine.cpu.library import Library, find_library
@@ -98,12 +98,13 @@ def test_one_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         Library(path.origin)
 
 
-def all_logits(engine: FastEngine, num_threads: int) -> torch.Tensor:
+def all_logits(engine: FastEngine, num_threads: int, block: int = 5) -> torch.Tensor:
     tokens = text(engine.info.vocab_size, 40)
     with threads(num_threads), logged_logits() as log:
         slot = engine.open(GREEDY, 1, 40)
-        for start in range(0, 40, 5):
-            engine.extend([Extension(slot, start, tokens[start : start + 5], 5)])
+        for start in range(0, 40, block):
+            some = tokens[start : start + block]
+            engine.extend([Extension(slot, start, some, len(some))])
         engine.close(slot)
     return log.of(slot, 40)
 
@@ -115,6 +116,13 @@ def test_threads_come_and_go(saved: Path, dtype: Dtype) -> None:
     alone = all_logits(engine, 1)
     for num_threads in (2, 5, 1, 3, 2, 5) * 3:
         assert torch.equal(all_logits(engine, num_threads), alone)
+
+
+def test_in_8_bits_too_a_row_does_not_depend_on_its_block(saved: Path) -> None:
+    engine = load(saved, exact=False, quantization=Quantization.INT8)
+    alone = all_logits(engine, 1, block=1)
+    for block in (2, 6, 7, 13):
+        assert torch.equal(all_logits(engine, 2, block), alone)
 
 
 def test_gates_may_be_large(tmp_path: Path) -> None:

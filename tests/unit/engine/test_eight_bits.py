@@ -236,3 +236,10 @@ def test_a_whole_model_agrees_with_the_one_in_bf16(
     assert not torch.equal(found, wanted)
     agreeing = (found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean()
     assert agreeing > AGREEMENTS[kind]
+
+
+def test_compiled_it_agrees_as_well(tokens: "array[int]", wanted: Tensor) -> None:
+    found = logits_of(tokens, quantization=Quantization.INT8)
+    assert not torch.equal(found, wanted)
+    agreeing = (found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean()
+    assert agreeing > AGREEMENTS[Int8Linear]

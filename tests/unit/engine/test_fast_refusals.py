@@ -2,6 +2,7 @@
 
 import json
 from array import array
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +14,12 @@ from transformers import GPT2Config, MistralConfig, PretrainedConfig, Qwen2Confi
 from specrouter_dist.config import Dtype, Quantization, SamplingParams
 from specrouter_dist.engine.interface import Extension
 from specrouter_dist.engine.llama_shape import read_shape
-from specrouter_dist.engine.loading import MemoryPlan, available_bytes, memory_plan
+from specrouter_dist.engine.loading import (
+    TORCH_DTYPES,
+    MemoryPlan,
+    available_bytes,
+    memory_plan,
+)
 from specrouter_dist.errors import ConfigError, EngineError
 from specrouter_dist.pools.llama_configs import refusal
 from tests.unit.engine.fast_models import SMALL, load, only_eager, save, small
@@ -148,23 +154,25 @@ def test_more_kv_cache_than_memory_is_refused_before_anything_is_read(tmp_path: 
     assert f"{(1 << 40) * 2 * 2 * 2 * 16 * 4:,}" in str(error)
 
 
-def test_the_plan_is_what_loading_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_the_plan_is_what_loading_takes(dtype: Dtype, tmp_path: Path) -> None:
     for tied in (False, True):
         directory = tmp_path / str(tied)
         # Whole panels: the compiled decoder fills others up.
         save(small(intermediate_size=96, vocab_size=128, tie_word_embeddings=tied), directory)
-        info = load(directory, kv_tokens=640).info
+        info = load(directory, dtype=dtype, kv_tokens=640).info
         plan = memory_plan(
             read_shape(directory),
-            dtype=Dtype.FP32,
-            kv_dtype=torch.float32,
+            dtype=dtype,
+            kv_dtype=TORCH_DTYPES[dtype],
             quantization=None,
             device=CPU,
+            is_compiled=True,
             kv_tokens=640,
             num_ids=None,
         )
         assert plan.kv_bytes == info.kv_bytes
-        norms = 5 * SMALL["hidden_size"] * 4
+        norms = 5 * SMALL["hidden_size"] * TORCH_DTYPES[dtype].itemsize
         assert plan.weight_bytes - norms == info.weight_bytes
 
 
@@ -177,27 +185,35 @@ def test_the_cache_is_in_the_weights_dtype_but_for_torch_on_the_cpu(tmp_path: Pa
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("quantization", Quantization)
+@pytest.mark.parametrize(
+    ("quantization", "is_compiled", "bytes_per_weight"),
+    [(Quantization.INT8, True, 1), (Quantization.INT8, False, 3), (Quantization.FP8, False, 1)],
+)
 def test_the_plan_of_8_bits_is_what_loading_takes(
-    quantization: Quantization, tied: bool, tmp_path: Path
+    quantization: Quantization,
+    is_compiled: bool,
+    bytes_per_weight: int,
+    tied: bool,
+    tmp_path: Path,
 ) -> None:
     save(small(hidden_size=64, intermediate_size=96, tie_word_embeddings=tied), tmp_path)
     shape = read_shape(tmp_path)
-    info = load(tmp_path, exact=False, quantization=quantization, num_ids=110).info
+    with nullcontext() if is_compiled else only_eager():
+        info = load(tmp_path, exact=False, quantization=quantization, num_ids=110).info
     plan = memory_plan(
         shape,
         dtype=Dtype.FP32,
         kv_dtype=torch.float32,
         quantization=quantization,
         device=CPU,
+        is_compiled=is_compiled,
         kv_tokens=640,
         num_ids=110,
     )
-    norms = 5 * 64 * quantization.bytes_per_weight("cpu")
-    # The rows that pad the head to 112 are not in the plan, and scales of int8 are in bf16.
+    norms = 5 * 64 * bytes_per_weight
+    # The rows that pad the head to 112 are not in the plan, and scales of torch's int8 are in bf16.
     difference = plan.weight_bytes - norms - info.weight_bytes
     assert abs(difference) < 0.02 * info.weight_bytes
-    assert quantization.bytes_per_weight("cpu") == (3 if quantization == "int8" else 1)
 
 
 def test_a_weight_on_a_gpu_takes_one_byte_and_the_embedding_two(tmp_path: Path) -> None:
@@ -210,6 +226,7 @@ def test_a_weight_on_a_gpu_takes_one_byte_and_the_embedding_two(tmp_path: Path) 
             kv_dtype=torch.bfloat16,
             quantization=quantization,
             device=torch.device("cuda"),
+            is_compiled=False,
             kv_tokens=640,
             num_ids=None,
         ).weight_bytes

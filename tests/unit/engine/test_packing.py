@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from specrouter_dist.config import Quantization
 from specrouter_dist.engine.cpu import library as c
 from specrouter_dist.engine.cpu.library import BLOCK_INS, find_library
 from specrouter_dist.engine.cpu.packing import PackedLinear, Packing
 
 
-def pack(weight: Tensor) -> PackedLinear:
+def pack(weight: Tensor, quantization: Quantization | None = None) -> PackedLinear:
     """As the library wants it."""
     built = find_library()
     assert built is not None
-    return Packing(built.panel_outs).linear(weight, None)
+    return Packing(built.panel_outs, quantization).linear(weight, None)
 
 
 def unpacked(packed: PackedLinear) -> Tensor:
@@ -92,12 +93,31 @@ def test_products_are_those_of_floats(dtype: torch.dtype, num_rows: int, num_ins
         assert num_ins == 1 or found < 0.1 * error(rounded, weight, x)
 
 
+@pytest.mark.parametrize("num_ins", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("num_rows", [1, 2, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_8_bits_products_are_those_of_the_rounded_weights(
+    dtype: torch.dtype, num_rows: int, num_ins: int
+) -> None:
+    torch.manual_seed(num_ins)
+    sizes = torch.tensor([1e-3, 1.0, 1e3, 1.0, 0.0]).repeat(16)[:77, None]
+    weight, x = (torch.randn(77, num_ins) * sizes).to(dtype), normed(torch.randn(num_rows, num_ins))
+    packed = pack(weight, Quantization.INT8)
+    assert packed.panels.dtype == torch.int8
+    rounded, steps = unpacked(packed), weight.float().abs().amax(1)[:, None] / 127
+    assert ((rounded - weight.float()).abs() <= 0.501 * steps).all()
+    found, is_any = multiplied(packed, x, num_threads=2), sizes[:, 0] > 0
+    assert error(found[:, is_any], rounded[is_any], x) < 3e-5
+    assert not found[:, ~is_any].any()
+
+
+@pytest.mark.parametrize("quantization", [None, Quantization.INT8])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_largest_sums_have_room(sign: float) -> None:
+def test_the_largest_sums_have_room(sign: float, quantization: Quantization | None) -> None:
     """All weights and all inputs as large as they can be."""
     num_ins = 2 * BLOCK_INS
     weight = torch.full((3, num_ins), sign).bfloat16()
-    found = multiplied(pack(weight), torch.ones(2, num_ins))
+    found = multiplied(pack(weight, quantization), torch.ones(2, num_ins))
     assert torch.allclose(found, torch.full((2, 3), sign * num_ins), rtol=1e-3)
 
 
@@ -106,17 +126,18 @@ def test_inputs_of_nothing_make_nothing(x: Tensor) -> None:
     assert not multiplied(pack(torch.ones(3, 70).bfloat16()), x).any()
 
 
+@pytest.mark.parametrize("quantization", [None, Quantization.INT8])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_stays_none(value: float) -> None:
+def test_what_is_no_number_stays_none(value: float, quantization: Quantization | None) -> None:
     """Of inputs and of weights, wherever it is."""
     torch.manual_seed(3)
     for at in range(70):
         weight, x = torch.randn(33, 70).bfloat16(), torch.randn(2, 70)
         weight[32, at] = value
-        found = multiplied(pack(weight), x)
+        found = multiplied(pack(weight, quantization), x)
         assert found[:, 32].isnan().all() and found[:, :32].isfinite().all()
         x[1, at] = value
-        found = multiplied(pack(weight), x)
+        found = multiplied(pack(weight, quantization), x)
         assert found[1].isnan().all() and found[0, :32].isfinite().all()
 
 
