@@ -137,7 +137,11 @@ def memory_plan(
     else:
         # Beside torch's int8 for few rows there is bf16 for many.
         is_twice = quantization is Quantization.INT8 and device.type == "cpu" and not is_compiled
-        weight_bytes = shape.quantised_bytes(ids, bytes_per_weight=3 if is_twice else 1)
+        weight_bytes = shape.quantised_bytes(
+            ids,
+            bytes_per_weight=3 if is_twice else 1,
+            embedding_bytes=TORCH_DTYPES[dtype].itemsize if is_compiled else 2,
+        )
     row = shape.num_layers * shape.kv_size * kv_dtype.itemsize
     return MemoryPlan(weight_bytes=weight_bytes, kv_bytes=kv_tokens * row)
 

@@ -51,15 +51,18 @@ class LlamaSizes:
         outputs = self.query_size + self.kv_size + 2 * self.intermediate_size + 2 * self.hidden_size
         return 4 * (self.num_layers * outputs + num_ids)
 
-    def quantised_bytes(self, num_ids: int, bytes_per_weight: int = 1) -> int:
+    def quantised_bytes(
+        self, num_ids: int, *, bytes_per_weight: int = 1, embedding_bytes: int = 2
+    ) -> int:
         """What the weights take in 8 bits, where only ``num_ids`` of the vocabulary are kept.
 
-        The embedding stays in bf16, so that a head that is tied to it is held apart.
+        The embedding, of whose numbers each takes ``embedding_bytes``, is not rounded, so that a
+        head that is tied to it is held apart.
         """
         embedding = num_ids * self.hidden_size
         layers = self.num_parameters - (2 - self.tied) * self.vocab_size * self.hidden_size
         rounded = (layers + embedding) * bytes_per_weight
-        return rounded + 2 * embedding + self.scale_bytes(num_ids)
+        return rounded + embedding_bytes * embedding + self.scale_bytes(num_ids)
 
 
 def read_sizes(directory: Path) -> LlamaSizes:

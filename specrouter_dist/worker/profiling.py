@@ -186,7 +186,8 @@ def _take_memory(engine: Engine, context_tokens: int) -> None:
 def profile_all(
     hosts: Sequence[ModelHost], *, own_threads: int, all_threads: int | None = None
 ) -> Observations:
-    """Of all models of a worker, one after the other; each has its number of CPU threads then.
+    """Of all models of a worker, one after the other; each has its number of CPU threads then,
+    until another one is found faster.
 
     Args:
         own_threads: most for a forward while another worker of the chain may compute.
@@ -197,16 +198,17 @@ def profile_all(
     for host in hosts:
         drafts = not host.is_target
         own = alone = fastest_threads(host.engine, own_threads, drafts=drafts)
-        shared: list[int] = []
+        shared = _numbers(own_threads)
         # A drafter does not know when its verifier works.
-        if all_threads is not None and (host.is_target or host.lives_in):
+        has_others = all_threads is not None and (host.is_target or host.lives_in)
+        if all_threads is not None and has_others:
             shared = _numbers(all_threads)
             alone = fastest_threads(host.engine, all_threads, drafts=drafts)
         host.threads = Threads(own, shared, alone)
         drafts = drafts or _draws_runs(host.engine, alone)
         measured = profile(host.name, host.engine, drafts=drafts, threads=alone)
         observations.forwards |= measured.forwards
-        if shared:
+        if has_others:
             observations.forwards |= _time_beside(host)
     return observations
 

@@ -45,14 +45,24 @@ struct Matrix {
   }
 };
 
-// The same cell of neighbouring panels.
+// The same cell of neighbouring panels; `ahead`: how far from it what is needed later lies.
 template <typename Number, typename Numbers, int Vectors>
-inline void read(const char* cell, int64_t panel_bytes, Numbers (&weights)[Vectors]) {
+inline void read(const char* cell, int64_t panel_bytes, int64_t ahead,
+                 Numbers (&weights)[Vectors]) {
   for (int v = 0; v < Vectors; ++v) {
     const char* half = cell + v / 2 * panel_bytes + v % 2 * (kLanes * sizeof(Number));
-    if (v % 2 == 0) __builtin_prefetch(half + kAheadBytes, 0, 2);
+    if (v % 2 == 0) __builtin_prefetch(half + ahead, 0, 2);
     weights[v] = load(reinterpret_cast<const Number*>(half));
   }
+}
+
+// From a cell of a panel: behind the panel's end the next is being read beside it, and the first of
+// those that come then is as many further as are read at once.
+template <typename Number, int Vectors>
+inline int64_t bytes_ahead(int64_t cell, int64_t num_cells) {
+  constexpr int64_t kAheadCells = kAheadBytes / kCellBytes<Number>;
+  const int64_t beside = (Vectors / 2 - 1) * num_cells * kCellBytes<Number>;
+  return kAheadBytes + (cell + kAheadCells < num_cells ? 0 : beside);
 }
 
 // `Vectors` of outputs of `Rows` rows, from a panel on. `Number`: what a weight is, or a pair.
@@ -62,7 +72,8 @@ inline void multiply(const Matrix& matrix, int64_t panel, FloatRows in,
   const char* cells = matrix.cells<Number>(panel);
   for (int64_t k = 0; k < matrix.num_ins; ++k) {
     Vector weights[Vectors];
-    read<Number>(cells + k * kCellBytes<Number>, matrix.num_ins * kCellBytes<Number>, weights);
+    read<Number>(cells + k * kCellBytes<Number>, matrix.num_ins * kCellBytes<Number>,
+                 bytes_ahead<Number, Vectors>(k, matrix.num_ins), weights);
     for (int r = 0; r < Rows; ++r) {
       const Vector factor = broadcast(in.x[r * in.stride + k]);
       for (int v = 0; v < Vectors; ++v) sums[r][v] = multiply_add(factor, weights[v], sums[r][v]);
@@ -83,7 +94,8 @@ inline void multiply(const Matrix& matrix, int64_t panel, FixedRows in,
     const int64_t count = std::min(kBlockWords, num_cells - b * kBlockWords);
     for (int64_t i = 0; i < count; ++i, cell += kCellBytes<Number>) {
       Ints weights[Vectors];
-      read<Number>(cell, num_cells * kCellBytes<Number>, weights);
+      read<Number>(cell, num_cells * kCellBytes<Number>,
+                   bytes_ahead<Number, Vectors>(b * kBlockWords + i, num_cells), weights);
       for (int r = 0; r < Rows; ++r) {
         const Ints factor = in.block(r, b)[i] - Ints{};
         for (int v = 0; v < Vectors; ++v) add_products(products[r][v], weights[v], factor);

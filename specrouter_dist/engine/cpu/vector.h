@@ -55,10 +55,18 @@ inline To bits_as(From value) {
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline Ints load(const int32_t* from) { return *reinterpret_cast<const UnalignedInts*>(from); }
-// As pairs of 16 bits.
+// As pairs of 16 bits. (Compilers convert the halves of a vector one by one.)
 inline Ints load(const BytePair* from) {
+#if defined(__AVX512BW__)
+  return bits_as<Ints>(
+      _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif defined(__AVX2__)
+  return bits_as<Ints>(
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
   return bits_as<Ints>(
       __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(from), Halves));
+#endif
 }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 inline Vector broadcast(float value) { return value - Vector{}; }
@@ -77,8 +85,16 @@ struct BFloat16 {
 };
 
 inline Vector load(const BFloat16* from) {
-  const auto bits = *reinterpret_cast<const UnalignedShorts*>(from);
-  return bits_as<Vector>(__builtin_convertvector(bits, Words) << 16);
+#if defined(__AVX512BW__)
+  const auto bits = bits_as<Words>(
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif defined(__AVX2__)
+  const auto bits = bits_as<Words>(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+  const auto bits = __builtin_convertvector(*reinterpret_cast<const UnalignedShorts*>(from), Words);
+#endif
+  return bits_as<Vector>(bits << 16);
 }
 
 // a * b + c, rounded once where the CPU can. Compilers do not do that by themselves here

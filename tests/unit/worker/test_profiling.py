@@ -156,6 +156,24 @@ def test_profile_and_forwards_run_on_them(clock: Clock) -> None:
     assert not any(key.beside for key in forwards)
 
 
+@pytest.mark.parametrize("is_target", [True, False])
+def test_what_a_noisy_start_has_said_of_threads_is_tried_again(
+    clock: Clock, is_target: bool
+) -> None:
+    """Also where nobody computes beside: a process that starts beside another may have found one
+    thread fastest."""
+    engine = TimedEngine(clock)
+    engine.most_useful_threads = 1
+    host = ModelHost("m", engine, is_target=is_target)
+    profile_all([host], own_threads=2)
+    assert host.threads.first == 1
+    kind = kind_of(1, 0)
+    for _ in range(60):
+        number = host.threads.begin(kind, is_alone=True)
+        host.threads.end(100.0 / number)
+    assert host.threads.begin(kind, is_alone=True) == 2
+
+
 @pytest.mark.parametrize(("is_target", "alone"), [(True, 2), (False, 1)])
 def test_a_target_that_shares_cpus_has_all_while_nobody_drafts_ahead(
     clock: Clock, is_target: bool, alone: int
