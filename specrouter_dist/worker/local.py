@@ -87,7 +87,9 @@ class LocalPool:
     is_new = True
 
     def __init__(self, pool: Pool, report: PoolReport) -> None:
-        hosts, profiled = call_apart(lambda: _load_and_profile(pool, report))
+        # Of the caller's thread: a new one would have as many as the last forward of another pool.
+        num_threads = torch.get_num_threads()
+        hosts, profiled = call_apart(lambda: _load_and_profile(pool, report, num_threads))
         lookups = [LookupHost(member) for member in lookup_members(pool)]
         members: list[Member] = [*hosts, *lookups]
         self._router = Router(
@@ -165,9 +167,11 @@ class LocalPool:
                 self.worker.hub.post(SetPlans(table))
 
 
-def _load_and_profile(pool: Pool, report: PoolReport) -> tuple[list[ModelHost], Observations]:
+def _load_and_profile(
+    pool: Pool, report: PoolReport, num_threads: int
+) -> tuple[list[ModelHost], Observations]:
     hosts = _load_hosts(pool, report)
-    return hosts, profile_all(hosts, own_threads=torch.get_num_threads())
+    return hosts, profile_all(hosts, own_threads=num_threads)
 
 
 def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:

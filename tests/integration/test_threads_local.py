@@ -1,11 +1,41 @@
 """A pool in this process whose forwards use one thread of the CPU, and then two."""
 
 import pytest
+import torch
 
+from specrouter_dist.routing.observations import Observations
+from specrouter_dist.worker import local
+from specrouter_dist.worker.model_host import ModelHost
+from specrouter_dist.worker.profiling import profile_all
 from specrouter_dist.worker.threads import Threads
 from tests.pools import open_tiny, requests, short_start
 
 pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_second_pool_may_have_as_many_threads_as_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the first one's last forward had."""
+    asked: list[int] = []
+
+    def noted(hosts: list[ModelHost], *, own_threads: int) -> Observations:
+        asked.append(own_threads)
+        found = profile_all(hosts, own_threads=own_threads)
+        for host in hosts:
+            host.threads = Threads(1)
+        return found
+
+    monkeypatch.setattr(local, "profile_all", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(2):
+            with short_start(), open_tiny("local") as backend:
+                list(backend.generate(requests(("target",), 0.0, max_tokens=2), concurrency=1))
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [2, 2]
 
 
 def test_the_number_of_threads_does_not_change_the_text() -> None:

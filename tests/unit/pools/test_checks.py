@@ -42,19 +42,19 @@ def test_fp32_takes_twice_the_memory_of_bf16() -> None:
     assert fp32.kv_bytes == 2 * bf16.kv_bytes
 
 
-def bytes_in_8_bits(num_parameters: int, per_weight: int, num_layers: int, width: int) -> int:
+def bytes_in_8_bits(num_parameters: int, num_layers: int, width: int) -> int:
     """Of a member of the embedded pool: a tied embedding of 4,096 ids by 288 is held in bf16
     beside the head; queries, keys and values, their output, gate and up, and down have scales."""
     outputs = num_layers * (3 * 288 + 288 + 2 * width + 288) + 4096
-    return per_weight * num_parameters + 2 * 4096 * 288 + 4 * outputs
+    return num_parameters + 2 * 4096 * 288 + 4 * outputs
 
 
-def test_weights_in_int8_are_held_in_bf16_as_well(tiny: Pool) -> None:
+def test_weights_in_int8_take_a_byte_each(tiny: Pool) -> None:
     text = tiny.file.read_text()
     tiny.file.write_text(text.replace("tiny/medium", "tiny/medium, quantization: int8"))
     medium = check_pool(load_pool(str(tiny.file))).member("medium")
     assert medium.num_parameters is not None
-    assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 3, 3, 768)
+    assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 3, 768)
 
 
 @pytest.mark.parametrize("quantization", Quantization)
@@ -64,7 +64,7 @@ def test_a_gpu_holds_weights_in_8_bits_once(tiny: Pool, quantization: Quantizati
     tiny.file.write_text(text.replace("tiny/medium", on_gpu))
     medium = check_pool(load_pool(str(tiny.file))).member("medium")
     assert medium.num_parameters is not None
-    assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 1, 3, 768)
+    assert medium.weight_bytes == bytes_in_8_bits(medium.num_parameters, 3, 768)
 
 
 def test_a_cache_takes_keys_and_values_of_every_layer() -> None:
@@ -106,7 +106,7 @@ def test_a_quantised_copy_takes_memory_and_a_slim_member_none(tiny: Pool) -> Non
     report = check_pool(load_pool(str(tiny.file)))
     eight = report.member("eight")
     assert target.num_parameters is not None
-    assert eight.weight_bytes == bytes_in_8_bits(target.num_parameters, 3, 10, 768)
+    assert eight.weight_bytes == bytes_in_8_bits(target.num_parameters, 10, 768)
     assert eight.kv_bytes == target.kv_bytes // 32
     assert report.required_bytes == before.required_bytes + eight.weight_bytes + eight.kv_bytes
 
