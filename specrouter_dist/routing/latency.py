@@ -61,11 +61,12 @@ class LatencyTable:
             self._profile_slowdown(key, mean_us)
 
     def _profile_slowdown(self, key: ForwardKey, mean_us: float) -> None:
-        """Of a member whose forwards have been profiled."""
         size = key.num_rows / key.num_sessions
         alone_us = self._members[key.member].forwards.profiled_us(
             size, key.num_sessions, key.context_tokens
         )
+        if not alone_us:
+            return  # There is nothing to compare with: its forwards were not profiled.
         prior = self._slowdown_priors[key.member] = max(1.0, mean_us / alone_us)
         for (_, member), slowdown in self._slowdowns.items():
             if member == key.member:

@@ -300,6 +300,13 @@ class TestLatency:
         assert table.slowdown("d", "m") == pytest.approx(1.8, rel=0.01)
         assert table.slowdown("d", "other") == 1.0
 
+    def test_a_verify_beside_a_drafter_is_compared_with_nothing_that_was_not_profiled(
+        self, table: LatencyTable
+    ) -> None:
+        table.profile(ForwardKey("new", 3, 1, beside=ANY_DRAFTER), times(360))
+        observe(table, ForwardKey("new", 3, 1, beside="d"), times(360, 100))
+        assert table.slowdown("d", "new") == 1.0
+
     def test_what_is_not_observed_any_more_is_forgotten(self, table: LatencyTable) -> None:
         table.profile(ForwardKey("m", 1, 1, num_drafts=4), times(900))
         observe(table, ForwardKey("m", 3, 1, beside="d"), times(400, 10_000))
