@@ -1,7 +1,8 @@
-"""Linear layers with weights in 8 bits, for drafters, whose text nobody reads.
+"""Linear layers of torch with weights in 8 bits, for drafters, whose text nobody reads.
 
-A forward of few rows is bound by the reading of weights: half the bytes of bfloat16. On the CPU
-only the weights are rounded (``int8``). Kernels of GPUs multiply 8 bits by 8 bits, so there each
+A forward of few rows is bound by the reading of weights: half the bytes of bfloat16. On the CPU,
+where the compiled decoder (cpu/) does without torch unless there was no compiler, only the weights
+are rounded (``int8``). Kernels of GPUs multiply 8 bits by 8 bits, so there each
 row is rounded as well when it comes (dynamic quantization), with a scale of its own. Nothing here
 waits for the device, so that a graph can hold it.
 """
@@ -30,7 +31,7 @@ reads past the weight. So missing ones are padded: a vocabulary has any number o
 
 
 class Int8Linear:
-    """Weights rounded per output, activations as they are (CPU).
+    """Weights rounded per output, activations as they are (CPU, without a compiler).
 
     A drafter's few rows are bound by the reading of weights that the verifier's forward has pushed
     out of the caches: half the bytes, and no lookup per call, make them twice as fast as bfloat16.

@@ -195,7 +195,10 @@ def _check_member(member: ModelMember, directory: Path) -> MemberReport:
     )
     element_bytes = _ELEMENT_BYTES[member.dtype]
     if member.quantization is not None:
-        weight_bytes = read_sizes(directory).quantised_bytes(shape.vocab_size)
+        # As the compiled decoder holds them, or a GPU; torch's int8 on CPUs takes more.
+        weight_bytes = read_sizes(directory).quantised_bytes(
+            shape.vocab_size, embedding_bytes=element_bytes if member.device == "cpu" else 2
+        )
     elif num_parameters is None:
         weight_bytes = sum(path.stat().st_size for path in weight_files(directory))
     else:

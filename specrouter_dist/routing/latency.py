@@ -84,9 +84,10 @@ class LatencyTable:
                 reports[key.member].append((key, times))
             else:
                 beside[key.beside, key.member].append((key, times))
+        factors = {member: self._members[member].observe(of) for member, of in reports.items()}
+        # What is slow alone, too, is no slowdown by the drafter.
         for pair, report in beside.items():
             self._observe_slowdown(pair, report)
-        factors = {member: self._members[member].observe(of) for member, of in reports.items()}
         for member, factor in factors.items():
             self._on_change(member, factor)
         return {member: factor for member, factor in factors.items() if factor != 1.0}

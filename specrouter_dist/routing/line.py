@@ -7,6 +7,10 @@ profiled_us``, by least squares of relative errors over decayed sums. While only
 the two cannot be told apart, and a prior decides: what is longer is mostly longer by so much.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from specrouter_dist.routing.doubt import Doubt, Judgement
 from specrouter_dist.routing.state import LineState
 
 _MEMORY_STEPS = 2000.0
@@ -29,6 +33,14 @@ SLOWER = 1.25
 _NOTHING = LineState(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
+class Steps(NamedTuple):
+    """Steps for which the same was profiled."""
+
+    profiled_us: float
+    total_us: float
+    count: float
+
+
 class Line:
     """Of one member at one number of sessions; it begins at what was profiled."""
 
@@ -41,6 +53,7 @@ class Line:
         """The same sums over a longer time."""
         self._recovers = False
         """Since it is not observed: it was slower than usual."""
+        self._doubt = Doubt()
 
     def at(self, profiled_us: float) -> float:
         """Time of a step for which so much was profiled."""
@@ -53,22 +66,34 @@ class Line:
         profiled_us = self.state.weight / self.state.u if self.state.u else 1.0
         return self.at(profiled_us) / (more_us + ratio * profiled_us)
 
-    def add(self, profiled_us: float, mean_us: float, count: float) -> None:
-        """Takes a mean of ``count`` steps."""
-        self._recovers = False
-        step = 1.0 / profiled_us, mean_us / profiled_us
-        self._usual = _added(self._usual, *step, min(count, _MEMORY_STEPS), _USUAL_STEPS)
-        self._put(_added(self.state, *step, min(count, _MEMORY_STEPS), _MEMORY_STEPS))
+    @property
+    def is_in_doubt(self) -> bool:
+        """The newest report was far from what is known: the next one tells whether that is so."""
+        return self._doubt.is_open
 
-    def change(self, factor: float, count: float) -> None:
-        """In ``count`` steps all was so much slower or faster: the line keeps its shape, and little
-        weight."""
+    def observe(self, steps: Sequence[Steps]) -> float:
+        """Takes those of a report that lie on it. Returns by what factor things have changed: 1.0,
+        or one far from it.
+
+        A report far from what is known is a hiccup of the machine and counts as one step, unless
+        the one before was, too: then things have changed.
+        """
+        count = sum(each.count for each in steps)
+        judgement, believed = self._doubt.judge(self._over_known(steps))
+        if judgement is Judgement.CHANGE:
+            self._change(believed, count)
+            return believed
+        self.add(steps, 1.0 / count if judgement is Judgement.HICCUP else 1.0)
+        return 1.0
+
+    def add(self, steps: Sequence[Steps], weight: float = 1.0) -> None:
+        """Takes steps that say nothing of a change; each counts so much."""
         self._recovers = False
-        weight, u, uu, _, _ = self.state
-        kept = min(1.0, count / weight)
-        weight, u, uu = kept * weight, kept * u, kept * uu
-        more_us, ratio = factor * self.more_us, factor * self.ratio
-        self._put(LineState(weight, u, uu, more_us * u + ratio * weight, more_us * uu + ratio * u))
+        for profiled_us, total_us, count in steps:
+            step = 1.0 / profiled_us, total_us / count / profiled_us
+            counted = min(weight * count, _MEMORY_STEPS)
+            self._usual = _added(self._usual, *step, counted, _USUAL_STEPS)
+            self._put(_added(self.state, *step, counted, _MEMORY_STEPS))
 
     def fade(self) -> None:
         """For a second nothing was observed. Without this a choice once disqualified would never
@@ -78,6 +103,23 @@ class Line:
             self._approach(_fitted(self._usual), RECOVERED)
         else:
             self._approach((0.0, 1.0), _FADED)
+
+    def _over_known(self, steps: Sequence[Steps]) -> float:
+        """Their time over what is known of it. A prior is no evidence: what comes first is
+        believed."""
+        if not self.state.weight:
+            return 1.0
+        known_us = sum(each.count * self.at(each.profiled_us) for each in steps)
+        return sum(each.total_us for each in steps) / known_us
+
+    def _change(self, factor: float, count: float) -> None:
+        """All is so much slower or faster: the line keeps its shape, and little weight."""
+        self._recovers = False
+        weight, u, uu, _, _ = self.state
+        kept = min(1.0, count / weight)
+        weight, u, uu = kept * weight, kept * u, kept * uu
+        more_us, ratio = factor * self.more_us, factor * self.ratio
+        self._put(LineState(weight, u, uu, more_us * u + ratio * weight, more_us * uu + ratio * u))
 
     def _approach(self, goal: tuple[float, float], share: float) -> None:
         more_us, ratio = goal

@@ -2,40 +2,36 @@
 drawn.
 
 A drafter pays once per block for being called, so the time of a block is no multiple of the time of
-a token. Both are of one member on one device, so what changes it changes both: a report is judged
-as a whole, and what was hardly observed follows what was.
+a token. Both are of one member on one device: what slows one slows the other, so one that is hardly
+observed follows the other. And a pause of the machine shows in all kinds of steps of one report, so
+no report says more than once that things have changed.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from specrouter_dist.routing.doubt import Doubt, Judgement
-from specrouter_dist.routing.line import Line
+from specrouter_dist.routing.line import Line, Steps
 from specrouter_dist.routing.observations import ForwardKey, ForwardTimes
 from specrouter_dist.routing.surface import Surface
 
 _DRAFTING_ROWS = 4
 """A step that draws several tokens feeds no more than the tail of its stream. One that draws none
 behind its picks is a block of one token if it feeds one; of more it may be a verify."""
+_LEAST_SHARE = 0.1
+"""Of a report's steps, for those on one line to tell of a change. A request's first step, for one,
+is made with cold caches."""
 
 Report = Sequence[tuple[ForwardKey, ForwardTimes]]
 """Steps of one member since it was last asked."""
 
 
-class _Steps(NamedTuple):
-    """Steps of one kind, and the line that they lie on."""
+class _Placed(NamedTuple):
+    """Steps of one kind, on a line of a surface."""
 
+    surface: Surface
+    num_sessions: int
     line: Line
-    profiled_us: float
-    times: ForwardTimes
-
-    @property
-    def expected_us(self) -> float:
-        """Of all of them, as the line has it. A prior is no evidence: what comes first is
-        believed."""
-        if not self.line.state.weight:
-            return self.times.total_us
-        return self.times.count * self.line.at(self.profiled_us)
+    steps: Steps
 
 
 class MemberTimes:
@@ -44,12 +40,11 @@ class MemberTimes:
     def __init__(self) -> None:
         self.forwards = Surface()
         self.drafting = Surface()
-        self._doubt = Doubt()
 
     @property
     def is_in_doubt(self) -> bool:
         """What was observed last is a hiccup or the beginning of a change."""
-        return self._doubt.is_open
+        return self.forwards.is_in_doubt or self.drafting.is_in_doubt
 
     def profile(self, key: ForwardKey, mean_us: float) -> None:
         """Takes a point of the start-up profile."""
@@ -57,50 +52,51 @@ class MemberTimes:
             surface.profile(int(size), key.num_sessions, key.context_tokens, mean_us)
 
     def observe(self, report: Report) -> float:
-        """Takes a report. Returns by what factor the member's times have changed: 1.0, or one far
-        from it.
-
-        A report that is far from what is known is a hiccup of the machine and counts as one step,
-        unless the one before was, too: then things have changed.
-        """
-        steps = list(self._on_lines(report))
-        if not steps:
-            return 1.0
-        judgement, factor = self._doubt.judge(_over_expected(steps))
-        if judgement is Judgement.CHANGE:
-            _change(steps, factor)
-        else:
-            _add(steps, is_hiccup=judgement is Judgement.HICCUP)
-        self._follow(report)
-        return factor if judgement is Judgement.CHANGE else 1.0
+        """Takes a report. Returns by what factor the member's times have changed, where it shows in
+        most steps: 1.0, or one far from it."""
+        placed = list(self._placed(report))
+        by_line: dict[Line, list[Steps]] = {}
+        for each in placed:
+            by_line.setdefault(each.line, []).append(each.steps)
+        enough = _LEAST_SHARE * sum(times.count for _, times in report)
+        changes: list[tuple[float, float]] = []
+        for line, steps in by_line.items():
+            count = sum(each.count for each in steps)
+            if count < enough:
+                line.add(steps)
+            elif (factor := line.observe(steps)) != 1.0:
+                changes.append((count, factor))
+        self._follow(placed)
+        _, most_seen = max(changes, default=(0.0, 1.0))
+        return most_seen
 
     def fade(self) -> None:
         """For a second nothing was observed."""
         self.forwards.fade()
         self.drafting.fade()
 
-    def _on_lines(self, report: Report) -> Iterator[_Steps]:
+    def _placed(self, report: Report) -> Iterator[_Placed]:
         for key, times in report:
             for surface, size in self._surfaces(key):
                 line = surface.line(key.num_sessions)
                 if line is not None:
-                    at = size, key.num_sessions, key.context_tokens
-                    yield _Steps(line, surface.profiled_us(*at), times)
+                    profiled_us = surface.profiled_us(size, key.num_sessions, key.context_tokens)
+                    steps = Steps(profiled_us, times.total_us, times.count)
+                    yield _Placed(surface, key.num_sessions, line, steps)
 
-    def _follow(self, report: Report) -> None:
-        """The surface of which fewer steps were observed follows the other."""
-        num_forwards, num_drafting = (
-            sum(times.count for key, times in report if surface in dict(self._surfaces(key)))
-            for surface in (self.forwards, self.drafting)
-        )
-        more, fewer = self.forwards, self.drafting
-        if num_forwards < num_drafting:
-            more, fewer = fewer, more
-        more.lead()
-        fewer.lead()
-        if num_forwards != num_drafting:
-            most, _ = max(report, key=lambda timed: timed[1].count)
-            fewer.follow(more, most.num_sessions)
+    def _follow(self, placed: Sequence[_Placed]) -> None:
+        """A surface of which hardly any steps were observed follows the other."""
+        for surface, other in ((self.forwards, self.drafting), (self.drafting, self.forwards)):
+            count, others = (
+                sum(each.steps.count for each in placed if each.surface is of)
+                for of in (surface, other)
+            )
+            if count >= _LEAST_SHARE * others:
+                surface.lead()
+            else:
+                of_other = (each for each in placed if each.surface is other)
+                most = max(of_other, key=lambda each: each.steps.count)
+                surface.follow(other, most.num_sessions)
 
     def _surfaces(self, key: ForwardKey) -> list[tuple[Surface, float]]:
         """Those that steps of this kind are of, and their size there."""
@@ -111,26 +107,3 @@ class MemberTimes:
         if size <= (_DRAFTING_ROWS if key.num_drafts else 1):
             surfaces.append((self.drafting, 1.0 + key.num_drafts))
         return surfaces
-
-
-def _over_expected(steps: Sequence[_Steps]) -> float:
-    return sum(each.times.total_us for each in steps) / sum(each.expected_us for each in steps)
-
-
-def _add(steps: Sequence[_Steps], *, is_hiccup: bool) -> None:
-    weight = 1.0 / sum(each.times.count for each in steps) if is_hiccup else 1.0
-    for line, profiled_us, times in steps:
-        line.add(profiled_us, times.total_us / times.count, weight * times.count)
-
-
-def _change(steps: Sequence[_Steps], factor: float) -> None:
-    """Every line by what was observed on it, but no further than is believed of the member."""
-    by_line: dict[Line, list[_Steps]] = {}
-    for each in steps:
-        by_line.setdefault(each.line, []).append(each)
-    for line, its_steps in by_line.items():
-        if line.state.weight:
-            nearer = (min if factor > 1 else max)(factor, _over_expected(its_steps))
-            line.change(nearer, sum(each.times.count for each in its_steps))
-        else:
-            _add(its_steps, is_hiccup=False)

@@ -231,6 +231,10 @@ class Observations:
         """One forward took ``elapsed_us``."""
         self.forwards.setdefault(key, ForwardTimes()).add(elapsed_us)
 
+    def drop_forwards(self, member: str) -> None:
+        """What was timed of the member counts no more."""
+        self.forwards = {key: of for key, of in self.forwards.items() if key.member != member}
+
     def add_wait(self, key: WaitKey, elapsed_us: float) -> None:
         """The block was there after ``elapsed_us``."""
         self.waits.setdefault(key, ForwardTimes()).add(elapsed_us)

@@ -145,7 +145,7 @@ class Surface:
         return self._nearest(num_sessions) if self._points_us else None
 
     def lead(self) -> None:
-        """It was observed at least as much as the member's other surface."""
+        """It was observed, and not much less than the member's other surface."""
         self._followed = 1.0
 
     def follow(self, other: Self, num_sessions: int) -> None:
@@ -181,6 +181,11 @@ class Surface:
             return None
         line = self._nearest(num_sessions)
         return self._slopes_us.at(size, num_sessions) * self._slower(line) * line.ratio
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """What was observed last is a hiccup or the beginning of a change."""
+        return any(line.is_in_doubt for line in self._lines.values())
 
     def fade(self) -> None:
         """For a second nothing was observed."""

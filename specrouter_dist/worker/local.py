@@ -171,7 +171,9 @@ def _load_and_profile(
     pool: Pool, report: PoolReport, num_threads: int
 ) -> tuple[list[ModelHost], Observations]:
     hosts = _load_hosts(pool, report)
-    return hosts, profile_all(hosts, own_threads=num_threads)
+    # A start beside other work would decide for good.
+    all_threads = num_threads if pool.config.target.device == "cpu" else None
+    return hosts, profile_all(hosts, own_threads=num_threads, all_threads=all_threads)
 
 
 def _load_hosts(pool: Pool, report: PoolReport) -> list[ModelHost]:

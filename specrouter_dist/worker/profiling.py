@@ -186,29 +186,27 @@ def _take_memory(engine: Engine, context_tokens: int) -> None:
 def profile_all(
     hosts: Sequence[ModelHost], *, own_threads: int, all_threads: int | None = None
 ) -> Observations:
-    """Of all models of a worker, one after the other; each has its number of CPU threads then,
-    until another one is found faster.
+    """Of all models of a worker, one after the other; each has its number of CPU threads then.
 
     Args:
         own_threads: most for a forward while another worker of the chain may compute.
-        all_threads: most for one of the target, or of its slim members, while none does; None: as
-            many.
+        all_threads: most for one of the target, or of its slim members, while none does, tried
+            again while requests run; None: as many as were fastest at the start.
     """
     observations = Observations(is_profile=True)
     for host in hosts:
         drafts = not host.is_target
         own = alone = fastest_threads(host.engine, own_threads, drafts=drafts)
-        shared = _numbers(own_threads)
+        shared: list[int] = []
         # A drafter does not know when its verifier works.
-        has_others = all_threads is not None and (host.is_target or host.lives_in)
-        if all_threads is not None and has_others:
+        if all_threads is not None and (host.is_target or host.lives_in):
             shared = _numbers(all_threads)
             alone = fastest_threads(host.engine, all_threads, drafts=drafts)
         host.threads = Threads(own, shared, alone)
         drafts = drafts or _draws_runs(host.engine, alone)
         measured = profile(host.name, host.engine, drafts=drafts, threads=alone)
         observations.forwards |= measured.forwards
-        if has_others:
+        if shared:
             observations.forwards |= _time_beside(host)
     return observations
 

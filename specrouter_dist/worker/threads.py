@@ -27,8 +27,8 @@ def kind_of(num_rows: int, num_drafts: int) -> Kind:
 
 
 class Threads:
-    """A member's own threads while its drafter may draft ahead, and else as many of those that it
-    may have as make forwards fastest.
+    """A member's own threads while its drafter may draft ahead, and else as many of the node's as
+    make forwards fastest.
 
     How many those are depends on what else the node does, so it is tried while requests run.
 

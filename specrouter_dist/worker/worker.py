@@ -249,7 +249,7 @@ class Worker:
                 if self._lateness.is_change(elapsed_us, is_usual=True):
                     self._observations.is_urgent = True
                     # It would blur what is new.
-                    self._observations.forwards.pop(key, None)
+                    self._observations.drop_forwards(key.member)
                 self._observations.add_forward(key, elapsed_us)
             if self._observations.is_urgent:
                 self.is_urgent.set()

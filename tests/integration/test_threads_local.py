@@ -17,11 +17,11 @@ def test_a_second_pool_may_have_as_many_threads_as_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the first one's last forward had."""
-    asked: list[int] = []
+    asked: list[tuple[int, int]] = []
 
-    def noted(hosts: list[ModelHost], *, own_threads: int) -> Observations:
-        asked.append(own_threads)
-        found = profile_all(hosts, own_threads=own_threads)
+    def noted(hosts: list[ModelHost], *, own_threads: int, all_threads: int) -> Observations:
+        asked.append((own_threads, all_threads))
+        found = profile_all(hosts, own_threads=own_threads, all_threads=all_threads)
         for host in hosts:
             host.threads = Threads(1)
         return found
@@ -35,7 +35,7 @@ def test_a_second_pool_may_have_as_many_threads_as_the_first(
                 list(backend.generate(requests(("target",), 0.0, max_tokens=2), concurrency=1))
     finally:
         torch.set_num_threads(before)
-    assert asked == [2, 2]
+    assert asked == [(2, 2), (2, 2)]
 
 
 def test_the_number_of_threads_does_not_change_the_text() -> None:

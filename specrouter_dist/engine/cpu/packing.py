@@ -111,7 +111,7 @@ class Packing:
             some = weight[first * self.panel_outs :][: _PANELS_AT_ONCE * self.panel_outs].float()
             some = F.pad(some, (0, num_ins % 2, 0, -len(some) % self.panel_outs))
             some_scales = _powers_of_two(some) if self.quantization is None else _shares(some)
-            whole = (some / some_scales[:, None]).round_().nan_to_num_(0.0)
+            whole = (some / some_scales[:, None]).round_().nan_to_num_(0.0, 0.0, 0.0)
             pairs = whole.view(-1, self.panel_outs, num_pairs, 2).transpose(1, 2)
             panels[first:][: len(pairs)] = pairs
             scales[first:][: len(pairs)] = some_scales.view(-1, self.panel_outs)

@@ -147,14 +147,50 @@ class TestLatency:
             assert table.observe([(first, times(350, 1)), (verify, times(310, 40))]) == {}
         assert table.drafting_us("m", 1) == pytest.approx(100, rel=0.1)
 
-    def test_a_change_is_of_the_kinds_of_steps_in_which_it_shows(self, table: LatencyTable) -> None:
+    @pytest.mark.parametrize("slow", [1, 8])
+    def test_a_change_is_of_the_kinds_of_steps_in_which_it_shows(
+        self, table: LatencyTable, slow: int
+    ) -> None:
+        """Also if others take most of the time; and what was seen of those is kept."""
         table.profile(ForwardKey("m", 8, 8), times(800))
-        one, eight = ForwardKey("m", 1, 1), ForwardKey("m", 8, 8)
-        table.observe([(one, times(100, 1000)), (eight, times(800, 1000))])
+        keys, usual_us = {n: ForwardKey("m", n, n) for n in (1, 8)}, {1: 100, 8: 800}
+        table.observe((key, times(usual_us[n], 1000)) for n, key in keys.items())
         for _ in range(2):
-            table.observe([(one, times(100, 20)), (eight, times(4000, 20))])
-        assert table.forward_us("m", 1) == pytest.approx(100, rel=0.1)
-        assert table.forward_us("m", 1, 8) == pytest.approx(4000, rel=0.1)
+            changed = table.observe(
+                (key, times(usual_us[n] * (5 if n == slow else 1), 20)) for n, key in keys.items()
+            )
+        assert changed == {"m": pytest.approx(5.0, rel=0.05)}
+        other = 9 - slow
+        observe(table, keys[other], times(1.9 * usual_us[other], 1))
+        for n, us in usual_us.items():
+            wanted = pytest.approx(us * (5 if n == slow else 1), rel=0.1)
+            assert table.forward_us("m", 1, n) == wanted
+
+    def test_what_is_observed_at_its_usual_pace_follows_nothing(self, table: LatencyTable) -> None:
+        drafting, verifying = ForwardKey("m", 1, 1, num_drafts=4), ForwardKey("m", 5, 1)
+        table.profile(drafting, times(900))
+        for factor in (1, 3, 3):
+            table.observe([(drafting, times(900 * factor, 200)), (verifying, times(300, 190))])
+        assert table.drafting_us("m", 5) == pytest.approx(2700, rel=0.1)
+        assert table.forward_us("m", 5) == pytest.approx(300, rel=0.1)
+
+    def test_who_follows_does_so_at_the_number_of_sessions_that_was_observed(
+        self, table: LatencyTable
+    ) -> None:
+        drafting, batch = ForwardKey("m", 1, 1, num_drafts=4), ForwardKey("m", 40, 8)
+        table.profile(drafting, times(900))
+        for key, us in ((ForwardKey("m", 8, 8), 800), (batch, 2400)):
+            table.profile(key, times(us))
+        table.observe([(drafting, times(900, 1000)), (batch, times(2400, 1000))])
+        for _ in range(2):
+            table.observe([(drafting, times(900, 3)), (batch, times(7200, 60))])
+        assert table.drafting_us("m", 5) == pytest.approx(2700, rel=0.1)
+
+    def test_a_slow_machine_is_no_slowdown_by_a_drafter(self, table: LatencyTable) -> None:
+        alone, beside = ForwardKey("m", 5, 1), ForwardKey("m", 5, 1, beside="d")
+        for factor in (1, 3, 3):
+            table.observe([(beside, times(360 * factor, 100)), (alone, times(300 * factor, 100))])
+        assert table.slowdown("d", "m") == pytest.approx(1.2, rel=0.1)
 
     @pytest.mark.parametrize("first_us", [300, 4000])
     def test_of_two_times_that_are_far_the_nearer_is_believed(
