@@ -182,8 +182,10 @@ class TestLatency:
         for key, us in ((ForwardKey("m", 8, 8), 800), (batch, 2400)):
             table.profile(key, times(us))
         table.observe([(drafting, times(900, 1000)), (batch, times(2400, 1000))])
+        # Of many kinds, none of which was seen as often as what follows.
+        batches = [(batch._replace(context_tokens=64 + n), times(7200, 2)) for n in range(40)]
         for _ in range(2):
-            table.observe([(drafting, times(900, 3)), (batch, times(7200, 60))])
+            table.observe([(drafting, times(900, 3)), *batches])
         assert table.drafting_us("m", 5) == pytest.approx(2700, rel=0.1)
 
     def test_a_slow_machine_is_no_slowdown_by_a_drafter(self, table: LatencyTable) -> None:
