@@ -48,6 +48,11 @@ class Climb:
         """In force now; None before the request is admitted."""
         return self._rung.plan if self._rung else None
 
+    def is_settled(self, ladder: Ladder, load: int) -> bool:
+        """Whether, however the request agrees, it would go on as it does."""
+        is_same = self._stretch is not None and self._stretch.load == load
+        return is_same and len(ladder.rungs) == 1 and self._rung is ladder.rungs[0]
+
     def board(
         self, ladder: Ladder, load: int, progress: Progress, observations: Observations
     ) -> Plan:

@@ -90,8 +90,6 @@ class Ladder:
         ``present`` is where it is now, maybe on another ladder. It stays with that chain if its
         rest is too short to pay for another one.
         """
-        if len(self.rungs) == 1 and present is self.rungs[0]:
-            return present
         scale = standing.scale
 
         def distance(rung: Rung) -> float:

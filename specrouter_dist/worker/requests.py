@@ -181,6 +181,8 @@ class Requests:
         """The request goes on with the plan that is best for it now."""
         own = request.submit.plan
         ladder = Ladder.only(own) if own else self._table.of(session.traffic)[self._load]
+        if request.climb.is_settled(ladder, self._load):
+            return
         before = request.climb.plan
         num_tokens = len(session.stage.tokens)
         progress = Progress(num_tokens, session.end - num_tokens)

@@ -104,3 +104,17 @@ def test_what_a_request_agreed_on_goes_with_it_to_the_next_ladder(
     assert (
         climb.board(Ladder((Rung(1.0, FIRST, 0.5), Rung(0.3, other))), 0, HALF_WAY, seen) is other
     )
+
+
+def test_it_need_not_look_again_where_there_is_one_plan(climb: Climb, clock: Clock) -> None:
+    seen, ladder = Observations(), Ladder.only(FIRST)
+    assert not climb.is_settled(ladder, 0), "it has not begun"
+    climb.board(ladder, 0, HALF_WAY, seen)
+    assert climb.is_settled(ladder, 0)
+    assert not climb.is_settled(ladder, 2), "the load has changed"
+    assert not climb.is_settled(Ladder.only(SECOND), 0), "the plan has"
+    two = Ladder((*ladder.rungs, Rung(0.5, ALONE)))
+    climb.board(two, 0, HALF_WAY, seen)
+    assert not climb.is_settled(two, 0), "it may agree less"
+    climb.leave(seen)
+    assert not climb.is_settled(ladder, 0)
