@@ -131,13 +131,15 @@ def test_every_verifier_may_continue_its_own_text(toys: Toys, temperature: float
 def test_it_is_urgent_that_a_member_has_become_slower(
     toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the member itself, and for whoever waits for it."""
+    """For the member itself, and for whoever waits for it; what was timed of it before, in whatever
+    kind of steps, is not told any more."""
     chain = plan("small", "target")
     toys.collect(toys.submit(PROMPT, chain, sampling(max_tokens=200)))
     workers = {toys.workers[name]: name for name in chain.chain}
     for name in workers.values():
         observed(toys, name)
     assert not any(worker.is_urgent.is_set() for worker in workers)
+    toys.collect(toys.submit(PROMPT, chain, sampling(max_tokens=50)))
     extend = toys.engines["small"].extend
 
     def slowly(batch: Sequence[Extension]) -> list[Picks]:
@@ -148,7 +150,10 @@ def test_it_is_urgent_that_a_member_has_become_slower(
     request = toys.submit(PROMPT, chain, sampling(max_tokens=1000))
     for worker, name in workers.items():
         assert worker.is_urgent.wait(WAIT_S)
-        assert observed(toys, name).is_urgent
+        report = observed(toys, name)
+        assert report.is_urgent
+        if name == "small":
+            assert all(times.total_us / times.count > 9e4 for times in report.forwards.values())
         assert not worker.is_urgent.is_set()
     toys.cancel(request)
 
