@@ -38,7 +38,7 @@ class Steps(NamedTuple):
 
     profiled_us: float
     total_us: float
-    count: float
+    num_steps: float
 
 
 class Line:
@@ -78,7 +78,7 @@ class Line:
         A report far from what is known is a hiccup of the machine and counts as one step, unless
         the one before was, too: then things have changed.
         """
-        count = sum(each.count for each in steps)
+        count = sum(each.num_steps for each in steps)
         judgement, believed = self._doubt.judge(self._over_known(steps))
         if judgement is Judgement.CHANGE:
             self._change(believed, count)
@@ -109,7 +109,7 @@ class Line:
         believed."""
         if not self.state.weight:
             return 1.0
-        known_us = sum(each.count * self.at(each.profiled_us) for each in steps)
+        known_us = sum(each.num_steps * self.at(each.profiled_us) for each in steps)
         return sum(each.total_us for each in steps) / known_us
 
     def _change(self, factor: float, count: float) -> None:

@@ -61,7 +61,7 @@ class MemberTimes:
         enough = _LEAST_SHARE * sum(times.count for _, times in report)
         changes: list[tuple[float, float]] = []
         for line, steps in by_line.items():
-            count = sum(each.count for each in steps)
+            count = sum(each.num_steps for each in steps)
             if count < enough:
                 line.add(steps)
             elif (factor := line.observe(steps)) != 1.0:
@@ -88,14 +88,14 @@ class MemberTimes:
         """A surface of which hardly any steps were observed follows the other."""
         for surface, other in ((self.forwards, self.drafting), (self.drafting, self.forwards)):
             count, others = (
-                sum(each.steps.count for each in placed if each.surface is of)
+                sum(each.steps.num_steps for each in placed if each.surface is of)
                 for of in (surface, other)
             )
             if count >= _LEAST_SHARE * others:
                 surface.lead()
             else:
                 of_other = (each for each in placed if each.surface is other)
-                most = max(of_other, key=lambda each: each.steps.count)
+                most = max(of_other, key=lambda each: each.steps.num_steps)
                 surface.follow(other, most.num_sessions)
 
     def _surfaces(self, key: ForwardKey) -> list[tuple[Surface, float]]:
