@@ -3,8 +3,8 @@ drawn.
 
 A drafter pays once per block for being called, so the time of a block is no multiple of the time of
 a token. Both are of one member on one device: what slows one slows the other, so one that is hardly
-observed follows the other. And a pause of the machine shows in all kinds of steps of one report, so
-no report says more than once that things have changed.
+observed follows the other. And a pause of the machine shows in many kinds of steps of one report,
+so a report is judged once on each line.
 """
 
 from collections.abc import Iterator, Sequence

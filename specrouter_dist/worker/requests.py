@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from specrouter_dist.engine.interface import Picks
 from specrouter_dist.errors import NoRoomError, RequestError, SpecRouterError, UnavailableError
 from specrouter_dist.links.address import Peer
-from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Settled, Submit
+from specrouter_dist.links.control import Cancel, Failed, FinishReason, Output, Submit
 from specrouter_dist.routing.climbing import Climb
-from specrouter_dist.routing.observations import Observations, Reading
+from specrouter_dist.routing.observations import Observations
 from specrouter_dist.routing.plans import Ladder, PlanTable, load_index
 from specrouter_dist.routing.switching import Progress
 from specrouter_dist.routing.traffic import Traffic
@@ -21,19 +21,13 @@ from specrouter_dist.worker.checks import check_submit
 from specrouter_dist.worker.member import Opening
 from specrouter_dist.worker.model_host import ModelHost
 from specrouter_dist.worker.outbox import Outbox
-from specrouter_dist.worker.reading import MAX_TOKENS
 from specrouter_dist.worker.session import Session
+from specrouter_dist.worker.sharing import Sharing
 from specrouter_dist.worker.stats import stats_of
 from specrouter_dist.worker.telling import Times, tell_end, tell_failure
 
 MAX_QUEUED = 1024
 """Requests waiting for room; one more is refused at once (HTTP 429)."""
-
-
-_SHARED_EVERY_S = 0.5
-"""At most so often a finished request's text is given to the pool's members to read."""
-_LEAST_SHARED_TOKENS = 8
-"""Output tokens of a text worth reading."""
 
 
 @dataclass(eq=False, slots=True)
@@ -79,8 +73,7 @@ class Requests:
         self._observations = observations
         self._make_room = make_room
         self._clock = clock
-        self._share_at_s = 0.0
-        """No text is shared before."""
+        self._sharing = Sharing(target.name, chains, observations, clock)
         self._queue: deque[_Request] = deque()
         self._load = 0
         """Index of ``LOADS``."""
@@ -171,7 +164,7 @@ class Requests:
             return
         request.climb.on_round(stage.counts, len(new))
         if reason:
-            self._share(request, session)
+            self._sharing.share(request.submit, session)
             self._close(request, session, reason)
         elif request.submit.plan is None:
             # The load may have changed, or the request agree more or less than others.
@@ -195,33 +188,6 @@ class Requests:
     def _seen(self, request: _Request) -> Observations:
         """Where what the request shows is noted. How fast a lossy one is says nothing of others."""
         return self._observations() if request.submit.lossy is None else Observations()
-
-    def _share(self, request: _Request, session: Session) -> None:
-        """The finished text, if it is the target's, teaches the router what every pair would have
-        made of it. One that wants no drafter costs none anything, this included."""
-        plan = request.submit.plan
-        if request.submit.lossy is not None or (plan and len(plan.chain) == 1):
-            return
-        tokens, prompt_tokens = session.model_stage.tokens, session.prompt_tokens
-        now_s = self._clock()
-        is_worth_it = len(tokens) - prompt_tokens >= _LEAST_SHARED_TOKENS
-        if now_s < self._share_at_s or len(tokens) > MAX_TOKENS or not is_worth_it:
-            return
-        self._share_at_s = now_s + _SHARED_EVERY_S
-        text = tokens.slice(0, len(tokens))
-        task = request.submit.task
-        self._observations().readings.append(
-            Reading(
-                session.id,
-                self._target.name,
-                session.traffic,
-                picks=text[prompt_tokens:],
-                prompt=text[:prompt_tokens],
-            )
-        )
-        self._chains.upstreams.tell_others(
-            Settled(session.id, prompt_tokens, text, session.sampling, task)
-        )
 
     def _admit(self) -> None:
         """Opens the oldest queued requests for which there is room."""

@@ -1,8 +1,8 @@
 // The decoder of the Llama family on CPUs: a whole forward, or a run of drafts, as one call.
 //
 // Everything is float32 but, where weights are bfloat16, the cache, and where they are that or in 8
-// bits, what linear layers multiply (matrix.h). Every row's arithmetic is the same whatever else is computed with it, so a row's
-// result is a function of its session's tokens alone.
+// bits, what linear layers multiply (matrix.h). Every row's arithmetic is the same whatever else is
+// computed with it, so a row's result is a function of its session's tokens alone.
 #include "forward.h"
 
 using namespace specrouter;
